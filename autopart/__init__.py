@@ -1,0 +1,53 @@
+"""autopart: an automatic model partitioner for PyTorch. The public names, nothing else."""
+
+from typing import TYPE_CHECKING, Any
+
+from autopart.errors import (
+    AutopartError,
+    BatchError,
+    CaptureError,
+    InfeasiblePlanError,
+    InputsError,
+    LaunchError,
+    PinError,
+    PlanFileError,
+    PlanMismatchError,
+    PlanningError,
+    UnknownNameError,
+    UnsupportedError,
+    WorkerError,
+)
+
+if TYPE_CHECKING:
+    from autopart.api import Parallel, Plan, load_plan, parallelize, plan, run
+
+__all__ = [
+    "AutopartError",
+    "BatchError",
+    "CaptureError",
+    "InfeasiblePlanError",
+    "InputsError",
+    "LaunchError",
+    "Parallel",
+    "PinError",
+    "Plan",
+    "PlanFileError",
+    "PlanMismatchError",
+    "PlanningError",
+    "UnknownNameError",
+    "UnsupportedError",
+    "WorkerError",
+    "load_plan",
+    "parallelize",
+    "plan",
+    "run",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import torch only when something that needs it is used: the planning layers start without (PEP 562)."""
+    if name in __all__:
+        from autopart import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module 'autopart' has no attribute {name!r}")

@@ -1,0 +1,7 @@
+"""`python -m autopart`: the command line."""
+
+import sys
+
+from autopart.cli import main
+
+sys.exit(main())

@@ -1,0 +1,129 @@
+"""Simplify a captured graph: drop what computes nothing, and see constant masks for what they are."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+
+from autopart.capture.constants import evaluate_constant
+from autopart.ir.graph import Arg, Graph, Literal, Node, Ref, Value, references
+
+CASTS = ("aten.to.", "aten._to_copy.", "aten.type_as.")
+IDENTITIES = ("aten.alias.default", "aten.lift_fresh_copy.default", "aten.lift_fresh.default", "aten.clone.default")
+DROPOUTS = ("aten.dropout.default", "aten.feature_dropout.default", "aten.alpha_dropout.default")
+NEUTRAL = {"aten.add.Tensor": 0, "aten.sub.Tensor": 0, "aten.mul.Tensor": 1, "aten.div.Tensor": 1}
+ATTENTION = "aten.scaled_dot_product_attention.default"
+
+
+def simplify(graph: Graph, constants: Mapping[str, torch.Tensor]) -> Graph:
+    """`graph` without identities and dead nodes, and with causal masks turned into `is_causal`."""
+    graph = _drop_identities(graph)
+    graph = _use_is_causal(graph, constants)
+    return _drop_dead(graph)
+
+
+def _drop_identities(graph: Graph) -> Graph:
+    renamed: dict[str, str] = {}
+    nodes: list[Node] = []
+    for node in graph.nodes:
+        node = _rename(node, renamed)
+        if node.inputs and _is_identity(node, graph.values[node.inputs[0]]):
+            renamed[node.output.name] = node.inputs[0]
+        else:
+            nodes.append(node)
+    outputs = tuple(renamed.get(name, name) for name in graph.outputs)
+    loss = renamed.get(graph.loss, graph.loss) if graph.loss else None
+    return replace(graph, nodes=tuple(nodes), outputs=outputs, loss=loss)
+
+
+def _is_identity(node: Node, source: Value) -> bool:
+    if len(node.outputs) != 1:
+        return False
+    same = node.output.shape == source.shape and node.output.dtype == source.dtype
+    same = same and node.output.requires_grad == source.requires_grad
+    if node.op in IDENTITIES or node.op.startswith(CASTS):
+        return same
+    if node.op in DROPOUTS:
+        return same and (node.arg(1, "p") == 0 or node.arg(2, "train") is False)
+    if node.op in ("aten.slice.Tensor", "aten.expand.default", "aten.view.default", "aten.reshape.default"):
+        return same  # a slice that keeps the shape keeps everything
+    if node.op in NEUTRAL:
+        return same and len(node.args) > 1 and node.args[1] == NEUTRAL[node.op] and not isinstance(node.args[1], bool)
+    return False
+
+
+def _use_is_causal(graph: Graph, constants: Mapping[str, torch.Tensor]) -> Graph:
+    """With no mask given, transformers builds the causal triangle in the graph, which loses the flash kernel."""
+    fixed = _input_free(graph)
+    verdicts: dict[str, bool] = {}
+    nodes = []
+    for node in graph.nodes:
+        mask = node.arg(3, "attn_mask") if node.op == ATTENTION else None
+        if isinstance(mask, Ref) and mask.name in fixed:
+            if mask.name not in verdicts:
+                verdicts[mask.name] = _is_triangle(evaluate_constant(graph, mask.name, constants))
+            if verdicts[mask.name]:
+                node = _causal(node)
+        nodes.append(node)
+    return replace(graph, nodes=tuple(nodes))
+
+
+def _causal(node: Node) -> Node:
+    args: list[Arg] = [*node.args[:3]]
+    kwargs = {**dict(node.kwargs)}
+    for index, name in ((4, "dropout_p"), (6, "scale"), (7, "enable_gqa")):
+        if index < len(node.args):
+            kwargs[name] = node.args[index]
+    kwargs.pop("attn_mask", None)
+    kwargs["is_causal"] = True
+    return replace(node, args=tuple(args), kwargs=tuple(sorted(kwargs.items())))
+
+
+def _is_triangle(mask: torch.Tensor | None) -> bool:
+    if mask is None or mask.ndim < 2 or mask.shape[-1] != mask.shape[-2]:
+        return False
+    triangle = torch.ones(mask.shape[-2:], dtype=torch.bool).tril()
+    if mask.dtype is torch.bool:
+        return bool((mask == triangle).all())
+    allowed = mask == 0
+    return bool((allowed == triangle).all()) and bool((mask[~allowed] <= torch.finfo(mask.dtype).min).all())
+
+
+def _input_free(graph: Graph) -> frozenset[str]:
+    known = {item.value.name for item in graph.constants}
+    for node in graph.nodes:
+        if all(name in known for name in node.inputs) and "rand" not in node.op:
+            known.update(value.name for value in node.outputs)
+    return frozenset(known)
+
+
+def _drop_dead(graph: Graph) -> Graph:
+    live = set(graph.outputs)
+    kept = []
+    for node in reversed(graph.nodes):
+        if any(value.name in live for value in node.outputs):
+            live.update(node.inputs)
+            kept.append(node)
+    return replace(
+        graph,
+        nodes=tuple(reversed(kept)),
+        parameters=tuple(p for p in graph.parameters if p.value.name in live),
+        constants=tuple(c for c in graph.constants if c.value.name in live),
+    )
+
+
+def _rename(node: Node, renamed: Mapping[str, str]) -> Node:
+    if not any(name in renamed for name in references((*node.args, *(value for _, value in node.kwargs)))):
+        return node
+    args = tuple(_rename_arg(arg, renamed) for arg in node.args)
+    return replace(node, args=args, kwargs=tuple((key, _rename_arg(arg, renamed)) for key, arg in node.kwargs))
+
+
+def _rename_arg(arg: Arg, renamed: Mapping[str, str]) -> Arg:
+    if isinstance(arg, Ref):
+        return Ref(renamed.get(arg.name, arg.name))
+    if isinstance(arg, tuple):
+        return tuple(_rename_arg(item, renamed) for item in arg)
+    if isinstance(arg, Literal):
+        return arg
+    return arg

@@ -1,0 +1,242 @@
+"""Capture a model as a Graph with `torch.export`: non-strict, pre-dispatch ATen, the batch a symbol."""
+
+import inspect
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.export import Dim
+from torch.export.graph_signature import InputKind, OutputKind
+
+from autopart.capture.example_inputs import Batch
+from autopart.capture.simplify import simplify
+from autopart.capture.translate import Translator
+from autopart.errors import CaptureError, InputsError, UnsupportedError
+from autopart.ir.graph import Constant, Graph, Input, Parameter
+
+# Export treats sizes 0 and 1 as special, so the example batch is enlarged; the number itself leaves no trace.
+EXPORT_BATCH = 4
+
+LossFunction = Callable[[Any, Any], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Captured:
+    """A graph and the tensors that it closes over, by their target names."""
+
+    graph: Graph
+    constants: Mapping[str, torch.Tensor]
+
+
+def capture(model: nn.Module, batch: Batch, loss: LossFunction | None = None) -> Captured:
+    """Capture `model` on the example `batch`; nothing is computed and nothing allocated.
+
+    Args:
+        model: any module; its tensors may be on `meta`.
+        batch: keyword arguments or positional ones; every tensor whose first dim is the batch size is taken as batched.
+        loss: a function of (output, batch). Left out, the loss is the model's own: a scalar output, or `.loss` in it.
+
+    Raises:
+        CaptureError: the model cannot be traced; the message gives the file and line.
+        InputsError: the batch holds no tensor, or something that is neither a tensor nor a plain value.
+    """
+    names, tensors, rebuild = _flatten(batch)
+    batch_size = tensors[0].shape[0] if tensors[0].ndim else 0
+    if not batch_size:
+        raise InputsError(f"the first tensor of the batch, {names[0]!r}, has no batch dim: its shape is {tuple(tensors[0].shape)}")
+    batched = [tensor.ndim > 0 and tensor.shape[0] == batch_size for tensor in tensors]
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    examples = tuple(
+        torch.zeros((EXPORT_BATCH, *tensor.shape[1:]) if is_batched else tensor.shape, dtype=tensor.dtype, device=device)
+        for tensor, is_batched in zip(tensors, batched, strict=True)
+    )
+    wrapper = _WithLoss(model, rebuild, loss)
+    exported = _export(wrapper, examples, tuple({0: Dim.AUTO} if flag else {} for flag in batched))
+    return _captured(model, exported, names, batch_size)
+
+
+class _WithLoss(nn.Module):
+    """The model followed by its loss, taking the tensors of the batch by position."""
+
+    def __init__(self, model: nn.Module, rebuild: Callable[..., Batch], loss: LossFunction | None) -> None:
+        super().__init__()
+        self.model = model
+        self._rebuild = rebuild
+        self._loss = loss
+
+    def forward(self, *tensors: torch.Tensor) -> Any:
+        batch = self._rebuild(tensors)
+        output = self.model(**batch) if isinstance(batch, Mapping) else self.model(*batch)
+        loss = self._loss(output, batch) if self._loss is not None else _own_loss(output)
+        if loss is None:
+            return _tensors(output)
+        if loss.ndim:
+            raise CaptureError(f"the loss has shape {tuple(loss.shape)}: it must be a scalar, for example its mean")
+        return loss
+
+
+def _own_loss(output: Any) -> torch.Tensor | None:
+    if isinstance(output, torch.Tensor):
+        return output if output.ndim == 0 else None
+    candidate = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
+    return candidate if isinstance(candidate, torch.Tensor) else None
+
+
+def _tensors(output: Any) -> tuple[torch.Tensor, ...]:
+    if isinstance(output, torch.Tensor):
+        return (output,)
+    items = output.values() if isinstance(output, Mapping) else output if isinstance(output, tuple | list) else ()
+    found = tuple(item for item in items if isinstance(item, torch.Tensor))
+    if not found:
+        raise CaptureError(f"the model returns a {type(output).__name__} with no tensor in it")
+    return found
+
+
+def _flatten(batch: Batch) -> tuple[list[str], list[torch.Tensor], Callable[..., Batch]]:
+    """The names and tensors of a batch, and the function that puts them back among its plain values."""
+    items = list(batch.items()) if isinstance(batch, Mapping) else [(str(i), item) for i, item in enumerate(batch)]
+    tensors = {name: item for name, item in items if isinstance(item, torch.Tensor)}
+    plain = {name: item for name, item in items if name not in tensors}
+    for name, item in plain.items():
+        if not isinstance(item, bool | int | float | str | None):
+            raise InputsError(f"batch item {name!r} is a {type(item).__name__}: tensors and plain values are supported")
+    if not tensors:
+        raise InputsError("the example batch holds no tensor")
+
+    def rebuild(values: tuple[torch.Tensor, ...]) -> Batch:
+        known = {**plain, **dict(zip(tensors, values, strict=True))}
+        ordered = {name: known[name] for name, _ in items}
+        return ordered if isinstance(batch, Mapping) else tuple(ordered.values())
+
+    return list(tensors), list(tensors.values()), rebuild
+
+
+def _export(wrapper: _WithLoss, examples: tuple[torch.Tensor, ...], dims: tuple[dict[int, Any], ...]) -> Any:
+    try:
+        with warnings.catch_warnings(), _without_cache(wrapper.model):
+            warnings.simplefilter("ignore")
+            exported = torch.export.export(wrapper, examples, dynamic_shapes={"tensors": dims}, strict=False)
+            if any(_mutates(node) for node in exported.graph.nodes):
+                exported = exported.run_decompositions({})  # makes in-place ops functional; composite ops stay whole
+    except CaptureError:
+        raise
+    except Exception as error:
+        raise CaptureError(_explain(wrapper.model, error)) from error
+    return exported
+
+
+@contextmanager
+def _without_cache(model: nn.Module) -> Iterator[None]:
+    """Hugging Face models fill a key-value cache even in training, where nothing reads it; it would clutter the graph."""
+    config = getattr(model, "config", None)
+    if not getattr(config, "use_cache", False):
+        yield
+        return
+    config.use_cache = False  # type: ignore[union-attr]
+    try:
+        yield
+    finally:
+        config.use_cache = True  # type: ignore[union-attr]
+
+
+def _mutates(node: torch.fx.Node) -> bool:
+    schema = getattr(node.target, "_schema", None)
+    return node.op == "call_function" and schema is not None and bool(schema.is_mutable)
+
+
+def _explain(model: nn.Module, error: Exception) -> str:
+    torch_folder = str(Path(torch.__file__).parent)
+    own_folder = str(Path(__file__).parent)
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith((torch_folder, own_folder, "<"))
+    ]
+    where = f'{frames[-1].filename}:{frames[-1].lineno}: "{frames[-1].line}"' if frames else "no line of the model is known"
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    data_dependent = any(word in f"{type(error).__name__} {error}" for word in ("DataDependent", "data-dependent", "Could not guard"))
+    advice = (
+        "the value of a tensor decides what runs: use torch.where, or move the decision out of forward"
+        if data_dependent
+        else "the graph must be the same for every batch: see the cause above this error"
+    )
+    return f"{type(model).__name__} cannot be captured at {where}: {type(error).__name__}: {reason}. {advice}"
+
+
+def _captured(model: nn.Module, exported: Any, names: list[str], batch_size: int) -> Captured:
+    signature = exported.graph_signature
+    mutated = [spec.target for spec in signature.output_specs if spec.kind is not OutputKind.USER_OUTPUT]
+    if mutated:
+        raise UnsupportedError(
+            f"{type(model).__name__} updates {mutated[0]} in its forward ({len(mutated)} such buffers): statistics kept "
+            "across steps, as in BatchNorm, are not supported; use GroupNorm or LayerNorm, or freeze them with eval()"
+        )
+    canonical, aliases = _parameter_names(model)
+    translator = Translator()
+    inputs: list[Input] = []
+    parameters: list[Parameter] = []
+    constants: list[Constant] = []
+    tensors: dict[str, torch.Tensor] = {}
+    user_names = iter(names)
+    placeholders = [node for node in exported.graph.nodes if node.op == "placeholder"]
+    for node, spec in zip(placeholders, signature.input_specs, strict=True):
+        if spec.kind is InputKind.USER_INPUT:
+            path = next(user_names)
+            inputs.append(Input(translator.placeholder(node, _argument_name(model, path)), path))
+        elif spec.kind is InputKind.PARAMETER:
+            target = canonical[spec.target.removeprefix("model.")]
+            value = translator.placeholder(node, node.name.replace("p_model_", "p_", 1))
+            parameters.append(Parameter(value, target, aliases[target]))
+        else:
+            target = str(spec.target).removeprefix("model.")
+            constants.append(Constant(translator.placeholder(node, node.name.replace("_model_", "_", 1)), target))
+            source = exported.constants if spec.target in exported.constants else exported.state_dict
+            tensors[target] = source[spec.target]
+    translator.body(exported.graph_module)
+    outputs = translator.outputs
+    shapes = {value.name: value.shape for node in translator.nodes for value in node.outputs}
+    scalar = len(outputs) == 1 and shapes.get(outputs[0]) == ()  # only a loss is returned as a scalar
+    _check_batch(model, inputs, exported)
+    graph = Graph(
+        name=type(model).__name__,
+        inputs=tuple(inputs),
+        parameters=tuple(parameters),
+        constants=tuple(constants),
+        nodes=tuple(translator.nodes),
+        outputs=outputs,
+        loss=outputs[0] if scalar else None,
+        example_batch=batch_size,
+    )
+    return Captured(simplify(graph, tensors), tensors)
+
+
+def _argument_name(model: nn.Module, path: str) -> str:
+    """The name that the model's `forward` gives the input at `path`."""
+    if not path.isdigit():
+        return path
+    names = [p.name for p in inspect.signature(model.forward).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
+    return names[int(path)] if int(path) < len(names) else f"input_{path}"
+
+
+def _parameter_names(model: nn.Module) -> tuple[dict[str, str], dict[str, tuple[str, ...]]]:
+    """Every name of a parameter to its first one, and the first ones to the others (tied weights have several)."""
+    by_tensor: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        by_tensor.setdefault(id(parameter), []).append(name)
+    canonical = {name: group[0] for group in by_tensor.values() for name in group}
+    return canonical, {group[0]: tuple(group[1:]) for group in by_tensor.values()}
+
+
+def _check_batch(model: nn.Module, inputs: list[Input], exported: Any) -> None:
+    fixed = [i for i in inputs if i.value.shape and isinstance(i.value.shape[0], int) and i.value.shape[0] == EXPORT_BATCH]
+    if fixed:
+        raise CaptureError(
+            f"{type(model).__name__} fixes the batch size of {fixed[0].path!r}: the graph holds for one size only. "
+            "Take sizes from the input (x.shape[0]) and avoid constants of the batch's size in forward"
+        )

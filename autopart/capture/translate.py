@@ -1,0 +1,156 @@
+"""Translate the nodes of an exported program into the nodes of a Graph."""
+
+from typing import Any
+
+import sympy
+import torch
+
+from autopart.errors import CaptureError, UnsupportedError
+from autopart.ir.graph import Arg, Literal, Node, Ref, Value
+from autopart.ir.size import BATCH, Size
+
+# Calls that check or hint, and compute nothing.
+CHECKS = ("_assert_tensor_metadata", "_assert_scalar", "_assert_async", "sym_constrain_range", "sym_constrain_range_for_size")
+# Higher-order regions that only set a mode around a subgraph; the position of the subgraph among their arguments.
+WRAPPERS = {"wrap_with_set_grad_enabled": 1, "wrap_with_autocast": 4}
+
+
+class Translator:
+    """Collects `nodes`; sizes become integers or expressions in the batch symbol, mode regions are inlined."""
+
+    def __init__(self) -> None:
+        self.nodes: list[Node] = []
+        self.outputs: tuple[str, ...] = ()
+        self._env: dict[torch.fx.Node, Any] = {}
+        self._grad: set[str] = set()
+        self._names: set[str] = set()
+
+    def placeholder(self, node: torch.fx.Node, name: str) -> Value:
+        """The value of an input, a parameter or a constant of the program."""
+        tensor = node.meta["val"]
+        value = self._value(name, tensor, requires_grad=bool(tensor.requires_grad))
+        self._env[node] = Ref(value.name)
+        return value
+
+    def body(self, module: torch.fx.GraphModule) -> None:
+        """Translate the program; its placeholders have been given."""
+        self.outputs = tuple(ref.name for ref in self._walk(module, grad_enabled=True))
+
+    def _walk(self, module: torch.fx.GraphModule, grad_enabled: bool) -> tuple[Ref, ...]:
+        for node in module.graph.nodes:
+            if node.op == "call_function":
+                self._call(module, node, grad_enabled)
+            elif node.op == "get_attr":
+                self._env[node] = getattr(module, node.target)
+            elif node.op == "output":
+                flat, _ = torch.utils._pytree.tree_flatten(node.args[0])
+                return tuple(self._env[item] for item in flat if isinstance(item, torch.fx.Node))
+        return ()
+
+    def _call(self, module: torch.fx.GraphModule, node: torch.fx.Node, grad_enabled: bool) -> None:
+        target, result = node.target, node.meta.get("val")
+        name = getattr(target, "__name__", str(target))
+        if name.split(".")[0] in CHECKS:
+            return
+        if name == "getitem":
+            source, index = node.args
+            self._env[node] = self._env[source][index]  # type: ignore[index]
+            return
+        if name in WRAPPERS:
+            self._inline(node, WRAPPERS[name], grad_enabled and not (name == "wrap_with_set_grad_enabled" and node.args[0] is False))
+            return
+        if isinstance(result, torch.SymInt | int | torch.SymFloat | float | torch.SymBool | bool):
+            self._env[node] = _scalar(result, node)
+            return
+        if not isinstance(target, torch._ops.OpOverload):
+            raise UnsupportedError(f"{name} at {location(node)}: higher-order operators other than mode regions are not supported")
+        self._emit(node, result, grad_enabled)
+
+    def _inline(self, node: torch.fx.Node, position: int, grad_enabled: bool) -> None:
+        submodule = self._env[node.args[position]]  # type: ignore[index]
+        arguments = node.args[position + 1 :]
+        inner = [item for item in submodule.graph.nodes if item.op == "placeholder"]
+        for placeholder, argument in zip(inner, arguments, strict=True):
+            self._env[placeholder] = self._env[argument]  # type: ignore[index]
+        self._env[node] = self._walk(submodule, grad_enabled)
+
+    def _emit(self, node: torch.fx.Node, result: Any, grad_enabled: bool) -> None:
+        args = tuple(self._arg(arg) for arg in node.args)
+        kwargs = tuple((key, self._arg(arg)) for key, arg in node.kwargs.items())
+        results = result if isinstance(result, tuple | list) else (result,)
+        draft = Node(node.name, "", args, kwargs, ())
+        differentiable = grad_enabled and any(name in self._grad for name in draft.inputs) and "detach" not in node.name
+        outputs = []
+        for index, tensor in enumerate(results):
+            if not isinstance(tensor, torch.Tensor):
+                continue
+            label = node.name if len(results) == 1 else f"{node.name}_{index}"
+            floating = tensor.dtype.is_floating_point or tensor.dtype.is_complex
+            outputs.append(self._value(label, tensor, requires_grad=differentiable and floating))
+        refs = tuple(Ref(value.name) for value in outputs)
+        self._env[node] = refs if isinstance(result, tuple | list) else refs[0]
+        self.nodes.append(Node(node.name, str(node.target), args, kwargs, tuple(outputs), scope(node), location(node)))
+
+    def _value(self, name: str, tensor: torch.Tensor, requires_grad: bool) -> Value:
+        unique, number = name, 1
+        while unique in self._names:
+            number += 1
+            unique = f"{name}_v{number}"
+        self._names.add(unique)
+        if requires_grad:
+            self._grad.add(unique)
+        shape = tuple(_size(size) for size in tensor.shape)
+        return Value(unique, shape, str(tensor.dtype).removeprefix("torch."), requires_grad)
+
+    def _arg(self, arg: Any) -> Arg:
+        if isinstance(arg, torch.fx.Node):
+            known: Arg = self._env[arg]
+            return known
+        if isinstance(arg, tuple | list):
+            return tuple(self._arg(item) for item in arg)
+        if isinstance(arg, torch.SymInt):
+            return _size(arg)
+        for kind, cls in (("dtype", torch.dtype), ("device", torch.device), ("layout", torch.layout), ("memory_format", torch.memory_format)):
+            if isinstance(arg, cls):
+                return Literal(kind, "device" if kind == "device" else str(arg))
+        if arg is None or isinstance(arg, bool | int | float | str):
+            return arg
+        raise UnsupportedError(f"an argument of type {type(arg).__name__} in the graph is not supported")
+
+
+def _size(size: int | torch.SymInt) -> Size:
+    if isinstance(size, int):
+        return size
+    expression = sympy.sympify(size.node.expr)
+    expression = expression.xreplace({symbol: BATCH for symbol in expression.free_symbols})
+    return int(expression) if expression.is_Integer else expression
+
+
+def _scalar(result: Any, node: torch.fx.Node) -> Arg:
+    if isinstance(result, torch.SymInt):
+        return _size(result)
+    if isinstance(result, bool | int | float):
+        return result
+    raise CaptureError(
+        f"{location(node)}: a number computed from the batch ({result}) enters the graph: only sizes may, and only as integers"
+    )
+
+
+def scope(node: torch.fx.Node) -> str:
+    """The path of the module that the node ran in, as the user names it ("transformer.h.0.attn")."""
+    stack = node.meta.get("nn_module_stack") or {}
+    paths = [str(entry[0]) for entry in stack.values()]
+    path = paths[-1] if paths else ""
+    for prefix in ("L['self'].", "L__self__."):
+        path = path.removeprefix(prefix)
+    return "" if path == "model" else path.removeprefix("model.")
+
+
+def location(node: torch.fx.Node) -> str:
+    """The user's file and line: the innermost frame outside torch."""
+    lines = [line.strip() for line in (node.meta.get("stack_trace") or "").splitlines() if line.strip().startswith("File ")]
+    outside = [line for line in lines if "/torch/" not in line and "/autopart/capture/" not in line]
+    if not outside:
+        return ""
+    file, line, *_ = outside[-1].removeprefix("File ").split(", ")
+    return f"{file.strip(chr(34))}:{line.removeprefix('line ')}"

@@ -1,0 +1,154 @@
+"""The command line: plan a model, show a saved plan, list the clusters.
+
+torch is imported only by the commands that need a model; `show`, `clusters` and `--help` start without it.
+"""
+
+import argparse
+import json
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+
+from autopart.errors import AutopartError
+from cost_models.errors import CostModelFileError, UnknownCostModelError
+
+_FAILED = 2
+_TARGET = """TARGET is one of
+  file.py:function           called without arguments; returns a model, or (model, example batch)
+  package.module:function    the same
+  hf:DIRECTORY-OR-CONFIG     a local Hugging Face config.json or the directory it is in
+The model is made on the meta device: nothing is allocated, nothing is downloaded, no GPU is needed."""
+_EXAMPLES = """examples
+  autopart plan hf:config.json --world 64 --cluster dgx-h100 --global-batch 512 --save plan.json
+  autopart plan my_model.py:build --world 8 --tp 2 --recompute full
+  autopart show plan.json"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line `argv`; return the exit code: 0, or 2 where the command cannot be carried out."""
+    arguments = _parser().parse_args(argv)
+    command: Callable[[argparse.Namespace], str] = arguments.command
+    try:
+        print(command(arguments))
+    except (AutopartError, CostModelFileError, UnknownCostModelError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return _FAILED
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "autopart", description="Find the fastest way to split a PyTorch model over devices."
+    )
+    parser.add_argument("--version", action="version", version=f"autopart {_version()}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_plan(commands)
+    show = commands.add_parser("show", help="print a saved plan", description="Print a saved plan.")
+    show.add_argument("plan", metavar="PLAN.json", help="what 'autopart plan --save' or plan.save() wrote")
+    show.set_defaults(command=_show)
+    clusters = commands.add_parser(
+        "clusters", help="list clusters and devices", description="List known clusters and devices."
+    )
+    clusters.set_defaults(command=_clusters)
+    return parser
+
+
+def _add_plan(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "plan",
+        help="plan a model for a number of devices",
+        description=_TARGET,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("target", metavar="TARGET", help="which model; see above")
+    parser.add_argument("--world", type=_positive, required=True, metavar="N", help="number of devices")
+    parser.add_argument(
+        "--cluster", metavar="NAME", help="a name that 'autopart clusters' lists, or the path of a .toml file"
+    )
+    parser.add_argument("--global-batch", type=_positive, metavar="B", help="samples a step")
+    parser.add_argument("--sequence-length", type=_positive, metavar="S", help="tokens a sample, for hf: targets")
+    pins = parser.add_argument_group("pins", "each fixes one decision; all others are searched")
+    pins.add_argument("--tp", type=_positive, metavar="N", help="tensor parallel degree")
+    pins.add_argument("--pp", type=_positive, metavar="N", help="pipeline parallel degree")
+    pins.add_argument("--dp", type=_positive, metavar="N", help="data parallel degree")
+    pins.add_argument("--micro-batch", type=_positive, metavar="N", help="samples a micro-batch")
+    pins.add_argument("--recompute", choices=("none", "full"), help="activation recomputation")
+    pins.add_argument("--schedule", metavar="NAME", help="pipeline schedule")
+    pins.add_argument("--cuts", type=_names, metavar="A,B", help="names of the modules at which the later stages begin")
+    output = parser.add_argument_group("output")
+    output.add_argument("--save", metavar="FILE", help="write the plan to this file")
+    output.add_argument("--json", action="store_true", help="print the plan as JSON")
+    parser.set_defaults(command=_plan)
+
+
+def _plan(arguments: argparse.Namespace) -> str:
+    from autopart import api
+    from autopart.capture.target import load_target
+    from autopart.ir.plan import to_json
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        model, inputs = load_target(arguments.target, arguments.sequence_length)
+    for warning in caught:
+        print(f"warning: {warning.message}", file=sys.stderr)
+    plan = api.plan(
+        model,
+        world=arguments.world,
+        cluster=arguments.cluster,
+        global_batch=arguments.global_batch,
+        inputs=inputs,
+        tp=arguments.tp,
+        pp=arguments.pp,
+        dp=arguments.dp,
+        micro_batch=arguments.micro_batch,
+        recompute=arguments.recompute,
+        schedule=arguments.schedule,
+        cuts=arguments.cuts,
+    )
+    if arguments.save is not None:
+        plan.save(arguments.save)
+        print(f"saved {arguments.save}", file=sys.stderr)
+    return json.dumps(to_json(plan), indent=1) if arguments.json else str(plan)
+
+
+def _show(arguments: argparse.Namespace) -> str:
+    from autopart.report.load import load_plan
+
+    return str(load_plan(arguments.plan))
+
+
+def _clusters(_: argparse.Namespace) -> str:
+    from autopart.report.clusters import clusters
+
+    return clusters()
+
+
+def _positive(text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return value
+
+
+def _names(text: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in text.split(","))
+    if not all(names):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a list of module names, as in model.layers.20,model.layers.40"
+        )
+    return names
+
+
+def _version() -> str:
+    try:
+        return version("autopart")
+    except PackageNotFoundError:
+        return "(not installed)"

@@ -1,0 +1,167 @@
+"""Turn nodes of a sharded graph into the statements of one function: the ops, and the conversions between layouts."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from autopart.emit.body import Statement
+from autopart.emit.spelling import spell, uses_batch
+from autopart.errors import UnsupportedError
+from autopart.ir.folded import Folded
+from autopart.ir.graph import Graph, Node
+from autopart.ir.placement import REPLICATED, Layout, Shard, local_shape
+from autopart.ir.size import BATCH, Size
+from autopart.sharding.batch import BatchSharding
+from autopart.sharding.reshard import conversion
+from autopart.sharding.rule import Rule
+from autopart.sharding.strategies import Strategy, without_gradient
+
+SUM = 2
+
+
+@dataclass(frozen=True)
+class Sharded:
+    """A folded graph with every choice made: what the emitter writes out."""
+
+    folded: Folded
+    rules: Mapping[str, Rule | None]
+    strategies: Mapping[str, Strategy]
+    parameters: Mapping[str, Layout]
+    batch: BatchSharding
+    tp: int
+
+    @property
+    def graph(self) -> Graph:
+        """The folded graph."""
+        return self.folded.graph
+
+    def layout(self, name: str) -> Layout:
+        """How a value is held where it is made; inputs and constants are whole."""
+        if name not in self.graph.producer:
+            return self.parameters.get(name, REPLICATED)
+        node = self.graph.nodes[self.graph.producer[name]]
+        slot = [value.name for value in node.outputs].index(name)
+        return self.strategies[node.name].outputs[slot]
+
+    def shape(self, name: str, layout: Layout) -> tuple[Size, ...]:
+        """A rank's own shape of a value in a layout."""
+        return local_shape(self.graph.values[name].shape, layout, self.tp)
+
+
+@dataclass
+class Function:
+    """Collects the statements of one function.
+
+    `paths` are the expressions of weights; `device` and `batch_source` name a tensor that is at hand.
+    """
+
+    sharded: Sharded
+    paths: Mapping[str, str]
+    device: str
+    count_index: Mapping[str, int]
+    statements: list[Statement] = field(default_factory=list)
+    needs_batch: bool = False
+    converted: dict[tuple[str, Layout], str] = field(default_factory=dict)
+
+    def key(self, name: str) -> str:
+        """The key of a value, or the expression of a weight."""
+        return self.paths.get(name, name)
+
+    def wanted(self, name: str, want: Layout) -> str:
+        """The key of a value in the layout `want`, converted once for all who want it so."""
+        have = self.sharded.layout(name)
+        value = self.sharded.graph.values[name]
+        if not value.requires_grad:
+            have, want = without_gradient(have), without_gradient(want)
+        if have == want or self.sharded.tp == 1:
+            return self.key(name)
+        if (name, want) not in self.converted:
+            found = conversion(have, want, value.requires_grad)
+            if found is None:
+                raise UnsupportedError(f"{name} cannot be turned from {have} into {want}")
+            text = conversion_text(found.call, have, want)
+            target = f"{name}@{want}"
+            shape = self.sharded.shape(name, want)
+            self.statements.append(Statement((target,), (self.key(name),), lambda x, t=text: t.format(x[0]), "", shape))
+            self.converted[(name, want)] = target
+        return self.converted[(name, want)]
+
+    def add(self, node: Node) -> None:
+        """Append one call, its conversions before it."""
+        sharded = self.sharded
+        strategy = sharded.strategies[node.name]
+        operands = [self.wanted(name, want) for name, want in zip(node.inputs, strategy.inputs, strict=True)]
+        outputs = zip(node.outputs, strategy.outputs, strict=True)
+        shapes = tuple(sharded.shape(value.name, layout) for value, layout in outputs)
+        rule = sharded.rules.get(node.name)
+        counted = node.name in sharded.batch.counted and not sharded.batch.mixing
+        written = summed(node) if counted else node
+        self.needs_batch = self.needs_batch or uses_batch(written, shapes[0])
+        draws = rule is not None and rule.random
+        sharded_draws = draws and strategy.divided and sharded.tp > 1
+
+        def write(texts: Sequence[str]) -> str:
+            text = spell(written, tuple(texts), shapes, self.device)
+            if strategy.call is not None:
+                text = text.replace("F.", "self.comm.", 1)
+            if sharded_draws:
+                text = re.sub(r"^([\w.]+)\(", r"self.comm.sharded_random(\1, ", text)
+            if strategy.scale:
+                text = f"({text}) / {sharded.tp}"
+            if counted:
+                text = f"{text} / self.comm.count({self.count_index[node.name]})"
+            elif node.name in sharded.batch.shares and not sharded.batch.mixing:
+                text = f"self.comm.share({text})"
+            return text
+
+        names = tuple(value.name for value in node.outputs)
+        hint, weak = self.hint(node)
+        self.statements.append(Statement(names, tuple(operands), write, hint, shape, inline=not draws, weak=weak, scope=node.scope))
+
+    def hint(self, node: Node) -> tuple[str, bool]:
+        """What to call a result, and whether the name is weak: by the module of its weights, or that it ran in."""
+        short = node.op.split(".")[1]
+        owned = [name for name in node.inputs if name in self.sharded.graph.parameter_of]
+        if owned:
+            target = self.sharded.graph.parameter_of[owned[0]].target.split(".")
+            return (target[-2] if len(target) > 1 and not target[-2].isdigit() else short), False
+        if short == "scaled_dot_product_attention":
+            return "attention", False
+        inner = node.scope.split(".")[-1]
+        return (inner if inner and not inner.isdigit() and node.inputs else short), True
+
+
+def summed(node: Node) -> Node:
+    """A loss with its average replaced by a sum."""
+    args = tuple(SUM if index == 3 else arg for index, arg in enumerate(node.args))
+    kwargs = tuple((key, arg) for key, arg in node.kwargs if key != "reduction")
+    if len(args) <= 3:
+        kwargs = (*kwargs, ("reduction", SUM))
+    return replace(node, args=args, kwargs=kwargs)
+
+
+def conversion_text(call: str, have: Layout, want: Layout) -> str:
+    """A call of the runtime's `Comm`, with `{}` for the tensor."""
+    source, target = have.shard, want.shard
+    if call == "all_to_all" and source is not None and target is not None:
+        return f"self.comm.all_to_all({{}}, {shard_text(source, 'from_')}, {shard_text(target, 'to_')})"
+    shard = target if target is not None else source
+    if call in ("all_gather", "gather", "reduce_scatter", "split", "slice") and shard is not None:
+        return f"self.comm.{call}({{}}, {shard_text(shard)})"
+    return f"self.comm.{call}({{}})"
+
+
+def shard_text(shard: Shard, prefix: str = "") -> str:
+    """`dim=2` or `dim=2, parts=(1, 1, 1)`"""
+    parts = "" if shard.parts == (1,) else f", {prefix}parts={shard.parts}"
+    return f"{prefix}dim={shard.dim}{parts}"
+
+
+def batch_line(graph: Graph, arguments: Mapping[str, str]) -> str | None:
+    """`b = x.shape[0]`, from any argument that has the batch as a dim; None where none has."""
+    for key, name in arguments.items():
+        value = graph.values.get(key)
+        if value is not None and BATCH in value.shape:
+            return f"b = {name}.shape[{value.shape.index(BATCH)}]"
+    return None
+

@@ -1,0 +1,135 @@
+"""Cut a folded graph into stages: which nodes and runs each has, and which values cross between them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from autopart.ir.folded import Folded, Loop
+from autopart.ir.units import Unit
+
+
+@dataclass(frozen=True, slots=True)
+class Runs:
+    """Runs `first` up to `stop` of a loop."""
+
+    loop: Loop
+    first: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class StageSpec:
+    """A stage: `items` are node indices and runs of loops in order; `values` names what it takes and gives, in order.
+
+    The value that a loop carries into run r > 0 is named by `carried_name`.
+    """
+
+    items: tuple[int | Runs, ...]
+    inputs: tuple[str, ...]
+    receives: tuple[str, ...]
+    gives: tuple[str, ...]
+
+
+def carried_name(folded: Folded, loop: Loop, number: int, run: int) -> str:
+    """The name of what a loop carries into run `run`: outside names for the first and for what leaves the last."""
+    if run == 0:
+        return folded.graph.nodes[loop.start + number].inputs[0]
+    if run == loop.region.count:
+        return folded.graph.nodes[loop.body.stop + number].output.name
+    return f"{folded.graph.nodes[loop.start + number].output.name}_run{run}"
+
+
+def stage_specs(folded: Folded, units: Sequence[Unit], cuts: Sequence[int]) -> tuple[StageSpec, ...]:
+    """The stages that `cuts` (indices of the units that begin a new stage) make of `folded`."""
+    bounds = [0, *cuts, len(units)]
+    graph = folded.graph
+    all_items = [_items(folded, units[a:b]) for a, b in zip(bounds, bounds[1:], strict=False)]
+    made = [_made(folded, items) for items in all_items]
+    model_inputs = {item.value.name for item in graph.inputs}
+    specs: list[StageSpec] = []
+    needs: list[set[str]] = []
+    results = [graph.loss] if graph.loss is not None else list(graph.outputs)
+    for stage, (items, own) in enumerate(zip(all_items, made, strict=True)):
+        last = stage == len(made) - 1
+        helpers, missing = _needed(folded, items, own, results if last else [])
+        ordered = _in_order(folded, items, helpers)
+        needs.append({name for name in missing if name not in model_inputs})
+        specs.append(
+            StageSpec(
+                ordered,
+                tuple(item.value.name for item in graph.inputs if item.value.name in missing),
+                tuple(sorted(name for name in missing if name not in model_inputs)),
+                (),
+            )
+        )
+    return tuple(
+        replace(spec, gives=tuple(name for name in own if any(name in need for need in needs[stage + 1 :])))
+        for stage, (spec, own) in enumerate(zip(specs, made, strict=True))
+    )
+
+
+def _items(folded: Folded, units: Sequence[Unit]) -> list[int | Runs]:
+    items: list[int | Runs] = []
+    for unit in units:
+        if unit.loop is None:
+            items += unit.nodes
+        elif items and isinstance(last := items[-1], Runs) and last.loop == unit.loop and last.stop == unit.run:
+            items[-1] = Runs(unit.loop, last.first, unit.run + 1)
+        else:
+            items.append(Runs(unit.loop, unit.run, unit.run + 1))
+    return items
+
+
+def _made(folded: Folded, items: Sequence[int | Runs]) -> list[str]:
+    names: list[str] = []
+    for item in items:
+        if isinstance(item, Runs):
+            names += [carried_name(folded, item.loop, number, item.stop) for number in range(len(item.loop.enters))]
+        else:
+            names += [value.name for value in folded.graph.nodes[item].outputs]
+    return names
+
+
+def taken(folded: Folded, item: int | Runs) -> list[str]:
+    """The values from outside that an item takes, weights included, in order."""
+    graph = folded.graph
+    if not isinstance(item, Runs):
+        return list(dict.fromkeys(graph.nodes[item].inputs))
+    loop = item.loop
+    inside = {graph.nodes[i].output.name for i in range(loop.start, loop.start + len(loop.enters))}
+    inside |= {value.name for i in loop.body for value in graph.nodes[i].outputs}
+    names = [carried_name(folded, loop, number, item.first) for number in range(len(loop.enters))]
+    for i in loop.body:
+        names += [name for name in graph.nodes[i].inputs if name not in inside]
+    return list(dict.fromkeys(names))
+
+
+def _needed(
+    folded: Folded, items: Sequence[int | Runs], own: Sequence[str], results: Sequence[str]
+) -> tuple[set[int], set[str]]:
+    """Recomputable nodes that the stage must run for itself, and the values that it must be given."""
+    graph = folded.graph
+    helpers: set[int] = set()
+    missing: set[str] = set()
+    present = set(own) | graph.weights
+    pending = [*results, *(name for item in items for name in taken(folded, item))]
+    while pending:
+        name = pending.pop()
+        if name in present or name in missing:
+            continue
+        index = graph.producer.get(name)
+        if index is not None and name in graph.recomputable and index not in folded.loop_of:
+            helpers.add(index)
+            present.update(value.name for value in graph.nodes[index].outputs)
+            pending += graph.nodes[index].inputs
+        else:
+            missing.add(name)
+    return helpers, missing
+
+
+def _in_order(folded: Folded, items: Sequence[int | Runs], helpers: set[int]) -> tuple[int | Runs, ...]:
+    """Items and helpers by place in the graph."""
+
+    def place(item: int | Runs) -> tuple[int, int]:
+        return (item.loop.start, item.first) if isinstance(item, Runs) else (item, 0)
+
+    return tuple(sorted([*items, *helpers], key=place))

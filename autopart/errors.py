@@ -1,0 +1,68 @@
+"""The exception tree: every error that autopart raises on purpose.
+
+    AutopartError
+    ├── CaptureError             the model cannot be turned into a graph
+    │   └── InputsError          no example batch could be derived, or the given one does not fit
+    ├── PlanningError            no plan for what was asked
+    │   ├── InfeasiblePlanError  nothing fits the memory of the devices
+    │   └── PinError             a pinned degree or policy cannot be met
+    ├── UnknownNameError         no such cluster, device, schedule or target
+    ├── PlanFileError            a plan file is damaged, or of another version
+    ├── PlanMismatchError        a plan made for another model, graph, world or batch
+    ├── LaunchError              `train_step` outside a job of the plan's size, or ranks that disagree
+    │   └── WorkerError          a rank of `autopart.run` failed
+    ├── BatchError               a batch that the plan cannot take
+    └── UnsupportedError         known, wanted, and not built: says so instead of being wrong
+"""
+
+
+class AutopartError(Exception):
+    """Base of all errors raised on purpose; the message names the object, the numbers and the next step."""
+
+
+class CaptureError(AutopartError):
+    """The model cannot be captured; the message gives the user's file and line."""
+
+
+class InputsError(CaptureError):
+    """There is no usable example batch."""
+
+
+class PlanningError(AutopartError):
+    """No plan exists for what was asked."""
+
+
+class InfeasiblePlanError(PlanningError):
+    """No plan fits the memory of the devices."""
+
+
+class PinError(PlanningError):
+    """A pinned degree or policy cannot be met."""
+
+
+class UnknownNameError(AutopartError):
+    """A name that is not in its catalogue; the message lists the known ones."""
+
+
+class PlanFileError(AutopartError):
+    """A plan file that cannot be read."""
+
+
+class PlanMismatchError(AutopartError):
+    """A plan that was made for something else."""
+
+
+class LaunchError(AutopartError):
+    """The process is not in the job that the plan needs."""
+
+
+class WorkerError(LaunchError):
+    """A local worker process failed; the message carries its rank and traceback."""
+
+
+class BatchError(AutopartError):
+    """A batch that the plan cannot take."""
+
+
+class UnsupportedError(AutopartError):
+    """Known, wanted, not built."""

@@ -1,0 +1,184 @@
+"""Unit costs: what each unit of a model costs one rank, given a strategy for every node."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from autopart.estimate.node import Cost, Prices
+from autopart.estimate.work import Work, work_of
+from autopart.ir.folded import ENTER, Folded
+from autopart.ir.graph import Node
+from autopart.ir.placement import Layout, Partial, Shard
+from autopart.ir.units import Unit
+from autopart.sharding.strategies import Strategy, without_gradient
+from cost_models.dtype import dtype_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class UnitCost:
+    """One unit, for one micro-batch, on one rank.
+
+    Attributes:
+        forward_s, backward_s: seconds, communication included.
+        communication_s: of both passes.
+        kept_bytes: activations kept from forward to backward without recomputation.
+        input_bytes: what enters the unit and is all that recomputation keeps; 0 for a unit that is not recomputed.
+        transient_bytes: the most that exists only while one op runs backward.
+        model_flops: of forward and backward, over all ranks; recomputation not counted.
+        parameters: (target, bytes on the rank, elements in all) of every parameter it uses.
+        partial_bytes: of the parameters whose gradients are summed over tp once a step.
+        crossing_bytes: a rank's bytes that cross a cut right after this unit.
+    """
+
+    forward_s: float
+    backward_s: float
+    communication_s: float
+    kept_bytes: float
+    input_bytes: float
+    transient_bytes: float
+    model_flops: float
+    parameters: tuple[tuple[str, float, int], ...]
+    partial_bytes: float
+    crossing_bytes: float
+
+
+def unit_costs(
+    folded: Folded, units: Sequence[Unit], prices: Prices, strategies: Mapping[str, Strategy], layouts: Mapping[str, Layout]
+) -> tuple[UnitCost, ...]:
+    """The cost of every unit; runs of one loop are priced once."""
+    walker = _Walker(folded, prices, strategies, layouts)
+    crossing = walker.crossing(units)
+    once: dict[int, UnitCost] = {}
+    costs = []
+    for unit, crossing_bytes in zip(units, crossing, strict=True):
+        if unit.loop is None:
+            cost = walker.unit(unit)
+        else:
+            if unit.loop.start not in once:
+                once[unit.loop.start] = walker.unit(unit)
+            cost = replace(once[unit.loop.start], parameters=walker.parameters(unit))
+        costs.append(replace(cost, crossing_bytes=crossing_bytes))
+    return tuple(costs)
+
+
+class _Walker:
+    def __init__(
+        self, folded: Folded, prices: Prices, strategies: Mapping[str, Strategy], layouts: Mapping[str, Layout]
+    ) -> None:
+        self.folded, self.graph, self.prices = folded, folded.graph, prices
+        self.strategies, self.layouts = strategies, layouts
+
+    def layout(self, name: str) -> Layout | None:
+        """How a value is held where it is made; None for inputs and constants."""
+        if name in self.graph.producer:
+            node = self.graph.nodes[self.graph.producer[name]]
+            slot = [value.name for value in node.outputs].index(name)
+            return self.strategies[node.name].outputs[slot]
+        return self.layouts.get(name)
+
+    def unit(self, unit: Unit) -> UnitCost:
+        nodes = [self.graph.nodes[index] for index in unit.nodes]
+        work, communication = Cost(), Cost()
+        converted: set[tuple[str, Layout]] = set()
+        for node in [*nodes, *self._leaves(unit)]:
+            work += self.prices.node(node, self.strategies[node.name])
+            for name, want in zip(node.inputs, self.strategies[node.name].inputs, strict=True):
+                communication += self._conversion(name, want, converted)
+        total = work + communication
+        parameters = self.parameters(unit)
+        entering = 0.0
+        if unit.loop is not None:
+            for index in range(unit.loop.start, unit.loop.start + len(unit.loop.enters)):
+                enter = self.graph.nodes[index]
+                entering += self.prices.local_bytes(enter.output.name, self.strategies[enter.name].outputs[0])
+        return UnitCost(
+            total.forward_s,
+            total.backward_s,
+            communication.total_s,
+            self._kept(nodes),
+            entering,
+            max((self.prices.transient_bytes(node, self.strategies[node.name]) for node in nodes), default=0.0),
+            sum(self.prices.flops(node) + self.prices.backward_flops(node) for node in nodes),
+            parameters,
+            self._partial(nodes),
+            0.0,
+        )
+
+    def _leaves(self, unit: Unit) -> list[Node]:
+        return [] if unit.loop is None else [self.graph.nodes[i] for i in range(unit.loop.body.stop, unit.loop.stop)]
+
+    def _conversion(self, name: str, want: Layout, done: set[tuple[str, Layout]]) -> Cost:
+        have = self.layout(name)
+        if have is None or self.prices.tp == 1:
+            return Cost()
+        if not self.graph.values[name].requires_grad:
+            have, want = without_gradient(have), without_gradient(want)
+        if have == want or (name, want) in done:
+            return Cost()
+        done.add((name, want))
+        return self.prices.conversion(name, have, want) or Cost()
+
+    def _kept(self, nodes: Sequence[Node]) -> float:
+        """Bytes kept for the backward pass. A view keeps nothing of its own; a tensor kept twice is there once."""
+        kept: dict[tuple[str, bool], float] = {}
+        for node in nodes:
+            for name, layout in self.prices.kept(node, self.strategies[node.name]):
+                if name not in self.graph.weights:
+                    key = (self._root(name), isinstance(layout.value, Shard))
+                    kept[key] = max(kept.get(key, 0.0), self.prices.local_bytes(name, layout))
+        return sum(kept.values())
+
+    def _root(self, name: str) -> str:
+        while name in self.graph.producer:
+            node = self.graph.nodes[self.graph.producer[name]]
+            if work_of(node) is not Work.VIEW or node.op == ENTER or not node.inputs:
+                break
+            name = node.inputs[0]
+        return name
+
+    def parameters(self, unit: Unit) -> tuple[tuple[str, float, int], ...]:
+        """The parameters that a unit uses, under their original names."""
+        table = self.folded.renaming(unit.loop, unit.run) if unit.loop is not None else {}
+        found: dict[str, tuple[str, float, int]] = {}
+        for index in unit.nodes:
+            for name in self.graph.nodes[index].inputs:
+                if name in self.graph.parameter_of and name not in found:
+                    actual = self.folded.source.parameter_of[table.get(name, name)]
+                    size = self.prices.local_bytes(name, self.layouts[name])
+                    elements = self.prices.bytes_of[name] // dtype_bytes(actual.value.dtype)
+                    found[name] = (actual.target, size, elements)
+        return tuple(found.values())
+
+    def _partial(self, nodes: Sequence[Node]) -> float:
+        names = {name for node in nodes for name in node.inputs if name in self.layouts}
+        return sum(self.prices.bytes_of[n] for n in names if isinstance(self.layouts[n].gradient, Partial))
+
+    def crossing(self, units: Sequence[Unit]) -> list[float]:
+        """For the cut after each unit: the bytes, of one rank, made before it and used after it."""
+        made: dict[str, int] = {}
+        used: dict[str, int] = {}
+        sizes: dict[str, float] = {}
+        for position, unit in enumerate(units):
+            if unit.loop is not None:
+                for number, enter_name in enumerate(unit.loop.enters):
+                    enter = self.graph.nodes[unit.loop.start + number]
+                    outside = enter.inputs[0] if unit.run == 0 else f"{enter_name}{unit.run}"
+                    used[outside] = position
+                    last = unit.run + 1 == unit.loop.region.count
+                    leave = self.graph.nodes[unit.loop.body.stop + number].output.name
+                    name = leave if last else f"{enter_name}{unit.run + 1}"
+                    made[name] = position
+                    sizes[name] = self.prices.local_bytes(enter.output.name, self.strategies[enter.name].outputs[0])
+            for index in unit.nodes:
+                node = self.graph.nodes[index]
+                for name in node.inputs:
+                    used[name] = position
+                if unit.loop is None:
+                    for value, layout in zip(node.outputs, self.strategies[node.name].outputs, strict=True):
+                        made[value.name] = position
+                        sizes[value.name] = self.prices.local_bytes(value.name, layout)
+        after = [0.0] * len(units)
+        for name, position in made.items():
+            if name not in self.graph.recomputable:
+                for cut in range(position, used.get(name, position)):
+                    after[cut] += sizes[name]
+        return after

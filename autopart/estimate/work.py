@@ -1,0 +1,60 @@
+"""Work: what kind of kernels an op is made of, and what it keeps for its backward pass."""
+
+from enum import Enum
+
+from autopart.ir.folded import ENTER, LEAVE
+from autopart.ir.graph import Node
+
+
+class Work(Enum):
+    """The kinds of kernels, priced differently."""
+
+    VIEW = "view"  # no kernel: the output is a window on the input
+    MATMUL = "matmul"
+    ATTENTION = "attention"
+    MEMORY = "memory"  # bound by the bytes it moves
+
+
+class Keeps(Enum):
+    """What autograd keeps of an op until its backward pass."""
+
+    NOTHING = "nothing"
+    INPUTS = "inputs"
+    OUTPUT = "output"
+    BOTH = "both"
+
+
+_VIEWS = """
+    view reshape _unsafe_view flatten unflatten transpose t permute unsqueeze squeeze expand slice narrow select split
+    split_with_sizes chunk unbind detach alias
+""".split()
+_MATMULS = "linear mm addmm bmm baddbmm matmul einsum conv1d conv2d conv3d".split()
+_KEEP_NOTHING = "add sub neg to _to_copy type_as contiguous clone mean sum cat concat stack pad constant_pad_nd mse".split()
+_KEEP_OUTPUT = "relu sigmoid tanh exp sqrt rsqrt reciprocal softmax _softmax log_softmax _log_softmax dropout".split()
+
+
+def short_name(op: str) -> str:
+    """ "aten.linear.default" -> "linear" """
+    return op.split(".")[1]
+
+
+def work_of(node: Node) -> Work:
+    """The kind of kernel that `node` is."""
+    name = short_name(node.op)
+    if node.op in (ENTER, LEAVE) or name in _VIEWS:
+        return Work.VIEW
+    if name in _MATMULS:
+        return Work.MATMUL
+    return Work.ATTENTION if name == "scaled_dot_product_attention" else Work.MEMORY
+
+
+def keeps_of(node: Node) -> Keeps:
+    """What autograd keeps of `node`; for an op that is not known, its inputs."""
+    name = short_name(node.op)
+    if work_of(node) is Work.VIEW or name in _KEEP_NOTHING:
+        return Keeps.NOTHING
+    if name in ("mul", "div") and len(node.inputs) == 1:
+        return Keeps.NOTHING
+    if name == "scaled_dot_product_attention":
+        return Keeps.BOTH
+    return Keeps.OUTPUT if name in _KEEP_OUTPUT else Keeps.INPUTS

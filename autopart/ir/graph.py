@@ -1,0 +1,211 @@
+"""Graph: a captured model as values, nodes and repeated regions. It knows no torch and prints as code."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeAlias
+
+import sympy
+
+from autopart.ir.size import Size
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A tensor of the graph. `dtype` is torch's name for it (`"float32"`); a size may hold the batch symbol."""
+
+    name: str
+    shape: tuple[Size, ...]
+    dtype: str
+    requires_grad: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """An argument that is a value of the graph."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Literal:
+    """An argument that is a torch constant: `kind` is "dtype", "device", "layout" or "memory_format"."""
+
+    kind: str
+    text: str
+
+
+Arg: TypeAlias = "Ref | Literal | int | float | bool | str | None | sympy.Expr | tuple[Arg, ...]"
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One call. `op` is the ATen overload ("aten.linear.default"); `scope` the module it ran in; `location` the user's line."""
+
+    name: str
+    op: str
+    args: tuple[Arg, ...]
+    kwargs: tuple[tuple[str, Arg], ...]
+    outputs: tuple[Value, ...]
+    scope: str = ""
+    location: str = ""
+
+    @property
+    def output(self) -> Value:
+        """The first output."""
+        return self.outputs[0]
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The names of the tensor arguments, in order of appearance; a tensor passed twice stands twice."""
+        return tuple(references((*self.args, *(value for _, value in self.kwargs))))
+
+    def arg(self, index: int, name: str, default: Arg = None) -> Arg:
+        """The argument at `index`, or given by `name`, or `default`."""
+        if index < len(self.args):
+            return self.args[index]
+        return dict(self.kwargs).get(name, default)
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """A model input. `path` says where it lies in the batch: a keyword, or a position as a digit."""
+
+    value: Value
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """A parameter under its original name. `aliases` are further names of the same tensor (tied weights)."""
+
+    value: Value
+    target: str
+    aliases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """A buffer or a tensor constant of the model, never trained."""
+
+    value: Value
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """`count` structurally equal runs of `length` nodes, one after another from node `start`.
+
+    `carried` pairs what a run takes from the one before with what it gives to the next: the value that enters the first
+    run, and the positions (node in the run, output) that produce it.
+    """
+
+    start: int
+    length: int
+    count: int
+    carried: tuple[tuple[str, tuple[int, int]], ...]
+
+    @property
+    def stop(self) -> int:
+        """The index of the first node after the region."""
+        return self.start + self.length * self.count
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A model as one list of nodes in execution order."""
+
+    name: str
+    inputs: tuple[Input, ...]
+    parameters: tuple[Parameter, ...]
+    constants: tuple[Constant, ...]
+    nodes: tuple[Node, ...]
+    outputs: tuple[str, ...]
+    loss: str | None
+    regions: tuple[Region, ...] = ()
+    example_batch: int = 1
+
+    @cached_property
+    def values(self) -> dict[str, Value]:
+        """Every value by its name."""
+        table = {item.value.name: item.value for item in (*self.inputs, *self.parameters, *self.constants)}
+        table.update({value.name: value for node in self.nodes for value in node.outputs})
+        return table
+
+    @cached_property
+    def producer(self) -> dict[str, int]:
+        """For every value that a node makes, the index of that node."""
+        return {value.name: index for index, node in enumerate(self.nodes) for value in node.outputs}
+
+    @cached_property
+    def consumers(self) -> dict[str, tuple[int, ...]]:
+        """For every value, the indices of the nodes that take it."""
+        table: dict[str, list[int]] = {name: [] for name in self.values}
+        for index, node in enumerate(self.nodes):
+            for name in dict.fromkeys(node.inputs):
+                table[name].append(index)
+        return {name: tuple(indices) for name, indices in table.items()}
+
+    @cached_property
+    def parameter_of(self) -> dict[str, Parameter]:
+        """Every parameter by the name of its value."""
+        return {parameter.value.name: parameter for parameter in self.parameters}
+
+    @cached_property
+    def weights(self) -> frozenset[str]:
+        """The names of all parameters and constants: what a repeated layer has its own of."""
+        return frozenset(item.value.name for item in (*self.parameters, *self.constants))
+
+    @cached_property
+    def recomputable(self) -> frozenset[str]:
+        """Values that depend on inputs and constants alone: each stage that needs one computes it for itself."""
+        known = {item.value.name for item in (*self.inputs, *self.constants)}
+        for node in self.nodes:
+            if all(name in known for name in node.inputs):
+                known.update(value.name for value in node.outputs)
+        return frozenset(known)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of everything that decides what the graph computes; equal for equal models on every machine."""
+        return hashlib.sha256(str(self).encode()).hexdigest()[:16]
+
+    def __str__(self) -> str:
+        lines = [f"graph {self.name}({', '.join(f'{i.path}: {describe(i.value)}' for i in self.inputs)}):"]
+        for kind, items in (("parameter", self.parameters), ("constant", self.constants)):
+            lines += [f"    {kind} {item.value.name} = {item.target}: {describe(item.value)}" for item in items]
+        lines += [f"    {show(node)}" for node in self.nodes]
+        lines.append(f"    return {', '.join(self.outputs)}" + (f"  # loss: {self.loss}" if self.loss else ""))
+        return "\n".join(lines)
+
+
+def references(args: tuple[Arg, ...]) -> Iterator[str]:
+    """The names of all values in `args`, nested tuples included."""
+    for arg in args:
+        if isinstance(arg, Ref):
+            yield arg.name
+        elif isinstance(arg, tuple):
+            yield from references(arg)
+
+
+def describe(value: Value) -> str:
+    """`float32[b, 16, 64]`"""
+    return f"{value.dtype}[{', '.join(map(str, value.shape))}]"
+
+
+def show(node: Node) -> str:
+    """One node as a line of code."""
+    shown = [_show(arg) for arg in node.args] + [f"{key}={_show(arg)}" for key, arg in node.kwargs]
+    targets = ", ".join(f"{value.name}: {describe(value)}" for value in node.outputs)
+    return f"{targets} = {node.op}({', '.join(shown)})"
+
+
+def _show(arg: Arg) -> str:
+    if isinstance(arg, Ref):
+        return arg.name
+    if isinstance(arg, Literal):
+        return arg.text
+    if isinstance(arg, tuple):
+        return f"({', '.join(map(_show, arg))})"
+    return repr(arg) if isinstance(arg, str) else str(arg)

@@ -1,0 +1,310 @@
+"""Plan: every decision about how a model is split, with what they are predicted to cost. Plain data, saved as JSON."""
+
+import dataclasses
+import json
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+from autopart.errors import PlanFileError
+from autopart.ir.placement import Layout, Partial, Placement, Replicate, Shard
+
+FORMAT = 1
+_SHARD = re.compile(r"S\((?P<dim>\d+)(,(?P<parts>[1-9]\d*(:[1-9]\d*)*))?\)", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class NodeChoice:
+    """How the tp ranks compute a node of the folded graph: the sharded `letter`, and the layouts in and out."""
+
+    node: str
+    letter: str
+    inputs: tuple[Layout, ...]
+    outputs: tuple[Layout, ...]
+    call: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterChoice:
+    """How the tp ranks hold a parameter of the folded graph (a repeated layer's stands for all)."""
+
+    name: str
+    layout: Layout
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes of one device of a stage at its peak, by what they are for."""
+
+    parameters_bytes: int
+    gradients_bytes: int
+    optimizer_bytes: int
+    activations_bytes: int
+    temporary_bytes: int
+    reserve_bytes: int
+
+    @property
+    def total_bytes(self) -> int:
+        """All of them."""
+        return sum(dataclasses.astuple(self))
+
+
+@dataclass(frozen=True, slots=True)
+class StagePlan:
+    """One pipeline stage: units `start` up to `stop` of the model; seconds are for one micro-batch on one device.
+
+    `forward_s` and `backward_s` contain the communication inside the stage, which `communication_s` gives for both
+    passes together. `parameters` counts elements of the whole stage, over all its tp ranks.
+    """
+
+    start: int
+    stop: int
+    first: str
+    last: str
+    layers: int
+    parameters: int
+    forward_s: float
+    backward_s: float
+    communication_s: float
+    memory: Memory
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What a plan is predicted to do; `peak_memory_bytes` is by stage, for the fullest device of each."""
+
+    step_time_s: float
+    tokens_per_s: float
+    samples_per_s: float
+    model_flops_per_gpu_per_s: float
+    mfu: float
+    bubble_fraction: float
+    peak_memory_bytes: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Alternative:
+    """A plan that came close: its degrees, and how long its step takes."""
+
+    tp: int
+    pp: int
+    dp: int
+    micro_batch: int
+    schedule: str
+    recompute: str
+    step_time_s: float
+    peak_memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Something that the reader of a plan should know, about `subject`."""
+
+    subject: str
+    text: str
+
+
+@dataclass(frozen=True)
+class PlanData:
+    """All decisions of a plan.
+
+    Attributes:
+        model: the model's class.
+        fingerprint: of the captured graph; a plan serves that graph only.
+        parameter_count: elements of all parameters.
+        tokens_per_sample: 0 for a model without tokens.
+        cluster: its name; `device` and `memory_limit_bytes` are of one of its devices.
+        cuts: indices of the units that begin a stage, the first stage left out.
+        nodes, parameters: the tensor-parallel choices; empty for tp=1.
+        axes: (name, size) of the logical axes that tp shards.
+        replicated: what every tp rank computes whole though it could matter, and why.
+        optimizer: whose state the memory is reckoned for.
+    """
+
+    model: str
+    fingerprint: str
+    parameter_count: int
+    dtype: str
+    tokens_per_sample: int
+    cluster: str
+    device: str
+    devices_per_node: int
+    memory_limit_bytes: int
+    world: int
+    tp: int
+    pp: int
+    dp: int
+    global_batch: int
+    micro_batch: int
+    schedule: str
+    recompute: str
+    zero: int
+    optimizer: str
+    cuts: tuple[int, ...]
+    stages: tuple[StagePlan, ...]
+    predicted: Prediction
+    nodes: tuple[NodeChoice, ...]
+    parameters: tuple[ParameterChoice, ...]
+    axes: tuple[tuple[str, str], ...]
+    replicated: tuple[Note, ...]
+    alternatives: tuple[Alternative, ...]
+    notes: tuple[Note, ...]
+
+    @property
+    def micro_batches(self) -> int:
+        """How many micro-batches a replica works through in a step."""
+        return self.global_batch // (self.dp * self.micro_batch)
+
+    def save(self, path: str | Path) -> None:
+        """Write the plan as JSON.
+
+        Raises:
+            PlanFileError: the file cannot be written.
+        """
+        try:
+            Path(path).write_text(json.dumps(to_json(self), indent=1) + "\n", encoding="utf-8")
+        except OSError as error:
+            reason = error.strerror or error
+            raise PlanFileError(
+                f"the plan cannot be saved as {path}: {reason}. Save it in a folder that exists"
+            ) from error
+
+
+def to_json(plan: PlanData) -> dict[str, Any]:
+    """The plan as JSON values."""
+    data: dict[str, Any] = {"autopart_plan": FORMAT}
+    data.update({item.name: _dump(getattr(plan, item.name)) for item in dataclasses.fields(PlanData)})
+    return data
+
+
+def from_json(data: object, where: str) -> dict[str, Any]:
+    """The fields of a plan from JSON values; nothing in them is executed.
+
+    Raises:
+        PlanFileError: another format, or an entry that is missing, unknown, of the wrong kind or at odds with the
+            others; `where` names the file.
+    """
+    if not isinstance(data, dict) or "autopart_plan" not in data:
+        raise PlanFileError(
+            f"{where} is not an autopart plan: it has no 'autopart_plan' entry. Name a file that plan.save() wrote"
+        )
+    if data["autopart_plan"] != FORMAT:
+        raise PlanFileError(
+            f"{where} has plan format {data['autopart_plan']!r}, and this autopart reads format {FORMAT}. "
+            "Plan again with this version, or use the version that wrote it"
+        )
+    try:
+        fields = _load_fields(PlanData, {name: value for name, value in data.items() if name != "autopart_plan"}, "")
+        _check_sums(fields)
+    except (ValueError, OverflowError) as error:
+        raise PlanFileError(f"{where} is damaged: {error}. Plan again and save it") from error
+    return fields
+
+
+def _check_sums(fields: dict[str, Any]) -> None:
+    """Raise ValueError where the counts in `fields` contradict each other."""
+    for name in ("world", "tp", "pp", "dp", "global_batch", "micro_batch", "devices_per_node"):
+        if fields[name] < 1:
+            raise ValueError(f"entry {name!r} is {fields[name]}, below 1")
+    tp, pp, dp, world = fields["tp"], fields["pp"], fields["dp"], fields["world"]
+    if tp * pp * dp != world:
+        raise ValueError(f"tp {tp} x pp {pp} x dp {dp} is {tp * pp * dp}, and 'world' is {world}")
+    batch, step = fields["global_batch"], dp * fields["micro_batch"]
+    if batch % step:
+        raise ValueError(f"'global_batch' is {batch}, not a multiple of dp x micro_batch = {step}")
+    lengths = {"stages": pp, "cuts": pp - 1}
+    counts = {name: len(fields[name]) for name in lengths} | {
+        "predicted.peak_memory_bytes": len(fields["predicted"].peak_memory_bytes)
+    }
+    for name, count in counts.items():
+        if count != lengths.get(name, pp):
+            raise ValueError(f"entry {name!r} has {count} items where pp {pp} needs {lengths.get(name, pp)}")
+
+
+def _dump(value: Any) -> Any:
+    if isinstance(value, Layout):
+        return str(value)
+    if isinstance(value, tuple):
+        return [_dump(item) for item in value]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {item.name: _dump(getattr(value, item.name)) for item in dataclasses.fields(value)}
+    return value
+
+
+def _load_fields(kind: type, value: object, path: str) -> dict[str, Any]:
+    """The fields of the dataclass `kind` from a JSON object; `path` is where it stands, for ValueErrors."""
+    if not isinstance(value, dict):
+        raise ValueError(f"entry {path!r} is {_short(value)}, not an object")
+    prefix = f"{path}." if path else ""
+    known = {item.name: item.type for item in dataclasses.fields(kind)}
+    for name in known:
+        if name not in value:
+            raise ValueError(f"entry {prefix + name!r} is missing")
+    for name in value:
+        if name not in known:
+            raise ValueError(f"entry {prefix + name!r} is unknown")
+    return {name: _load(inner, value[name], prefix + name) for name, inner in known.items()}
+
+
+def _load(kind: Any, value: Any, path: str) -> Any:
+    """The value of type `kind` from a JSON value."""
+    if kind is Layout:
+        if not isinstance(value, str):
+            raise ValueError(f"entry {path!r} is {_short(value)}, not a layout")
+        try:
+            return parse_layout(value)
+        except ValueError as error:
+            raise ValueError(f"entry {path!r}: {error}") from error
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        return kind(**_load_fields(kind, value, path))
+    if get_origin(kind) is tuple:
+        return _load_tuple(get_args(kind), value, path)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    wanted = (str, type(None)) if kind == (str | None) else (kind,)
+    if type(value) not in wanted or (kind is float and not math.isfinite(value)):
+        name = {int: "a whole number", float: "a number"}.get(kind, "a text")
+        raise ValueError(f"entry {path!r} is {_short(value)}, not {name}")
+    return value
+
+
+def _load_tuple(arguments: tuple[Any, ...], value: object, path: str) -> tuple[Any, ...]:
+    if not isinstance(value, list):
+        raise ValueError(f"entry {path!r} is {_short(value)}, not a list")
+    inner = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else list(arguments)
+    if len(inner) != len(value):
+        raise ValueError(f"entry {path!r} has {len(value)} items, not {len(inner)}")
+    return tuple(
+        _load(kind, item, f"{path}[{index}]") for index, (kind, item) in enumerate(zip(inner, value, strict=True))
+    )
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def parse_layout(text: str) -> Layout:
+    """The layout that prints as `text` ("S(2,1:1:1)|S(2,1:1:1)").
+
+    Raises:
+        ValueError: no layout prints so.
+    """
+    value, separator, gradient = text.partition("|")
+    if not separator:
+        raise ValueError(f"{text!r} is no layout, which is two placements, as in 'R|P'")
+    return Layout(_placement(value), _placement(gradient))
+
+
+def _placement(text: str) -> Placement:
+    if text == "R":
+        return Replicate()
+    if text == "P":
+        return Partial()
+    match = _SHARD.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{text!r} is no placement, which is R, P, S(dim) or S(dim,part:part:...)")
+    parts = tuple(int(part) for part in match["parts"].split(":")) if match["parts"] else (1,)
+    return Shard(int(match["dim"]), parts)

@@ -1,0 +1,65 @@
+"""Program: a plan written out, stage by stage, as source code and as the data that the executor needs to run it."""
+
+from dataclasses import dataclass
+
+from autopart.ir.placement import Layout
+from autopart.ir.size import Size
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterShard:
+    """What a rank holds of a parameter. `name` is the original; `shape` the whole one; `layout` says which piece."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    layout: Layout
+    trainable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """A value that stage `source` sends straight to each of `targets`; `shape` is a rank's own, in the batch symbol."""
+
+    name: str
+    shape: tuple[Size, ...]
+    dtype: str
+    requires_grad: bool
+    source: int
+    targets: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StageProgram:
+    """One stage: its `module` (a source file's stem), and what enters and leaves `forward`, in order.
+
+    Attributes:
+        layers: for every loop of the stage, the module paths of its runs: the arguments of the class.
+        inputs: paths of the model inputs that `forward` takes first.
+        receives: values from earlier stages, which `forward` takes next.
+        sends: values for later stages, which `forward` returns first.
+        outputs: how many of the model's outputs `forward` returns last.
+        counts: how many numbers `counts` returns: targets of averaged losses. Its arguments are `count_inputs`.
+    """
+
+    module: str
+    layers: tuple[tuple[str, ...], ...]
+    parameters: tuple[ParameterShard, ...]
+    constants: tuple[str, ...]
+    inputs: tuple[str, ...]
+    receives: tuple[Transfer, ...]
+    sends: tuple[Transfer, ...]
+    outputs: int
+    counts: int
+    count_inputs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """All stages, and the `sources`: (file stem, text) of every distinct one."""
+
+    model: str
+    tp: int
+    sources: tuple[tuple[str, str], ...]
+    stages: tuple[StageProgram, ...]
+    has_loss: bool

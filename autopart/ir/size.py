@@ -1,0 +1,22 @@
+"""Size: a tensor dim, either an integer or an expression in the symbol of the batch."""
+
+from typing import TypeAlias
+
+import sympy
+
+Size: TypeAlias = int | sympy.Expr
+
+BATCH = sympy.Symbol("b", integer=True, positive=True)
+
+
+def evaluate(size: Size, batch: int) -> int:
+    """The integer that `size` is at `batch` samples."""
+    return size if isinstance(size, int) else int(size.subs(BATCH, batch))
+
+
+def product(sizes: tuple[Size, ...]) -> Size:
+    """The product of `sizes`; an integer where all of them are."""
+    result: Size = 1
+    for size in sizes:
+        result = result * size
+    return result

@@ -1,0 +1,117 @@
+"""A plan as a table in text, for people."""
+
+import textwrap
+from collections.abc import Iterable, Sequence
+
+from autopart.ir.plan import Note, PlanData
+from autopart.report.grid import grid
+from autopart.report.quantity import GIB, column, count, percent, scaled, seconds
+from autopart.report.stage_table import stage_table
+
+WIDTH = 120
+_LABEL_WIDTH = 12
+_MOST_NOTES = 10
+_MOST_SUBJECTS = 6
+
+
+def table(plan: PlanData) -> str:
+    """`plan`, printed: what is split and how, what it is predicted to do, a row a stage, and what came close."""
+    sections = [
+        [_headline(plan)],
+        [*_decisions(plan), *_prediction(plan), *_axes(plan)],
+        stage_table(plan, WIDTH),
+        [*_notes("replicated", plan.replicated), *_notes("notes", plan.notes)],
+        _runners_up(plan),
+    ]
+    return "\n\n".join("\n".join(line.rstrip() for line in lines) for lines in sections if lines)
+
+
+def _headline(plan: PlanData) -> str:
+    per_node, world, device = plan.devices_per_node, plan.world, plan.device
+    if world <= per_node:
+        where = f"{world} {device}" + (" in one node" if world > 1 else "")
+    elif world % per_node:
+        where = f"{world} {device} in {-(-world // per_node)} nodes of {per_node}"
+    else:
+        where = f"{world // per_node} nodes × {per_node} {device} = {world} devices"
+    text = f"{plan.model}, {count(plan.parameter_count)} parameters, {plan.dtype}, on {plan.cluster}: {where}"
+    return textwrap.fill(text, WIDTH, subsequent_indent="  ")
+
+
+def _decisions(plan: PlanData) -> list[str]:
+    plural = "" if plan.micro_batches == 1 else "es"
+    micro = f"{plan.micro_batches} micro-batch{plural} of {plan.micro_batch} × dp {plan.dp}"
+    batch = f"global batch {plan.global_batch} samples"
+    if plan.tokens_per_sample:
+        tokens = plan.global_batch * plan.tokens_per_sample
+        batch += f" of {plan.tokens_per_sample} tokens = {count(tokens)} tokens"
+    recompute = "no recomputation" if plan.recompute == "none" else f"recomputation {plan.recompute}"
+    zero = f"ZeRO {plan.zero}" if plan.zero else "no ZeRO"
+    return [
+        *_labelled("split", f"tp {plan.tp} × pp {plan.pp} × dp {plan.dp}"),
+        *_labelled("batch", f"{micro} = {batch}"),
+        *_labelled("policies", f"schedule {plan.schedule}, {recompute}, {zero}, memory for optimizer {plan.optimizer}"),
+    ]
+
+
+def _prediction(plan: PlanData) -> list[str]:
+    told = plan.predicted
+    rate = (
+        f"{count(told.tokens_per_s)} tokens/s" if plan.tokens_per_sample else f"{count(told.samples_per_s)} samples/s"
+    )
+    flops = scaled(told.model_flops_per_gpu_per_s, "FLOP/s")
+    use = f"{flops} a device (MFU {percent(told.mfu)}), bubble {percent(told.bubble_fraction)}"
+    return _labelled("predicted", f"{seconds(told.step_time_s)} a step, {rate}, {use}")
+
+
+def _axes(plan: PlanData) -> list[str]:
+    if plan.tp == 1:
+        return []
+    return _labelled("tp shards", ", ".join(f"{name} ({size})" for name, size in plan.axes) or "nothing")
+
+
+def _notes(label: str, notes: Iterable[Note]) -> list[str]:
+    """The notes under one label, those of one text in one entry."""
+    subjects: dict[str, list[str]] = {}
+    for note in notes:
+        subjects.setdefault(note.text, []).append(note.subject)
+    entries = [f"{_some(names)}: {text}" if any(names) else text for text, names in subjects.items()]
+    if len(entries) > _MOST_NOTES:
+        entries[_MOST_NOTES:] = [f"and {len(entries) - _MOST_NOTES} more, in the saved plan under {label!r}"]
+    return [line for index, entry in enumerate(entries) for line in _labelled("" if index else label, entry)]
+
+
+def _some(names: Sequence[str]) -> str:
+    more = len(names) - _MOST_SUBJECTS
+    return ", ".join(names[:_MOST_SUBJECTS]) + (f" and {more} more" if more > 0 else "")
+
+
+def _runners_up(plan: PlanData) -> list[str]:
+    if not plan.alternatives:
+        return []
+    best = plan.predicted.step_time_s
+    peaks = column([other.peak_memory_bytes / GIB for other in plan.alternatives])
+    rows = [
+        (
+            other.tp,
+            other.pp,
+            other.dp,
+            other.micro_batch,
+            other.schedule,
+            other.recompute,
+            seconds(other.step_time_s),
+            f"{100 * (other.step_time_s / best - 1):+.1f} %" if best else "",
+            peak,
+        )
+        for other, peak in zip(plan.alternatives, peaks, strict=True)
+    ]
+    headers = ("tp", "pp", "dp", "micro-batch", "schedule", "recompute", "step", "slower by", "peak GiB")
+    return ["runners-up", *grid(rows, headers, "rrrrllrrr")]
+
+
+def _labelled(label: str, text: str) -> list[str]:
+    """`text` behind `label`, broken into lines that stay behind it."""
+    indent = " " * _LABEL_WIDTH
+    return textwrap.wrap(
+        text, WIDTH, initial_indent=label.ljust(_LABEL_WIDTH), subsequent_indent=indent, break_on_hyphens=False
+    ) or [label]

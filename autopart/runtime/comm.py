@@ -1,0 +1,229 @@
+"""Comm: the collectives that emitted modules call, each with the conjugate that its gradient needs.
+
+    call              forward             backward
+    copy              -                   all-reduce
+    all_reduce        all-reduce          -
+    all_reduce_both   all-reduce          all-reduce
+    all_gather        all-gather          reduce-scatter
+    gather            all-gather          own piece
+    reduce_scatter    reduce-scatter      all-gather
+    split             own piece           all-gather
+    slice             own piece           zeros around it
+    all_to_all        all-to-all          all-to-all
+    once              first rank only     -
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+
+from autopart.ir.placement import Shard
+from autopart.runtime.pieces import join, own_piece, pad_piece
+from autopart.runtime.vocabulary import ShardedCrossEntropy
+
+Parts = tuple[int, ...]
+
+
+class Comm:
+    """The tensor-parallel group of a rank, and its part of the batch.
+
+    Args:
+        group: the process group of the tp ranks, None for one rank.
+        rank: this rank's number in it.
+        size: how many ranks it has.
+    """
+
+    def __init__(self, group: dist.ProcessGroup | None = None, rank: int = 0, size: int = 1) -> None:
+        self.group, self.rank, self.size = group, rank, size
+        self.fraction: float = 1.0
+        self.totals: list[torch.Tensor] = []
+
+    def share(self, mean: torch.Tensor) -> torch.Tensor:
+        """This micro-batch's part of a mean over the global batch: the parts of all micro-batches and replicas add up."""
+        return mean * self.fraction
+
+    def count(self, index: int) -> torch.Tensor:
+        """How many targets of the whole global batch the loss number `index` counts."""
+        return self.totals[index]
+
+    def copy(self, x: torch.Tensor) -> torch.Tensor:
+        """Every rank uses `x` for its part of the work: the gradients are summed (Megatron-LM's f)."""
+        return _Copy.apply(x, self)  # type: ignore[no-any-return]
+
+    def all_reduce(self, x: torch.Tensor) -> torch.Tensor:
+        """The sum of the ranks' partial `x` (Megatron-LM's g)."""
+        return _AllReduce.apply(x, self, False)  # type: ignore[no-any-return]
+
+    def all_reduce_both(self, x: torch.Tensor) -> torch.Tensor:
+        """The sum of partial values, for a use whose gradients are partial too."""
+        return _AllReduce.apply(x, self, True)  # type: ignore[no-any-return]
+
+    def all_gather(self, x: torch.Tensor, dim: int, parts: Parts = (1,)) -> torch.Tensor:
+        """The whole of a sharded `x`, for a use whose gradients are partial."""
+        return _Gather.apply(x, self, Shard(dim, parts), True)  # type: ignore[no-any-return]
+
+    def gather(self, x: torch.Tensor, dim: int, parts: Parts = (1,)) -> torch.Tensor:
+        """The whole of a sharded `x`, for a use that is the same on every rank."""
+        return _Gather.apply(x, self, Shard(dim, parts), False)  # type: ignore[no-any-return]
+
+    def reduce_scatter(self, x: torch.Tensor, dim: int, parts: Parts = (1,)) -> torch.Tensor:
+        """This rank's piece of the sum of partial `x`."""
+        return _ReduceScatter.apply(x, self, Shard(dim, parts))  # type: ignore[no-any-return]
+
+    def split(self, x: torch.Tensor, dim: int, parts: Parts = (1,)) -> torch.Tensor:
+        """This rank's piece of an `x` that is whole on every rank, its gradient too."""
+        return _Split.apply(x, self, Shard(dim, parts), True)  # type: ignore[no-any-return]
+
+    def slice(self, x: torch.Tensor, dim: int, parts: Parts = (1,)) -> torch.Tensor:
+        """This rank's piece of an `x` whose gradient may stay partial, or that has none."""
+        return _Split.apply(x, self, Shard(dim, parts), False)  # type: ignore[no-any-return]
+
+    def all_to_all(
+        self, x: torch.Tensor, from_dim: int, to_dim: int, from_parts: Parts = (1,), to_parts: Parts = (1,)
+    ) -> torch.Tensor:
+        """`x` sharded along another dim."""
+        return _AllToAll.apply(x, self, Shard(from_dim, from_parts), Shard(to_dim, to_parts))  # type: ignore[no-any-return]
+
+    def once(self, x: torch.Tensor) -> torch.Tensor:
+        """`x` on the first rank and zeros on the others: added to partial sums, it is added once."""
+        return _Once.apply(x, self)  # type: ignore[no-any-return]
+
+    def embedding(self, indices: torch.Tensor, weight: torch.Tensor, padding_idx: int | None = None) -> torch.Tensor:
+        """A lookup in rows of which this rank holds its piece: zeros for the others, so the result is a partial sum."""
+        first = self.rank * weight.shape[0]
+        outside = (indices < first) | (indices >= first + weight.shape[0])
+        local = (indices - first).masked_fill(outside, 0)
+        padding = None if padding_idx is None else (padding_idx - first)
+        held = padding is not None and 0 <= padding < weight.shape[0]
+        return F.embedding(local, weight, padding if held else None).masked_fill(outside.unsqueeze(-1), 0)
+
+    def cross_entropy(
+        self, logits: torch.Tensor, targets: torch.Tensor, reduction: str = "mean", ignore_index: int = -100
+    ) -> torch.Tensor:
+        """Cross-entropy over classes of which this rank holds its piece (Shoeybi et al. 2019, section 3)."""
+        losses = ShardedCrossEntropy.apply(logits, targets, self, ignore_index)
+        if reduction == "none":
+            return losses  # type: ignore[no-any-return]
+        total: torch.Tensor = losses.sum()
+        return total if reduction == "sum" else total / (targets != ignore_index).sum()
+
+    def sharded_random(self, function: Callable[..., torch.Tensor], *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Call a random function with numbers that differ from rank to rank, the common generator staying common."""
+        seed = int(torch.randint(2**62, ()))
+        devices = [args[0].device] if args[0].is_cuda else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(seed + self.rank)
+            return function(*args, **kwargs)
+
+
+def all_reduced(x: torch.Tensor, comm: Comm) -> torch.Tensor:
+    """A new tensor with the sum over the ranks."""
+    result = x.contiguous().clone()
+    dist.all_reduce(result, group=comm.group)
+    return result
+
+
+def all_gathered(x: torch.Tensor, comm: Comm, shard: Shard) -> torch.Tensor:
+    """The whole tensor of the ranks' pieces."""
+    x = x.contiguous()
+    pieces = [torch.empty_like(x) for _ in range(comm.size)]
+    dist.all_gather(pieces, x, group=comm.group)
+    return join(pieces, shard)
+
+
+def reduce_scattered(x: torch.Tensor, comm: Comm, shard: Shard) -> torch.Tensor:
+    """This rank's piece of the sum."""
+    pieces = [own_piece(x, shard, rank, comm.size) for rank in range(comm.size)]
+    result = torch.empty_like(pieces[0])
+    dist.reduce_scatter(result, pieces, group=comm.group)
+    return result
+
+
+class _Copy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, comm: Comm) -> torch.Tensor:
+        ctx.comm = comm
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> Any:
+        return all_reduced(gradient, ctx.comm), None
+
+
+class _AllReduce(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, comm: Comm, both: bool) -> torch.Tensor:
+        ctx.comm, ctx.both = comm, both
+        return all_reduced(x, comm)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> Any:
+        return all_reduced(gradient, ctx.comm) if ctx.both else gradient, None, None
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, comm: Comm, shard: Shard, partial: bool) -> torch.Tensor:
+        ctx.comm, ctx.shard, ctx.partial = comm, shard, partial
+        return all_gathered(x, comm, shard)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> Any:
+        if ctx.partial:
+            return reduce_scattered(gradient, ctx.comm, ctx.shard), None, None, None
+        return own_piece(gradient, ctx.shard, ctx.comm.rank, ctx.comm.size), None, None, None
+
+
+class _ReduceScatter(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, comm: Comm, shard: Shard) -> torch.Tensor:
+        ctx.comm, ctx.shard = comm, shard
+        return reduce_scattered(x, comm, shard)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> Any:
+        return all_gathered(gradient, ctx.comm, ctx.shard), None, None
+
+
+class _Split(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, comm: Comm, shard: Shard, gathers: bool) -> torch.Tensor:
+        ctx.comm, ctx.shard, ctx.gathers, ctx.whole = comm, shard, gathers, x.shape
+        return own_piece(x, shard, comm.rank, comm.size)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> Any:
+        if ctx.gathers:
+            return all_gathered(gradient, ctx.comm, ctx.shard), None, None, None
+        return pad_piece(gradient, ctx.whole, ctx.shard, ctx.comm.rank, ctx.comm.size), None, None, None
+
+
+class _AllToAll(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, comm: Comm, source: Shard, target: Shard) -> torch.Tensor:
+        ctx.comm, ctx.source, ctx.target = comm, source, target
+        return _exchanged(x, comm, source, target)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> Any:
+        return _exchanged(gradient, ctx.comm, ctx.target, ctx.source), None, None, None
+
+
+def _exchanged(x: torch.Tensor, comm: Comm, source: Shard, target: Shard) -> torch.Tensor:
+    outgoing = [own_piece(x, target, rank, comm.size) for rank in range(comm.size)]
+    incoming = [torch.empty_like(outgoing[0]) for _ in range(comm.size)]
+    dist.all_to_all(incoming, outgoing, group=comm.group)
+    return join(incoming, source)
+
+
+class _Once(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, comm: Comm) -> torch.Tensor:
+        return x.view_as(x) if comm.rank == 0 else torch.zeros_like(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> Any:
+        return gradient, None

@@ -1,0 +1,67 @@
+"""Gather: whole tensors under the original names, brought to rank 0 from the ranks that hold their pieces."""
+
+from collections.abc import Callable, Mapping
+
+import torch
+import torch.distributed as dist
+
+from autopart.ir.program import ParameterShard, Program
+from autopart.runtime.mesh import Mesh
+from autopart.runtime.pieces import join
+
+
+def gather(
+    program: Program, mesh: Mesh, local: Callable[[str], torch.Tensor | None]
+) -> Mapping[str, torch.Tensor]:
+    """On rank 0, every parameter's tensor whole, on the CPU; elsewhere an empty mapping. All ranks call it together.
+
+    Args:
+        program: says who holds which piece.
+        mesh: where this rank stands.
+        local: this rank's piece of a parameter, or of its gradient; None counts as zeros.
+    """
+    found: dict[str, torch.Tensor] = {}
+    rank = dist.get_rank()
+    done: set[str] = set()
+    for stage, own in enumerate(program.stages):
+        for parameter in own.parameters:
+            if parameter.name in done:
+                continue
+            done.add(parameter.name)
+            holders = range(mesh.size("tp")) if parameter.layout.shard is not None else range(1)
+            ranks = [mesh.rank_of(stage, 0, tp_rank) for tp_rank in holders]
+            if rank == 0:
+                found[parameter.name] = _collect(parameter, ranks, mesh, local)
+            elif rank in ranks:
+                dist.send(_piece(parameter, mesh, local), 0)
+    return found
+
+
+def _collect(
+    parameter: ParameterShard, ranks: list[int], mesh: Mesh, local: Callable[[str], torch.Tensor | None]
+) -> torch.Tensor:
+    pieces = []
+    for rank in ranks:
+        if rank == 0:
+            pieces.append(_piece(parameter, mesh, local))
+        else:
+            buffer = torch.empty(_shape(parameter, mesh), dtype=getattr(torch, parameter.dtype), device=mesh.device)
+            dist.recv(buffer, rank)
+            pieces.append(buffer)
+    shard = parameter.layout.shard
+    whole = pieces[0] if shard is None else join(pieces, shard)
+    return whole.detach().to("cpu", copy=True)
+
+
+def _piece(parameter: ParameterShard, mesh: Mesh, local: Callable[[str], torch.Tensor | None]) -> torch.Tensor:
+    tensor = local(parameter.name)
+    if tensor is None:
+        return torch.zeros(_shape(parameter, mesh), dtype=getattr(torch, parameter.dtype), device=mesh.device)
+    return tensor.detach().contiguous()
+
+
+def _shape(parameter: ParameterShard, mesh: Mesh) -> tuple[int, ...]:
+    shard = parameter.layout.shard
+    if shard is None:
+        return parameter.shape
+    return tuple(size // mesh.size("tp") if dim == shard.dim else size for dim, size in enumerate(parameter.shape))

@@ -1,0 +1,112 @@
+"""Launch: run a function on local processes, as `torchrun` would, and bring back what it returns."""
+
+import os
+import tempfile
+import traceback
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as multiprocessing
+
+from autopart.errors import WorkerError
+
+GRACE_S = 5.0
+
+
+def run(function: Callable[..., Any], world: int, args: Sequence[Any] = (), timeout_s: float = 600.0) -> list[Any]:
+    """Call `function(*args)` on `world` local processes with a gloo process group, and wait for all of them.
+
+    Args:
+        function: importable by its name, since each process starts afresh; a function of the running script is.
+        world: how many processes.
+        args: arguments, the same for each.
+        timeout_s: after so many seconds, all processes are ended and an error is raised. It also bounds each collective.
+
+    Returns:
+        What each rank returned, in order of rank.
+
+    Raises:
+        WorkerError: a process raised or died; the others are ended at once. The message has its rank and traceback.
+    """
+    context = multiprocessing.get_context("spawn")
+    threads = max(1, (os.cpu_count() or 1) // world)
+    with tempfile.TemporaryDirectory(prefix="autopart-") as folder:
+        processes, pipes = [], []
+        for rank in range(world):
+            receiver, sender = context.Pipe(duplex=False)
+            work = (function, tuple(args), rank, world, folder, timeout_s, threads, sender)
+            process = context.Process(target=_worker, args=work, name=f"autopart-rank-{rank}")
+            process.start()
+            sender.close()
+            processes.append(process)
+            pipes.append(receiver)
+        try:
+            return _collect(pipes, processes, timeout_s)
+        finally:
+            for process in processes:
+                if process.is_alive():
+                    process.terminate()
+            for process in processes:
+                process.join(GRACE_S)
+                if process.is_alive():
+                    process.kill()
+                    process.join()
+
+
+def _collect(pipes: Sequence[Connection], processes: Sequence[Any], timeout_s: float) -> list[Any]:
+    results: dict[int, Any] = {}
+    waiting = {pipe: rank for rank, pipe in enumerate(pipes)}
+    while waiting:
+        ready = wait(list(waiting), timeout_s)
+        if not ready:
+            raise WorkerError(f"ranks {sorted(waiting.values())} did not finish within {timeout_s:.0f} s")
+        for pipe in ready:
+            if not isinstance(pipe, Connection):
+                continue
+            rank = waiting.pop(pipe)
+            try:
+                failed, result = pipe.recv()
+            except EOFError:
+                processes[rank].join(GRACE_S)
+                code = processes[rank].exitcode
+                raise WorkerError(f"rank {rank} of {len(pipes)} died with exit code {code} and without an error message") from None
+            if failed:
+                raise WorkerError(f"rank {rank} of {len(pipes)} failed:\n{result}")
+            results[rank] = result
+    return [results[rank] for rank in range(len(pipes))]
+
+
+def _worker(
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
+    rank: int,
+    world: int,
+    folder: str,
+    timeout_s: float,
+    threads: int,
+    pipe: Connection,
+) -> None:
+    torch.set_num_threads(threads)
+    try:
+        join_group(rank, world, Path(folder) / "rendezvous", timeout_s)
+        result = function(*args)
+        pipe.send((False, result))
+        dist.destroy_process_group()
+    except BaseException:  # whatever ends this rank must reach the parent, which ends the others
+        pipe.send((True, traceback.format_exc()))
+    finally:
+        pipe.close()
+
+
+def join_group(rank: int, world: int, rendezvous: Path, timeout_s: float) -> None:
+    """Become `rank` of a gloo process group of `world` processes that meet at the file `rendezvous`."""
+    dist.init_process_group(
+        "gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=world, timeout=timedelta(seconds=timeout_s)
+    )
+
+

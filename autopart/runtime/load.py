@@ -1,0 +1,73 @@
+"""Load: import an emitted stage and fill its weights from the model."""
+
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from autopart.errors import UnsupportedError
+from autopart.ir.program import Program, StageProgram
+from autopart.runtime.comm import Comm
+from autopart.runtime.pieces import own_piece
+
+
+def write_sources(program: Program, directory: Path) -> tuple[Path, ...]:
+    """Write every source file of `program` into `directory`, and return their paths."""
+    directory.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for stem, text in program.sources:
+        path = directory / f"{stem}.py"
+        path.write_text(text, encoding="utf-8")
+        paths.append(path)
+    return tuple(paths)
+
+
+def load_stage(stage: StageProgram, directory: Path, comm: Comm, device: torch.device) -> nn.Module:
+    """Import the stage's file from `directory` and build its module, uninitialized, on `device`."""
+    path = directory / f"{stage.module}.py"
+    spec = importlib.util.spec_from_file_location(f"autopart_emitted_{stage.module}", path)
+    if spec is None or spec.loader is None:
+        raise UnsupportedError(f"{path} cannot be imported")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    with device:
+        built: nn.Module = module.Stage(comm, stage.layers)
+    return built
+
+
+def fill_stage(
+    module: nn.Module,
+    stage: StageProgram,
+    model: nn.Module,
+    constants: Mapping[str, torch.Tensor],
+    tp_rank: int,
+    tp: int,
+) -> None:
+    """Copy this rank's pieces of the model's parameters, and its constants, into the stage.
+
+    Raises:
+        UnsupportedError: the model's tensors are on `meta`, so there is nothing to copy.
+    """
+    whole = dict(model.named_parameters(remove_duplicate=False))
+    own = dict(module.named_parameters(remove_duplicate=False))
+    buffers = dict(module.named_buffers(remove_duplicate=False))
+    with torch.no_grad():
+        for parameter in stage.parameters:
+            source = whole[parameter.name]
+            _check_real(parameter.name, source)
+            shard = parameter.layout.shard
+            piece = source if shard is None else own_piece(source, shard, tp_rank, tp)
+            own[parameter.name].copy_(piece)
+        for target in stage.constants:
+            _check_real(target, constants[target])
+            buffers[target].copy_(constants[target])
+
+
+def _check_real(name: str, tensor: torch.Tensor) -> None:
+    if tensor.is_meta:
+        raise UnsupportedError(
+            f"{name} is on the meta device, so there are no weights to train: build the model with real tensors "
+            "(planning and emitting work on meta, training does not yet)"
+        )

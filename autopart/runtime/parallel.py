@@ -1,0 +1,194 @@
+"""Parallel: a model with its plan, ready to train inside a job, and to be planned, printed and emitted anywhere."""
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from autopart.errors import BatchError, LaunchError, UnsupportedError
+from autopart.ir.graph import Graph
+from autopart.ir.plan import PlanData
+from autopart.ir.program import Program
+from autopart.runtime.load import write_sources
+from autopart.runtime.worker import Worker, batch_size, check_agreement
+from autopart.schedules.find import find_schedule
+
+PlanT = TypeVar("PlanT", bound=PlanData)
+
+
+class Parallel(Generic[PlanT]):
+    """What `autopart.parallelize` returns.
+
+    Inside a job of `plan.world` ranks it holds this rank's stage; outside, `plan`, `program` and `emit` work alone.
+
+    Attributes:
+        plan: the plan, which prints as a table.
+        program: the emitted sources, and what the executor knows of each stage.
+        module: this rank's stage, an `nn.Module` with its parameters under their original names; None outside a job.
+    """
+
+    def __init__(
+        self, plan: PlanT, program: Program, graph: Graph, model: nn.Module, constants: Mapping[str, torch.Tensor]
+    ) -> None:
+        self.plan = plan
+        self.program = program
+        self._graph, self._model = graph, model
+        self._worker: Worker | None = None
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        if dist.is_initialized() and dist.get_world_size() == plan.world:
+            sources = "\n".join(text for _, text in program.sources)
+            check_agreement(f"{plan.fingerprint} {plan.cuts} {plan.nodes} {plan.parameters} {plan.micro_batch} {sources}")
+            self._folder = tempfile.TemporaryDirectory(prefix="autopart-emitted-")
+            directory = Path(self._folder.name)
+            write_sources(program, directory)
+            schedule = find_schedule(plan.schedule)(plan.pp, plan.micro_batches)
+            self._worker = Worker(program, schedule, directory, model, constants, plan.dp)
+
+    @property
+    def module(self) -> nn.Module | None:
+        """This rank's stage, or None outside a job."""
+        return None if self._worker is None else self._worker.stage
+
+    def train_step(self, batch: Any) -> torch.Tensor:
+        """Forward, backward and gradient sums over this replica's share of the global batch.
+
+        Args:
+            batch: the share, in the form of the model's arguments: a mapping, a tuple or a tensor. Its size is
+                `global_batch / dp` samples; `shard_batch` takes it from a global batch.
+
+        Returns:
+            The mean loss over the whole global batch, a scalar, the same on every rank. Gradients are in the `grad` of
+            the parameters, added to what is there; call the optimizer's `zero_grad` between steps as ever.
+
+        Raises:
+            LaunchError: outside a job of the plan's size.
+            BatchError: a batch of another size or form.
+            UnsupportedError: the model returns no loss and none was given.
+        """
+        worker = self._inside()
+        if self._graph.loss is None:
+            raise UnsupportedError(
+                f"{self.plan.model} returns no loss: pass loss=, a function of (output, batch), to parallelize"
+            )
+        named = self._named(batch)
+        share = self.plan.global_batch // self.plan.dp
+        if batch_size(named) != share:
+            raise BatchError(
+                f"the batch has {batch_size(named)} samples, the plan gives each of dp={self.plan.dp} replicas {share} of "
+                f"global_batch={self.plan.global_batch}: pass this replica's share (par.shard_batch(batch) takes it), or plan "
+                f"again with global_batch={batch_size(named) * self.plan.dp}"
+            )
+        return worker.step(named, self.plan.micro_batch, self.plan.global_batch)
+
+    def shard_batch(self, batch: Any) -> Any:
+        """This rank's share of a global batch, in the same form.
+
+        Raises:
+            LaunchError: outside a job of the plan's size.
+            BatchError: the batch has not `global_batch` samples.
+        """
+        replica = self._inside().mesh.replica
+        size = batch_size(self._named(batch))
+        if size != self.plan.global_batch:
+            raise BatchError(
+                f"the batch has {size} samples, the plan was made for global_batch={self.plan.global_batch}: pass such a "
+                f"batch, or plan again with global_batch={size}"
+            )
+        share = size // self.plan.dp
+
+        def own(item: Any) -> Any:
+            if isinstance(item, torch.Tensor) and item.ndim and item.shape[0] == size:
+                return item[replica * share : (replica + 1) * share]
+            return item
+
+        if isinstance(batch, Mapping):
+            return {name: own(item) for name, item in batch.items()}
+        if isinstance(batch, tuple | list):
+            return type(batch)(own(item) for item in batch)
+        return own(batch)
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """This rank's parameters, for an optimizer."""
+        return iter(self._inside().named_parameters().values())
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """This rank's parameters by their original names; each is this rank's piece."""
+        return iter(self._inside().named_parameters().items())
+
+    def full_state_dict(self) -> dict[str, torch.Tensor]:
+        """The model's `state_dict` with trained values: whole tensors, original names, on the CPU of rank 0; {} elsewhere.
+
+        All ranks must call it together.
+        """
+        found = self._inside().full_state()
+        if dist.get_rank() != 0:
+            return {}
+        state = {name: tensor.detach().cpu() for name, tensor in self._model.state_dict().items()}
+        return {name: found.get(self._original(name), tensor) for name, tensor in state.items()}
+
+    def full_gradients(self) -> dict[str, torch.Tensor]:
+        """Every parameter's gradient whole, by its original name, on the CPU of rank 0; {} elsewhere.
+
+        A tied parameter appears once, under its first name. All ranks must call it together.
+        """
+        return dict(self._inside().full_gradients())
+
+    def emit(self, directory: str | Path) -> tuple[Path, ...]:
+        """Write the source of every distinct stage, and the plan, into `directory`; works anywhere.
+
+        Returns the paths of the source files.
+        """
+        folder = Path(directory)
+        paths = write_sources(self.program, folder)
+        self.plan.save(folder / "plan.json")
+        return paths
+
+    def _original(self, name: str) -> str:
+        for parameter in self._graph.parameters:
+            if name in parameter.aliases:
+                return parameter.target
+        return name
+
+    def _inside(self) -> Worker:
+        if self._worker is not None:
+            return self._worker
+        world = self.plan.world
+        running = f"this job has {dist.get_world_size()}" if dist.is_initialized() else "this process is in no job"
+        nodes = max(1, -(-world // self.plan.devices_per_node))
+        per_node = min(world, self.plan.devices_per_node)
+        many = f" --nnodes {nodes} --rdzv-backend c10d --rdzv-endpoint HOST:PORT" if nodes > 1 else ""
+        raise LaunchError(
+            f"the plan is for {world} ranks, {running}: launch with `torchrun{many} --nproc-per-node {per_node} SCRIPT.py`, "
+            f"or run a function on local processes with autopart.run(function, world={world})"
+        )
+
+    def _named(self, batch: Any) -> dict[str, torch.Tensor]:
+        """The tensors that the graph takes, by their paths."""
+        if isinstance(batch, torch.Tensor):
+            batch = (batch,)
+        if isinstance(batch, Mapping):
+            items = {str(name): item for name, item in batch.items()}
+        elif isinstance(batch, tuple | list):
+            items = {str(position): item for position, item in enumerate(batch)}
+        else:
+            raise BatchError(f"a batch is a mapping, a tuple or a tensor, not a {type(batch).__name__}")
+        named = {}
+        for item in self._graph.inputs:
+            tensor = items.get(item.path)
+            if not isinstance(tensor, torch.Tensor):
+                raise BatchError(f"the batch has no tensor {item.path!r}: the plan was made with {[i.path for i in self._graph.inputs]}")
+            expected = tuple(item.value.shape)
+            fits = tensor.ndim == len(expected) and all(
+                not isinstance(size, int) or size == own for size, own in zip(expected, tensor.shape, strict=True)
+            )
+            if not fits or str(tensor.dtype) != f"torch.{item.value.dtype}":
+                raise BatchError(
+                    f"batch item {item.path!r} is {tensor.dtype} of shape {tuple(tensor.shape)}, the plan was made for "
+                    f"torch.{item.value.dtype} of shape ({', '.join(map(str, expected))}): pass such a batch, or plan again with inputs="
+                )
+            named[item.path] = tensor
+        return named

@@ -1,0 +1,66 @@
+"""Weights: a module that is nothing but its parameters, under their original names. Emitted classes derive from it."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+
+class Weights(nn.Module):
+    """A module built from keywords: parameters, constants and further `Weights`.
+
+    `module.model.norm` and `module["0"]` reach into it; the second form serves names that are no Python names.
+    """
+
+    def __init__(self, **members: Any) -> None:
+        super().__init__()
+        for name, member in members.items():
+            self._add(name, member)
+
+    def _add(self, name: str, member: Any) -> None:
+        if isinstance(member, nn.Parameter):
+            self.register_parameter(name, member)
+        elif isinstance(member, torch.Tensor):
+            self.register_buffer(name, member)
+        else:
+            self.add_module(name, member)
+
+    def __getitem__(self, name: str) -> Any:
+        for members in (self._modules, self._parameters, self._buffers):
+            if name in members:
+                return members[name]
+        raise KeyError(f"no weights are named {name!r}")
+
+    def hold(self, **things: Any) -> None:
+        """Keep things that are no weights, whatever their names: a module called "comm" stays reachable as ["comm"]."""
+        self.__dict__.update(things)
+
+    def attach(self, path: str, module: nn.Module) -> nn.Module:
+        """Register `module` under the dotted `path`, and return it."""
+        *parents, last = path.split(".")
+        owner: nn.Module = self
+        for name in parents:
+            if name not in owner._modules:
+                owner.add_module(name, Weights())
+            owner = owner.get_submodule(name)
+        existing = owner._modules.get(last)
+        if existing is None:
+            owner.add_module(last, module)
+        else:  # weights outside the block live under the same path
+            for name, member in existing.named_children():
+                module.add_module(name, member)
+            for name, parameter in existing.named_parameters(recurse=False):
+                module.register_parameter(name, parameter)
+            setattr(owner, last, module)
+        return module
+
+
+def parameter(*shape: Any, dtype: torch.dtype, trainable: bool = True) -> nn.Parameter:
+    """An uninitialized parameter of `shape`; the loader fills it. `()` makes a scalar."""
+    size = () if shape == ((),) else shape
+    return nn.Parameter(torch.empty(size, dtype=dtype), requires_grad=trainable)
+
+
+def constant(*shape: Any, dtype: torch.dtype) -> torch.Tensor:
+    """An uninitialized tensor that is never trained; the loader fills it."""
+    return torch.empty(() if shape == ((),) else shape, dtype=dtype)

@@ -1,0 +1,168 @@
+"""Solve: from a folded graph and a request to a plan."""
+
+from collections.abc import Mapping, Sequence
+
+from autopart.estimate.work import Work, work_of
+from autopart.ir.folded import Folded
+from autopart.ir.graph import Node
+from autopart.ir.plan import Alternative, NodeChoice, Note, ParameterChoice, PlanData, Prediction
+from autopart.ir.units import Unit, units_of
+from autopart.search.candidate import Candidate
+from autopart.search.degrees import DegreeSearch, Found
+from autopart.search.request import Request
+from autopart.sharding.batch import batch_sharding
+from autopart.sharding.infer_axes import Axes, infer_axes
+from autopart.sharding.rule import Rule
+from autopart.sharding.strategies import Strategy
+
+
+def solve(folded: Folded, rules: Mapping[str, Rule | None], request: Request, notes: Sequence[Note] = ()) -> PlanData:
+    """The fastest plan that fits.
+
+    Args:
+        folded: the model.
+        rules: of every node, by its name.
+        request: world, batch, cluster and pins.
+        notes: what the reader should know besides.
+
+    Raises:
+        PlanningError: as `DegreeSearch.run`.
+    """
+    graph = folded.graph
+    axes, units = infer_axes(graph, rules), units_of(folded)
+    found = DegreeSearch(folded, rules, axes, units, request).run()
+    best, cluster = found.best, request.cluster
+    dtypes = [parameter.value.dtype for parameter in graph.parameters]
+    mixing = batch_sharding(graph, rules).mixing
+    mixed = tuple(
+        Note(item.op, f"mixes the samples of a batch ({item.location}): computed per micro-batch, not over the global batch")
+        for item in mixing
+        if graph.loss is not None
+    )
+    return PlanData(
+        model=graph.name,
+        fingerprint=folded.source.fingerprint,
+        parameter_count=_parameter_count(folded),
+        dtype=max(set(dtypes), key=dtypes.count) if dtypes else "float32",
+        tokens_per_sample=request.tokens_per_sample,
+        cluster=cluster.name,
+        device=cluster.device.name,
+        devices_per_node=cluster.devices_per_node,
+        memory_limit_bytes=cluster.device.memory_bytes,
+        world=request.world,
+        tp=best.tp,
+        pp=best.pp,
+        dp=best.dp,
+        global_batch=request.global_batch,
+        micro_batch=best.micro_batch,
+        schedule=best.schedule,
+        recompute=best.recompute,
+        zero=0,
+        optimizer=request.optimizer,
+        cuts=best.cuts,
+        stages=best.stage_plans(units),
+        predicted=_prediction(best, request, folded),
+        nodes=_node_choices(folded, best),
+        parameters=tuple(ParameterChoice(n, x) for n, x in best.tensor.parameters.items()) if best.tp > 1 else (),
+        axes=_sharded_axes(folded, axes, best),
+        replicated=_replicated(folded, rules, best, DegreeSearch(folded, rules, axes, units, request).options(best.tp)),
+        alternatives=_alternatives(found),
+        notes=(*notes, *mixed),
+    )
+
+
+def _parameter_count(folded: Folded) -> int:
+    total = 0
+    for parameter in folded.source.parameters:
+        count = 1
+        for size in parameter.value.shape:
+            count *= int(size)
+        total += count
+    return total
+
+
+def _prediction(best: Candidate, request: Request, folded: Folded) -> Prediction:
+    step_s = best.step_s
+    samples_per_s = request.global_batch / step_s
+    flops = sum(cost.model_flops for cost in best.costs) * best.micro_batches * best.dp
+    per_device = flops / step_s / request.world
+    busiest = [node.output.dtype for node in folded.graph.nodes if work_of(node) is Work.MATMUL]
+    dtype = max(set(busiest), key=busiest.count) if busiest else "float32"
+    busy_s = best.micro_batches * sum(f + b for f, b in zip(best.forward_s, best.backward_s, strict=True))
+    return Prediction(
+        step_time_s=step_s,
+        tokens_per_s=samples_per_s * request.tokens_per_sample,
+        samples_per_s=samples_per_s,
+        model_flops_per_gpu_per_s=per_device,
+        mfu=per_device / request.cluster.device.peak(dtype),
+        bubble_fraction=max(0.0, 1 - busy_s / (best.pp * best.timeline.step_s)),
+        peak_memory_bytes=tuple(memory.total_bytes for memory in best.memory),
+    )
+
+
+def _node_choices(folded: Folded, best: Candidate) -> tuple[NodeChoice, ...]:
+    if best.tp == 1:
+        return ()
+    chosen = best.tensor.strategies
+    return tuple(
+        NodeChoice(node.name, own.letter, own.inputs, own.outputs, own.call)
+        for node in folded.graph.nodes
+        for own in [chosen[node.name]]
+    )
+
+
+def _sharded_axes(folded: Folded, axes: Axes, best: Candidate) -> tuple[tuple[str, str], ...]:
+    """The axes along which weights or activations are sharded; those that an op names come first."""
+    if best.tp == 1:
+        return ()
+    weights: dict[str, str] = {}
+    for name, layout in best.tensor.parameters.items():
+        if layout.shard is not None:
+            axis = axes.axis_of[(name, layout.shard.dim)]
+            weights.setdefault(axis.name, str(axis.size))
+    named: dict[str, str] = {}
+    for node in folded.graph.nodes:
+        for value, layout in zip(node.outputs, best.tensor.strategies[node.name].outputs, strict=True):
+            if layout.shard is not None:
+                axis = axes.axis_of[(value.name, layout.shard.dim)]
+                if "[" not in axis.name:
+                    named.setdefault(axis.name, str(axis.size))
+    return (*named.items(), *((name, size) for name, size in weights.items() if name not in named))
+
+
+def _replicated(
+    folded: Folded, rules: Mapping[str, Rule | None], best: Candidate, options: Mapping[str, tuple[Strategy, ...]]
+) -> tuple[Note, ...]:
+    """What every tp rank computes whole: ops without a rule, and matmuls or attention that were not divided."""
+    if best.tp == 1:
+        return ()
+    notes: dict[str, Note] = {}
+    for node in folded.graph.nodes:
+        chosen = best.tensor.strategies[node.name]
+        heavy = work_of(node) in (Work.MATMUL, Work.ATTENTION)
+        constant = all(value.name in folded.graph.recomputable for value in node.outputs)
+        if rules.get(node.name) is None and not node.op.startswith("autopart.") and not constant:
+            notes.setdefault(node.op, Note(node.op, f"no sharding rule knows it ({_place(node)})"))
+        elif heavy and not chosen.divided:
+            divisible = any(option.divided for option in options[node.name])
+            why = "cheaper whole than the communication that sharing needs" if divisible else f"no dim that tp={best.tp} divides"
+            notes.setdefault(node.name, Note(node.scope or node.name, f"{node.op}: {why}"))
+    return tuple(notes.values())
+
+
+def _place(node: Node) -> str:
+    return node.location or node.scope or node.name
+
+
+def _alternatives(found: Found) -> tuple[Alternative, ...]:
+    return tuple(
+        Alternative(c.tp, c.pp, c.dp, c.micro_batch, c.schedule, c.recompute, c.step_s, c.peak_bytes) for c in found.others
+    )
+
+
+def unit_named(units: Sequence[Unit], name: str) -> int | None:
+    """The index of the unit called `name`, or of the first one inside that module."""
+    for index, unit in enumerate(units):
+        if unit.name == name or unit.name.startswith(f"{name}."):
+            return index
+    return None

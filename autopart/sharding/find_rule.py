@@ -1,0 +1,52 @@
+"""Find the rule of a node: the files of `rules/` each export `RULES`, from op names to notations or functions."""
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import cache
+
+from autopart.ir.graph import Graph, Node
+from autopart.sharding import rules
+from autopart.sharding.rule import Rule, parse
+
+RuleSource = str | Callable[[Node, Graph], Rule | None]
+
+
+@cache
+def rule_table() -> Mapping[str, RuleSource]:
+    """Every op that has a rule. `_` at the end of a key stands for any overload ("aten.add." for aten.add.Tensor)."""
+    table: dict[str, RuleSource] = {}
+    for module in pkgutil.iter_modules(rules.__path__):
+        table.update(importlib.import_module(f"{rules.__name__}.{module.name}").RULES)
+    return table
+
+
+def find_rule(node: Node, graph: Graph) -> Rule | None:
+    """The rule of `node`, or None: then it is replicated, which is always right."""
+    source = rule_table().get(node.op)
+    if source is None:
+        return None
+    if callable(source):
+        return source(node, graph)
+    input_ranks = tuple(len(graph.values[name].shape) for name in node.inputs)
+    rule = parse(source, input_ranks, tuple(len(value.shape) for value in node.outputs))
+    return rule and _sizes_agree(rule, node, graph)
+
+
+def _sizes_agree(rule: Rule, node: Node, graph: Graph) -> Rule | None:
+    """Drop the letter from dims of size 1 that are broadcast against a larger one; None if sizes contradict."""
+    sizes: dict[str, object] = {}
+    shapes = [graph.values[name].shape for name in node.inputs] + [value.shape for value in node.outputs]
+    for dims, shape in zip((*rule.inputs, *rule.outputs), shapes, strict=True):
+        for letter, size in zip(dims, shape, strict=True):
+            if letter and size != 1 and sizes.setdefault(letter, size) != size:
+                return None
+
+    def visible(dims: tuple[str | None, ...], shape: tuple[object, ...]) -> tuple[str | None, ...]:
+        return tuple(letter if size != 1 else None for letter, size in zip(dims, shape, strict=True))
+
+    count = len(rule.inputs)
+    inputs = tuple(visible(dims, shape) for dims, shape in zip(rule.inputs, shapes[:count], strict=True))
+    outputs = tuple(visible(dims, shape) for dims, shape in zip(rule.outputs, shapes[count:], strict=True))
+    return replace(rule, inputs=inputs, outputs=outputs)

@@ -1,0 +1,121 @@
+"""Cutting and joining: slice, select, pad, split, cat, stack, repeat.
+
+A dim that is cut or indexed has a letter that must stay whole; a dim that falls into pieces is sharded in parts.
+"""
+
+from autopart.ir.graph import Graph, Node
+from autopart.ir.placement import Shard, normalized
+from autopart.sharding.letters import axis, integers, lettered, linear
+from autopart.sharding.rule import Letters, Move, Rule
+
+
+def slice_(node: Node, graph: Graph) -> Rule:
+    """slice: what is left of a dim is another axis."""
+    rank = len(node.output.shape)
+    dim = axis(node, rank, 1, 0)
+    letters = lettered(rank, {dim})
+    output: Letters = tuple(letter if i != dim else None for i, letter in enumerate(letters))
+    return Rule((letters,), (output,), whole=frozenset({f"X{dim}"}), linear=linear(node, graph))
+
+
+def select(node: Node, graph: Graph) -> Rule:
+    """Select and unbind: the dim that is indexed goes."""
+    rank = len(graph.values[node.inputs[0]].shape)
+    dim = axis(node, rank, 1, 0)
+    letters = lettered(rank, {dim})
+    output = (*letters[:dim], *letters[dim + 1 :])
+    return Rule((letters,), (output,) * len(node.outputs), whole=frozenset({f"X{dim}"}), linear=linear(node, graph))
+
+
+def pad(node: Node, graph: Graph) -> Rule:
+    """pad: (x, (left of the last dim, right of it, left of the one before, ...), mode, value)."""
+    rank = len(node.output.shape)
+    touched = {rank - 1 - place // 2 for place, width in enumerate(integers(node.args[1])) if width != 0}
+    letters = lettered(rank, touched)
+    output: Letters = tuple(letter if i not in touched else None for i, letter in enumerate(letters))
+    value = node.arg(2, "value") if node.op == "aten.constant_pad_nd.default" else node.arg(3, "value")
+    # What is padded with would be added once a rank.
+    through = linear(node, graph) if value in (0, None) else frozenset[int]()
+    return Rule((letters,), (output,), whole=frozenset(f"X{dim}" for dim in touched), linear=through)
+
+
+def split(node: Node, graph: Graph) -> Rule:
+    """Split and chunk: a shard of every piece is a shard of the whole in as many parts."""
+    source = graph.values[node.inputs[0]].shape
+    dim = axis(node, len(source), 2, 0)
+    letters: Letters = tuple(f"d{i}" if i != dim else None for i in range(len(source)))
+    sizes = [size for value in node.outputs if isinstance(size := value.shape[dim], int) and size > 0]
+    outputs = (letters,) * len(node.outputs)
+    if len(sizes) < len(node.outputs):
+        cut = lettered(len(source), {dim})
+        return Rule((cut,), outputs, whole=frozenset({f"X{dim}"}), linear=linear(node, graph))
+    moves = (Move(f"d{dim}", (Shard(dim, normalized(tuple(sizes))),), (Shard(dim),) * len(sizes)),)
+    return Rule((letters,), outputs, linear=linear(node, graph), moves=moves)
+
+
+def glu(node: Node, graph: Graph) -> Rule:
+    """glu: the first half times the sigmoid of the second."""
+    rank = len(node.output.shape)
+    dim = axis(node, rank, 1, -1)
+    letters: Letters = tuple(f"d{i}" if i != dim else None for i in range(rank))
+    return Rule((letters,), (letters,), moves=(Move(f"d{dim}", (Shard(dim, (1, 1)),), (Shard(dim),)),))
+
+
+def repeat(node: Node, graph: Graph) -> Rule:
+    """repeat: copies one after another, each a part."""
+    source, times = graph.values[node.inputs[0]].shape, node.args[1]
+    rank = len(node.output.shape)
+    inputs: list[str | None] = [None] * len(source)
+    outputs: list[str | None] = [None] * rank
+    moves = []
+    for dim in range(len(source)):
+        place = rank - len(source) + dim
+        count = times[place] if isinstance(times, tuple) else None
+        if count == 1:
+            inputs[dim] = outputs[place] = f"d{dim}"
+        elif isinstance(count, int) and count > 0:
+            moves.append(Move(f"d{dim}", (Shard(dim),), (Shard(place, (1,) * count),)))
+    return Rule((tuple(inputs),), (tuple(outputs),), linear=linear(node, graph), moves=tuple(moves))
+
+
+def cat(node: Node, graph: Graph) -> Rule | None:
+    """cat: the converse of split."""
+    shapes = [graph.values[name].shape for name in node.inputs]
+    rank = len(node.output.shape)
+    if any(len(shape) != rank for shape in shapes):
+        return None  # an empty tensor, which torch lets pass
+    dim = axis(node, rank, 1, 0)
+    letters: Letters = tuple(f"d{i}" if i != dim else None for i in range(rank))
+    sizes = tuple(shape[dim] for shape in shapes)
+    moves: tuple[Move, ...] = ()
+    if all(isinstance(size, int) and size > 0 for size in sizes):
+        parts = normalized(tuple(size for size in sizes if isinstance(size, int)))
+        moves = (Move(f"d{dim}", (Shard(dim),) * len(sizes), (Shard(dim, parts),)),)
+    return Rule((letters,) * len(shapes), (letters,), linear=linear(node, graph), moves=moves)
+
+
+def stack(node: Node, graph: Graph) -> Rule:
+    """stack: a new dim that belongs to no axis."""
+    rank = len(node.output.shape)
+    dim = axis(node, rank, 1, 0)
+    letters: Letters = tuple(f"d{i}" for i in range(rank - 1))
+    output = (*letters[:dim], None, *letters[dim:])
+    return Rule((letters,) * len(node.inputs), (output,), linear=linear(node, graph))
+
+
+RULES = {
+    "aten.slice.Tensor": slice_,
+    "aten.select.int": select,
+    "aten.pad.default": pad,
+    "aten.constant_pad_nd.default": pad,
+    "aten.split.Tensor": split,
+    "aten.split.sizes": split,
+    "aten.split_with_sizes.default": split,
+    "aten.chunk.default": split,
+    "aten.glu.default": glu,
+    "aten.repeat.default": repeat,
+    "aten.cat.default": cat,
+    "aten.concat.default": cat,
+    "aten.stack.default": stack,
+    "aten.unbind.int": select,
+}

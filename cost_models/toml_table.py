@@ -1,0 +1,103 @@
+"""Reading a toml file strictly: every key is taken once and checked, and none is left over."""
+
+import math
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from cost_models.errors import CostModelFileError
+
+
+class TomlTable:
+    """One table of a toml file. Take each key with a typed method, then call `finish`.
+
+    Every method raises `CostModelFileError`, naming the file and the key, if the value is missing or unfit.
+    """
+
+    __slots__ = ("_path", "_prefix", "_rest")
+
+    def __init__(self, path: Path, values: dict[str, Any], prefix: str = "") -> None:
+        """`values` of the file at `path`; `prefix` stands before the keys in messages."""
+        self._path = path
+        self._rest = dict(values)
+        self._prefix = prefix
+
+    @classmethod
+    def read(cls, path: Path) -> "TomlTable":
+        """The whole file.
+
+        Raises:
+            CostModelFileError: it cannot be read, or is not toml.
+        """
+        try:
+            return cls(path, tomllib.loads(path.read_text(encoding="utf-8")))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise CostModelFileError(f"{path}: cannot be read as toml: {error}") from error
+
+    def error(self, key: str, problem: str) -> CostModelFileError:
+        """An error about `key`, to be raised."""
+        return CostModelFileError(f"{self._path}: key {self._prefix + key!r} {problem}")
+
+    def _take(self, key: str) -> Any:
+        if key not in self._rest:
+            raise self.error(key, "is missing")
+        return self._rest.pop(key)
+
+    def has(self, key: str) -> bool:
+        """Whether `key` is there and not yet taken."""
+        return key in self._rest
+
+    def text(self, key: str) -> str:
+        """A string that is not empty."""
+        value = self._take(key)
+        if not isinstance(value, str) or not value.strip():
+            raise self.error(key, f"must be a non-empty string, not {value!r}")
+        return value
+
+    def number(self, key: str, *, above: float = 0.0, at_most: float = math.inf) -> float:
+        """A finite number greater than `above` and no greater than `at_most`."""
+        value = self._take(key)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise self.error(key, f"must be a number, not {value!r}")
+        if not (math.isfinite(value) and above < value <= at_most):
+            limit = "" if at_most == math.inf else f" and at most {at_most:g}"
+            raise self.error(key, f"must be a finite number above {max(above, 0.0):g}{limit}, not {value!r}")
+        return float(value)
+
+    def fraction(self, key: str) -> float:
+        """A number above 0, at most 1."""
+        return self.number(key, at_most=1.0)
+
+    def whole(self, key: str) -> int:
+        """A whole number of at least 1."""
+        value = self.number(key)
+        if value != int(value):
+            raise self.error(key, f"must be a whole number, not {value!r}")
+        return int(value)
+
+    def table(self, key: str) -> "TomlTable":
+        """A table within this one."""
+        value = self._take(key)
+        if not isinstance(value, dict):
+            raise self.error(key, f"must be a table, not {value!r}")
+        return TomlTable(self._path, value, f"{self._prefix}{key}.")
+
+    def tables(self, key: str) -> tuple["TomlTable", ...]:
+        """An array of at least one table."""
+        value = self._take(key)
+        if not isinstance(value, list) or not value or not all(isinstance(item, dict) for item in value):
+            raise self.error(key, "must be one or more tables, written [[" + self._prefix + key + "]]")
+        return tuple(TomlTable(self._path, item, f"{self._prefix}{key}[{i}].") for i, item in enumerate(value))
+
+    def sources(self, keys: Iterable[str]) -> tuple[tuple[str, str], ...]:
+        """The `[sources]` table: one string for each of `keys`, which says where the figure is from."""
+        table = self.table("sources")
+        taken = tuple((key, table.text(key)) for key in keys)
+        table.finish()
+        return taken
+
+    def finish(self) -> None:
+        """Check that no key is left."""
+        for key in self._rest:
+            raise self.error(key, "is unknown")

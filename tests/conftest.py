@@ -1,0 +1,33 @@
+"""Options of the whole test suite."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from tests.worker_pool import WorkerPool
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-snapshots", action="store_true", help="write the snapshots anew instead of comparing")
+
+
+@pytest.fixture
+def check_snapshot(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
+    """check_snapshot(name, text): `text` is what the file snapshots/`name`, beside the test, has."""
+
+    def check(name: str, text: str) -> None:
+        path: Path = request.path.parent / "snapshots" / name
+        if request.config.getoption("--update-snapshots"):
+            path.write_text(text, encoding="utf-8")
+        assert path.is_file(), f"{path} is missing: run pytest with --update-snapshots, and read what it wrote"
+        assert text == path.read_text(encoding="utf-8")
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def worker_pool() -> Iterator[WorkerPool]:
+    """Eight processes for all tests that need ranks; started by the first one that does."""
+    pool = WorkerPool(8)
+    yield pool
+    pool.close()

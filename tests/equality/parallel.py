@@ -1,0 +1,51 @@
+"""The parallel side of an equality proof: plan and write out here, train on the ranks of a pool."""
+
+from dataclasses import fields
+from functools import cache
+from typing import Any
+
+import torch
+from tests.equality.single import STEPS, Trace, optimizer
+from tests.models import CASES, SAMPLES, build
+from tests.worker_pool import WorkerPool
+
+from autopart import api
+from autopart.ir.graph import Graph
+from autopart.ir.plan import PlanData
+from autopart.ir.program import Program
+from autopart.runtime.parallel import Parallel
+
+
+@cache
+def prepared(name: str, dtype: torch.dtype) -> api.Prepared:
+    """The captured model, once for all layouts."""
+    case = CASES[name]
+    return api.prepare(build(name, dtype), case.batch(dtype), case.loss)
+
+
+def train_parallel(pool: WorkerPool, name: str, dtype: torch.dtype, world: int, cluster: str, **pins: Any) -> tuple[Trace, PlanData]:
+    """Train `name` on `world` ranks with these pins; what rank 0 gathered, and the plan."""
+    ready = prepared(name, dtype)
+    plan = api.make_plan(ready, world, cluster, SAMPLES, api.Pins(**pins))
+    program = api.make_program(plan, ready)
+    data = PlanData(**{item.name: getattr(plan, item.name) for item in fields(PlanData)})
+    args = (name, dtype, data, program, ready.captured.graph, dict(ready.captured.constants))
+    results = pool.run(_train, world, *args)
+    losses = {result[0] for result in results}
+    assert len(losses) == 1, f"ranks disagree on the loss: {losses}"
+    return Trace(*results[0]), data
+
+
+def _train(
+    name: str, dtype: torch.dtype, plan: PlanData, program: Program, graph: Graph, constants: dict[str, torch.Tensor]
+) -> tuple[Any, ...]:
+    par = Parallel(plan, program, graph, build(name, dtype), constants)
+    batch = CASES[name].batch(dtype)
+    stepper = optimizer(par.parameters())
+    losses, gradients = [], []
+    for _ in range(STEPS):
+        stepper.zero_grad()
+        losses.append(float(par.train_step(par.shard_batch(batch))))
+        gradients.append(par.full_gradients())
+        stepper.step()
+    return tuple(losses), tuple(gradients), par.full_state_dict()

@@ -1,0 +1,138 @@
+"""The models of the equality matrix: each with a batch and a loss, small enough for eight processes on two cores."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+SAMPLES = 8
+SEQUENCE = 12
+VOCABULARY = 32
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model, its batch and its loss; `drops` says that the model computes its loss in float32 whatever its dtype."""
+
+    build: Callable[[], nn.Module]
+    batch: Callable[[torch.dtype], Any]
+    loss: Callable[[Any, Any], torch.Tensor] | None = None
+    drops: bool = False
+
+
+def gpt() -> nn.Module:
+    """The plain GPT of the examples: fused qkv, tied head."""
+    from gpt import GPT, GPTConfig
+
+    return GPT(GPTConfig(vocab_size=VOCABULARY, context=SEQUENCE, layers=4, hidden=32, heads=4))
+
+
+def gpt2() -> nn.Module:
+    """Hugging Face GPT-2: `Conv1D` with a fused qkv, tied head."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    config = GPT2Config(
+        vocab_size=VOCABULARY, n_positions=SEQUENCE, n_embd=32, n_layer=4, n_head=4, bos_token_id=0, eos_token_id=0,
+        resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, loss_type="ForCausalLM",
+    )  # fmt: skip
+    return GPT2LMHeadModel(config)
+
+
+def llama() -> nn.Module:
+    """Hugging Face Llama: grouped-query attention, rotary positions, head of its own."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=VOCABULARY, hidden_size=32, intermediate_size=48, num_hidden_layers=4, num_attention_heads=8,
+        num_key_value_heads=2, max_position_embeddings=SEQUENCE, bos_token_id=0, eos_token_id=0,
+    )  # fmt: skip
+    return LlamaForCausalLM(config)
+
+
+class ResidualMLP(nn.Module):
+    """Layers of one width, each added to what enters it, and a skip from the first to the last."""
+
+    def __init__(self, width: int = 16, layers: int = 4) -> None:
+        super().__init__()
+        self.enter = nn.Linear(8, width)
+        self.layers = nn.ModuleList(
+            nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+            for _ in range(layers)
+        )
+        self.leave = nn.Linear(width, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x: (batch, 8) -> (batch, 4)."""
+        first = x = self.enter(x)
+        for layer in self.layers:
+            x = x + layer(x)
+        result: torch.Tensor = self.leave(x + first)
+        return result
+
+
+class ConvNet(nn.Module):
+    """Convolutions with group norms, pooling, a skip connection and a linear head."""
+
+    def __init__(self, channels: int = 8) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, channels, 3, padding=1)
+        self.norm1 = nn.GroupNorm(2, channels)
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.norm2 = nn.GroupNorm(2, channels)
+        self.conv2 = nn.Conv2d(channels, 2 * channels, 3, padding=1, stride=2)
+        self.conv3 = nn.Conv2d(2 * channels, 2 * channels, 1)
+        self.head = nn.Linear(2 * channels, 4)
+
+    def forward(self, image: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        """image: (batch, 3, 8, 8), label: (batch,) -> mean loss."""
+        x = F.relu(self.norm1(self.stem(image)))
+        x = x + F.relu(self.norm2(self.conv1(x)))
+        x = F.max_pool2d(F.relu(self.conv2(x)), 2)
+        x = F.relu(self.conv3(x)).mean(dim=(2, 3))
+        return F.cross_entropy(self.head(x), label)
+
+
+def _tokens(dtype: torch.dtype) -> Mapping[str, torch.Tensor]:
+    """Tokens, with labels of which uneven numbers are masked, in some samples nearly all."""
+    generator = torch.Generator().manual_seed(1)
+    tokens = torch.randint(0, VOCABULARY, (SAMPLES, SEQUENCE), generator=generator)
+    labels = torch.randint(0, VOCABULARY, (SAMPLES, SEQUENCE), generator=generator)
+    for sample in range(SAMPLES):
+        labels[sample, : sample * SEQUENCE // SAMPLES] = -100
+    return {"input_ids": tokens, "labels": labels}
+
+
+def _token_pair(dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
+    return tuple(_tokens(dtype).values())
+
+
+def _vectors(dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
+    return (torch.randn(SAMPLES, 8, generator=torch.Generator().manual_seed(2), dtype=torch.float64).to(dtype),)
+
+
+def _images(dtype: torch.dtype) -> Mapping[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    image = torch.randn(SAMPLES, 3, 8, 8, generator=generator, dtype=torch.float64).to(dtype)
+    return {"image": image, "label": torch.randint(0, 4, (SAMPLES,), generator=generator)}
+
+
+def _squared_to_ones(output: torch.Tensor, batch: Any) -> torch.Tensor:
+    return F.mse_loss(output, torch.ones_like(output))
+
+
+CASES: Mapping[str, Case] = {
+    "gpt": Case(gpt, _token_pair),
+    "gpt2": Case(gpt2, _tokens, drops=True),
+    "llama": Case(llama, _tokens, drops=True),
+    "residual_mlp": Case(ResidualMLP, _vectors, _squared_to_ones),
+    "conv_net": Case(ConvNet, _images),
+}
+
+
+def build(name: str, dtype: torch.dtype) -> nn.Module:
+    """The model `name` with the same weights every time."""
+    torch.manual_seed(0)
+    return CASES[name].build().to(dtype).train()
