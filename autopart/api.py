@@ -25,6 +25,7 @@ from autopart.report.load import load_plan
 from autopart.report.printed_plan import Plan
 from autopart.runtime.launch import run
 from autopart.runtime.parallel import Parallel
+from autopart.schedules.find import find_schedule
 from autopart.search.request import Request
 from autopart.search.solve import solve, unit_named
 from autopart.sharding.batch import batch_sharding
@@ -85,6 +86,7 @@ def plan(
         UnknownNameError: no such cluster or schedule.
     """
     pins = Pins(tp, pp, dp, micro_batch, recompute, schedule, tuple(cuts) if cuts is not None else None, zero)
+    check_names(cluster, pins)
     return make_plan(prepare(model, inputs, loss), world, cluster, global_batch, pins)
 
 
@@ -119,6 +121,7 @@ def parallelize(
     pins = Pins(tp, pp, dp, micro_batch, recompute, schedule, tuple(cuts) if cuts is not None else None, zero)
     if plan is None and world is None:
         raise PinError("world is missing: parallelize(model, world=64), or parallelize(model, plan=plan)")
+    check_names(cluster, pins)
     _join_job(world if world is not None else plan.world if plan is not None else 1)
     prepared = prepare(model, inputs, loss)
     if plan is not None:
@@ -154,6 +157,20 @@ class Prepared:
     units: tuple[Unit, ...]
 
 
+def check_names(cluster: str | Path | None, pins: Pins) -> None:
+    """Whether names and policies are known, before a large model is captured for nothing.
+
+    Raises:
+        UnknownNameError: no such cluster or schedule.
+        UnsupportedError: a ZeRO stage.
+    """
+    _cluster(cluster, [])
+    if pins.schedule is not None:
+        find_schedule(pins.schedule)
+    if pins.zero not in (None, 0):
+        raise UnsupportedError(f"zero={pins.zero}: sharded optimizer state is not supported yet, leave zero out")
+
+
 def prepare(model: nn.Module, inputs: object | None, loss: LossFunction | None) -> Prepared:
     """Capture a model, fold it and find the rules of its nodes: what planning and emission start from."""
     captured = capture(model, example_inputs(model, inputs), loss)
@@ -164,8 +181,6 @@ def prepare(model: nn.Module, inputs: object | None, loss: LossFunction | None) 
 
 def make_plan(prepared: Prepared, world: int, cluster: str | Path | None, global_batch: int | None, pins: Pins) -> Plan:
     """The plan for a prepared model."""
-    if pins.zero not in (None, 0):
-        raise UnsupportedError(f"zero={pins.zero}: sharded optimizer state is not supported yet, leave zero out")
     notes: list[Note] = []
     known = _cluster(cluster, notes)
     tokens = _tokens_per_sample(prepared)

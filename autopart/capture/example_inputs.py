@@ -1,5 +1,6 @@
 """Example inputs: the batch that the caller gave, or one derived from the model itself."""
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -52,7 +53,7 @@ def _derive(model: nn.Module) -> Batch:
     if array is not None:
         return as_batch(array)
     config = getattr(model, "config", None)
-    if config is not None and hasattr(config, "vocab_size") and hasattr(model, "forward"):
+    if hasattr(config, "vocab_size") and "input_ids" in inspect.signature(model.forward).parameters:
         return _token_batch(config)
     if isinstance(model, nn.Sequential):
         return _first_layer_batch(model)

@@ -116,7 +116,7 @@ class Function:
 
         names = tuple(value.name for value in node.outputs)
         hint, weak = self.hint(node)
-        self.statements.append(Statement(names, tuple(operands), write, hint, shape, inline=not draws, weak=weak, scope=node.scope))
+        self.statements.append(Statement(names, tuple(operands), write, hint, shapes[0], inline=not draws, weak=weak, scope=node.scope))
 
     def hint(self, node: Node) -> tuple[str, bool]:
         """What to call a result, and whether the name is weak: by the module of its weights, or that it ran in."""

@@ -1,7 +1,7 @@
 """Signatures: the functions and methods of PyTorch that ATen calls are written as.
 
-Parameters stand in the order of the ATen op. Those that equal their default are left out; those after `*` are written by
-name; `_` is one that the function lacks. A key with an overload ("var.dim") goes before one without.
+Parameters stand in the order of the ATen op. Those that equal their default are left out; those after `*` are written
+by name; `_` is one that the function lacks. A key with an overload ("var.dim") goes before one without.
 """
 
 from collections.abc import Mapping
@@ -42,7 +42,8 @@ def parse(text: str) -> Signature:
 
 
 OPERATORS = {
-    "add": "+", "sub": "-", "mul": "*", "div": "/", "matmul": "@", "mm": "@", "pow": "**", "remainder": "%", "floor_divide": "//",
+    "add": "+", "sub": "-", "mul": "*", "div": "/", "matmul": "@", "mm": "@", "pow": "**",
+    "remainder": "%", "floor_divide": "//",
     "eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">=",
     "__and__": "&", "bitwise_and": "&", "__or__": "|", "bitwise_or": "|", "__xor__": "^", "bitwise_xor": "^",
 }  # fmt: skip
@@ -79,8 +80,8 @@ FUNCTIONS = """
     F.max_pool2d(input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False)
     F.max_pool3d(input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False)
     F.avg_pool1d(input, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True)
-    F.avg_pool2d(input, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True, divisor_override=None)
-    F.avg_pool3d(input, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True, divisor_override=None)
+    F.avg_pool2d(input, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True)
+    F.avg_pool3d(input, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True)
     F.adaptive_avg_pool1d(input, output_size)
     F.adaptive_avg_pool2d(input, output_size)
     F.adaptive_avg_pool3d(input, output_size)
@@ -126,8 +127,8 @@ FUNCTIONS = """
 """
 
 METHODS = """
-    abs acos acosh asin asinh atan atanh ceil cos cosh detach erf erfc exp exp2 expm1 floor frac isfinite isinf isnan log
-    log10 log1p log2 reciprocal round rsqrt sigmoid sign sin sinc sinh sqrt square t tan tanh trunc
+    abs acos acosh asin asinh atan atanh ceil cos cosh detach erf erfc exp exp2 expm1 floor frac isfinite isinf isnan
+    log log10 log1p log2 reciprocal round rsqrt sigmoid sign sin sinc sinh sqrt square t tan tanh trunc
 """
 
 METHODS_WITH_PARAMETERS = """
@@ -176,9 +177,11 @@ METHODS_WITH_PARAMETERS = """
 
 # ATen ops whose function has another name, and overloads that differ from one another.
 RENAMED = {
-    "cross_entropy_loss": 'F.cross_entropy(input, target, *, weight=None, reduction="mean", ignore_index=-100, label_smoothing=0)',
-    "scaled_dot_product_attention": "F.scaled_dot_product_attention(query, key, value, *, attn_mask=None, dropout_p=0.0, "
-    "is_causal=False, scale=None, enable_gqa=False)",
+    "cross_entropy_loss": "F.cross_entropy(input, target, *, weight=None, "
+    'reduction="mean", ignore_index=-100, label_smoothing=0)',
+    "scaled_dot_product_attention": "F.scaled_dot_product_attention(query, key, value, *, attn_mask=None, "
+    "dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False)",
+    "clip": "x.clamp(*, min=None, max=None)",
     "log_sigmoid": "F.logsigmoid(input)",
     "softmax": "F.softmax(input, *, dim, dtype=None)",
     "log_softmax": "F.log_softmax(input, *, dim, dtype=None)",

@@ -53,6 +53,8 @@ class Worker:
         self._agree()
         self._reductions = self._reductions_of(own.parameters)
         self._executor = Executor(program, self.stage, comm, self.mesh)
+        self._seed = self._common_seed()
+        self._steps = 0
 
     def named_parameters(self) -> dict[str, nn.Parameter]:
         """This rank's pieces, by the original names."""
@@ -66,7 +68,12 @@ class Worker:
         before = {name: parameter.grad for name, parameter in self._named.items()}
         for parameter in self._named.values():
             parameter.grad = None
-        loss = self._executor.run(self._actions, micro_batches, global_batch)
+        devices = [self.mesh.device] if self.mesh.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            # The same numbers on all tp ranks of a stage, which compute the same where nothing is sharded; others elsewhere.
+            torch.manual_seed(_digest(f"{self._seed} {self._steps} {self.mesh.stage} {self.mesh.replica}"))
+            loss = self._executor.run(self._actions, micro_batches, global_batch)
+        self._steps += 1
         reduce_gradients(self._reductions)
         for name, parameter in self._named.items():
             earlier = before[name]
@@ -81,6 +88,12 @@ class Worker:
     def full_gradients(self) -> Mapping[str, torch.Tensor]:
         """Every gradient whole, on rank 0."""
         return gather(self.program, self.mesh, lambda name: self._named[name].grad)
+
+    def _common_seed(self) -> int:
+        """Rank 0's seed, so that a run is reproduced by `torch.manual_seed` alone."""
+        seed = torch.tensor([torch.initial_seed() % 2**62], device=self.mesh.device)
+        dist.broadcast(seed, 0)
+        return int(seed)
 
     def _tie(self) -> list[tuple[str, dist.ProcessGroup]]:
         """The parameters of this stage that other stages have too, each with the group of its holders."""
@@ -147,7 +160,7 @@ def check_agreement(fingerprint: str) -> None:
     Raises:
         LaunchError: ranks that disagree, by number.
     """
-    digest = int.from_bytes(hashlib.sha256(fingerprint.encode()).digest()[:7], "big")
+    digest = _digest(fingerprint)
     device = torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")
     mine = torch.tensor([digest], dtype=torch.int64, device=device)
     everyone = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
@@ -159,3 +172,8 @@ def check_agreement(fingerprint: str) -> None:
             f"ranks {different} have another plan than rank 0: every rank must call parallelize with the same model, "
             "inputs and arguments, and the same versions of autopart and torch"
         )
+
+
+def _digest(text: str) -> int:
+    """A number of 56 bits that `text` decides."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")

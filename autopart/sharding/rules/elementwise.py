@@ -58,7 +58,7 @@ def two_outputs(node: Node, graph: Graph) -> Rule:
 # Only what exists as an overload, so that every one can be proved.
 NONLINEAR = {
     "default": """
-        abs acos acosh asin asinh atan atanh atan2 bitwise_not ceil celu clamp clamp_max clamp_min clip copysign cos
+        abs acos acosh asin asinh atan atanh atan2 bitwise_not ceil celu clamp clamp_max clamp_min clip cos
         cosh detach elu erf erfc exp exp2 expm1 floor floor_divide frac full_like gelu hardshrink hardsigmoid hardswish
         hardtanh heaviside hypot isclose isfinite isinf isnan leaky_relu log log10 log1p log2 log_sigmoid logaddexp
         logical_and logical_not logical_or logical_xor logit maximum minimum mish nan_to_num ones_like reciprocal relu

@@ -1,0 +1,143 @@
+"""Writers: how calls are written whose arguments stand in another order, or hold shapes."""
+
+from collections.abc import Callable, Mapping
+
+from autopart.emit.call import Call, atom, infix, keywords, shape_text, tuple_text
+from autopart.ir.graph import Literal
+
+RESHAPES = ("view", "reshape", "_unsafe_view", "flatten", "unflatten")
+FILLED = ("full", "zeros", "ones", "new_full", "new_zeros", "new_ones")
+EXPANDED = ("expand", "broadcast_to")
+
+
+def _reshape(call: Call) -> str:
+    return f"{atom(call.args[0])}.reshape({', '.join(shape_text(call.shape, infer=True)) or '()'})"
+
+
+def _squeeze(call: Call) -> str | None:
+    """`x.squeeze()` would also drop a rank's share of 1."""
+    return _reshape(call) if len(call.args) == 1 else None
+
+
+def _expand(call: Call) -> str:
+    return f"{atom(call.args[0])}.expand({', '.join(shape_text(call.shape)) or '()'})"
+
+
+def _filled(call: Call) -> str:
+    """full, zeros, ones and new_full, new_zeros, new_ones."""
+    args, place = call.args, int(call.name.startswith("new_"))
+    args[place] = tuple_text(shape_text(call.shape))
+    owner = atom(args.pop(0)) if place else "torch"
+    return f"{owner}.{call.name}({', '.join([*args, *keywords(call.kwargs)])})"
+
+
+def _arange(call: Call) -> str:
+    return f"torch.arange({', '.join([*call.args, *keywords(call.kwargs)])})"
+
+
+def _embedding(call: Call) -> str | None:
+    weight, indices, *others = call.args
+    if any(text != "False" for text in others[1:]) or call.kwargs.keys() - {"padding_idx"}:
+        return None
+    padding = others[0] if others else call.kwargs.get("padding_idx", "-1")
+    return f"F.embedding({indices}, {weight}" + (f", padding_idx={padding})" if padding != "-1" else ")")
+
+
+def _batch_norm(call: Call) -> str:
+    x, weight, bias, mean, variance, training, momentum, eps, *_ = call.args
+    named = f"training={training}, momentum={momentum}, eps={eps}"
+    return f"F.batch_norm({x}, {mean}, {variance}, {weight}, {bias}, {named})"
+
+
+def _to(call: Call) -> str | None:
+    if call.node.op == "aten.to.other":
+        return f"{atom(call.args[0])}.to({call.args[1]})"
+    literals = [arg for arg in (*call.node.args, *dict(call.node.kwargs).values()) if isinstance(arg, Literal)]
+    texts = {literal.kind: call.device if literal.kind == "device" else literal.text for literal in literals}
+    target = texts.get("dtype") or texts.get("device")
+    return target and f"{atom(call.args[0])}.to({target})"
+
+
+def _slice(call: Call) -> str:
+    node = call.node
+    dim, start, stop, step = (node.arg(1, "dim", 0), node.arg(2, "start"), node.arg(3, "end"), node.arg(4, "step", 1))
+    begin = "" if start is None or start == 0 else str(start)
+    end = "" if stop is None or (isinstance(stop, int) and stop > 2**62) else str(stop)
+    rank = len(call.shape)
+    return _indexed(call, int(str(dim)) % rank, f"{begin}:{end}" + (f":{step}" if step != 1 else ""), rank)
+
+
+def _select(call: Call) -> str:
+    rank = len(call.shape) + 1
+    return _indexed(call, int(call.args[1]) % rank, call.args[2], rank)
+
+
+def _indexed(call: Call, dim: int, index: str, rank: int) -> str:
+    before = "..., " if dim == rank - 1 and rank > 1 else ":, " * dim
+    return f"{atom(call.args[0])}[{before}{index}]"
+
+
+def _index(call: Call) -> str:
+    items = [":" if text == "None" else text for text in call.listed(1)]
+    while items[-1] == ":":
+        items.pop()
+    return f"{atom(call.args[0])}[{', '.join(items)}]"
+
+
+def _split(call: Call) -> str:
+    """Sizes are the rank's own. `chunk` cuts a share into the shares of the chunks as it is."""
+    dim = int(str(call.node.arg(2, "dim", 0)))
+    sizes = [str(shape[dim]) for shape in call.shapes]
+    alike = len(set(sizes[:-1])) <= 1 and (len(sizes) == 1 or sizes[-1] == sizes[0])
+    written = sizes[0] if alike else tuple_text(sizes)
+    return f"{atom(call.args[0])}.split({written}" + (f", dim={dim})" if dim else ")")
+
+
+def _spread(callee: str, place: int) -> Callable[[Call], str]:
+    """A call that takes the items of its argument at `place` one by one."""
+
+    def write(call: Call) -> str:
+        before = call.args[:place]
+        owner, before = (f"{atom(before[0])}.", before[1:]) if callee.startswith(".") else ("", before)
+        return f"{owner}{callee.lstrip('.')}({', '.join([*before, *call.listed(place)])})"
+
+    return write
+
+
+def _einsum(call: Call) -> str:
+    return f"torch.einsum({', '.join([call.args[0], *call.listed(1)])})"
+
+
+def _unary(form: str) -> Callable[[Call], str]:
+    return lambda call: form.format(atom(call.args[0]))
+
+
+def _swapped(call: Call) -> str | None:
+    """The operands of `rsub` stand the other way round."""
+    alpha = call.args[2] if len(call.args) > 2 else call.kwargs.get("alpha", "1")
+    return infix("-", call.args[1], call.args[0]) if alpha == "1" else None
+
+
+WRITERS: Mapping[str, Callable[[Call], str | None]] = {
+    **dict.fromkeys(RESHAPES, _reshape),
+    **dict.fromkeys(EXPANDED, _expand),
+    **dict.fromkeys(FILLED, _filled),
+    **dict.fromkeys(("to", "_to_copy"), _to),
+    **dict.fromkeys(("split", "split_with_sizes"), _split),
+    "squeeze": _squeeze,
+    "arange": _arange,
+    "embedding": _embedding,
+    "batch_norm": _batch_norm,
+    "slice": _slice,
+    "select": _select,
+    "index": _index,
+    "permute": _spread(".permute", 1),
+    "repeat": _spread(".repeat", 1),
+    "broadcast_tensors": _spread("torch.broadcast_tensors", 0),
+    "einsum": _einsum,
+    "rsub": _swapped,
+    "neg": _unary("-{}"),
+    "bitwise_not": _unary("~{}"),
+    "mT": _unary("{}.mT"),
+    "numpy_T": _unary("{}.T"),
+}
