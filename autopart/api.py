@@ -186,10 +186,16 @@ def make_plan(prepared: Prepared, world: int, cluster: str | Path | None, global
     tokens = _tokens_per_sample(prepared)
     if global_batch is None:
         global_batch = _default_batch(tokens, world)
-        size = f"about {DEFAULT_TOKENS / 2**20:.0f} Mi tokens" if tokens else f"{DEFAULT_SAMPLES_PER_DEVICE} samples a device"
+        size = (
+            f"about {DEFAULT_TOKENS / 2**20:.0f} Mi tokens"
+            if tokens
+            else f"{DEFAULT_SAMPLES_PER_DEVICE} samples a device"
+        )
         notes.append(Note("global_batch", f"left out: {global_batch} samples, {size}; set it with global_batch="))
     if prepared.captured.graph.loss is None:
-        notes.append(Note("loss", "the model returns none: priced without; to train, pass loss=, a function of (output, batch)"))
+        notes.append(
+            Note("loss", "the model returns none: priced without; to train, pass loss=, a function of (output, batch)")
+        )
     request = Request(
         world=world,
         global_batch=global_batch,
@@ -237,7 +243,9 @@ def _cut_indices(units: tuple[Unit, ...], cuts: tuple[str, ...] | None) -> tuple
     for name in cuts:
         index = unit_named(units, name)
         if index is None or index == 0:
-            raise PinError(f"no stage can begin at {name!r}: the places are {', '.join(unit.name for unit in units[1:])}")
+            raise PinError(
+                f"no stage can begin at {name!r}: the places are {', '.join(unit.name for unit in units[1:])}"
+            )
         found.append(index)
     if sorted(set(found)) != found:
         raise PinError(f"cuts must be in the order of the model, each once: {', '.join(cuts)}")
@@ -272,9 +280,16 @@ def make_program(plan: PlanData, prepared: Prepared) -> Program:
             chosen[node.name] = options[0]
             continue
         choice = wanted.get(node.name)
-        match = [o for o in options if choice and (o.letter, o.inputs, o.outputs, o.call) == (choice.letter, choice.inputs, choice.outputs, choice.call)]
+        match = [
+            o
+            for o in options
+            if choice
+            and (o.letter, o.inputs, o.outputs, o.call) == (choice.letter, choice.inputs, choice.outputs, choice.call)
+        ]
         if not match:
-            raise PlanMismatchError(f"the plan's choice for {node.name} ({node.op}) is none that this version knows: plan again")
+            raise PlanMismatchError(
+                f"the plan's choice for {node.name} ({node.op}) is none that this version knows: plan again"
+            )
         chosen[node.name] = match[0]
     layouts = {choice.name: choice.layout for choice in plan.parameters}
     if plan.tp == 1:
@@ -292,7 +307,9 @@ def _join_job(world: int) -> None:
     if dist.is_initialized() or not dist.is_torchelastic_launched():
         return
     if int(os.environ["WORLD_SIZE"]) != world:
-        raise LaunchError(f"torchrun started {os.environ['WORLD_SIZE']} ranks, the plan is for world={world}: make them agree")
+        raise LaunchError(
+            f"torchrun started {os.environ['WORLD_SIZE']} ranks, the plan is for world={world}: make them agree"
+        )
     cuda = torch.cuda.is_available()
     if cuda:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))

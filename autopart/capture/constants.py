@@ -36,8 +36,8 @@ def evaluate_constant(graph: Graph, name: str, constants: Mapping[str, torch.Ten
                 *(concrete(arg, known) for arg in node.args), **{key: concrete(arg, known) for key, arg in node.kwargs}
             )
             results = result if isinstance(result, tuple | list) else (result,)
-            for value, tensor in zip(node.outputs, results, strict=True):
-                known[value.name] = tensor
+            for output, tensor in zip(node.outputs, results, strict=True):
+                known[output.name] = tensor
     return known[name]
 
 

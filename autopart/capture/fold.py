@@ -5,14 +5,22 @@ break ties between equally good places to start.
 """
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
 
 from autopart.ir.folded import folded
 from autopart.ir.graph import Arg, Graph, Literal, Node, Ref, Region
-from autopart.ir.units import layer_prefixes, own_weights
+from autopart.ir.units import layer_parts
 
 CANDIDATE_PERIODS = 24
 SMALLEST_PERIOD = 2
+# Layers that differ in a fixed value alone (every sixth has another mask) repeat at a multiple of the common distance.
+MOST_KINDS = 8
+
+Labels = NDArray[np.int64]
 
 
 def fold(graph: Graph) -> Graph:
@@ -29,26 +37,44 @@ def fold(graph: Graph) -> Graph:
     return replace(graph, regions=tuple(sorted(regions, key=lambda region: region.start)))
 
 
-def _labels(graph: Graph) -> list[int]:
-    """One number a node, equal for nodes that are equal but for the values they take."""
+def _labels(graph: Graph) -> Labels:
+    """One number a node, equal for nodes that are equal but for the values they take.
+
+    Values that inputs and constants decide are told apart by how they are computed: a layer with another mask is
+    another layer.
+    """
     numbers: dict[object, int] = {}
-    return [numbers.setdefault(_label(graph, node), len(numbers)) for node in graph.nodes]
+
+    def number(label: object) -> int:
+        return numbers.setdefault(label, len(numbers))
+
+    fixed = {item.value.name: number(("input", item.path)) for item in graph.inputs}
+
+    def shown(name: str) -> object:
+        value = graph.values[name]
+        return (value.shape, value.dtype, value.requires_grad, name in graph.weights, fixed.get(name))
+
+    labels = []
+    for node in graph.nodes:
+        labels.append(number(_label(node, shown)))
+        if node.output.name in graph.recomputable:
+            fixed.update((value.name, number((labels[-1], index))) for index, value in enumerate(node.outputs))
+    return np.array(labels, dtype=np.int64)
 
 
-def _label(graph: Graph, node: Node) -> object:
-    def shown(arg: Arg) -> object:
+def _label(node: Node, shown: Callable[[str], object]) -> object:
+    def text(arg: Arg) -> object:
         if isinstance(arg, Ref):
-            value = graph.values[arg.name]
-            return (value.shape, value.dtype, value.requires_grad, arg.name in graph.weights)
+            return shown(arg.name)
         if isinstance(arg, tuple):
-            return tuple(shown(item) for item in arg)
+            return tuple(text(item) for item in arg)
         return (arg.kind, arg.text) if isinstance(arg, Literal) else (type(arg).__name__, arg)
 
     outputs = tuple((value.shape, value.dtype) for value in node.outputs)
-    return (node.op, tuple(map(shown, node.args)), tuple((key, shown(arg)) for key, arg in node.kwargs), outputs)
+    return (node.op, tuple(map(text, node.args)), tuple((key, text(arg)) for key, arg in node.kwargs), outputs)
 
 
-def _best_region(graph: Graph, labels: list[int], start: int, stop: int) -> Region | None:
+def _best_region(graph: Graph, labels: Labels, start: int, stop: int) -> Region | None:
     runs = []
     for period in _periods(labels, start, stop):
         for first, last in _runs(labels, start, stop, period):
@@ -60,38 +86,33 @@ def _best_region(graph: Graph, labels: list[int], start: int, stop: int) -> Regi
     return None
 
 
-def _periods(labels: list[int], start: int, stop: int) -> list[int]:
-    """The most frequent distances between equal neighbours, commonest first."""
+def _periods(labels: Labels, start: int, stop: int) -> list[int]:
+    """The most frequent distances between equal neighbours, commonest first, and then small multiples of them."""
     last: dict[int, int] = {}
     distances: Counter[int] = Counter()
-    for index in range(start, stop):
-        label = labels[index]
+    own = labels[start:stop].tolist()
+    for index, label in enumerate(own):
         if label in last:
             distances[index - last[label]] += 1
         last[label] = index
     # A layer that uses an op k times shows the period only as sums of neighbouring distances.
-    rare = Counter(labels[start:stop])
-    if rare:
-        unique = min((count for count in rare.values() if count > 1), default=0)
-        anchors = [label for label, count in rare.items() if count == unique][:8]
-        for anchor in anchors:
-            places = [index for index in range(start, stop) if labels[index] == anchor]
-            distances.update({b - a: unique for a, b in zip(places, places[1:], strict=False)})
-    return [period for period, _ in distances.most_common(CANDIDATE_PERIODS) if period >= SMALLEST_PERIOD]
+    rare = Counter(own)
+    unique = min((count for count in rare.values() if count > 1), default=0)
+    anchors = [label for label, count in rare.items() if count == unique][:8] if unique else []
+    for anchor in anchors:
+        places = [index for index, label in enumerate(own) if label == anchor]
+        distances.update({b - a: unique for a, b in zip(places, places[1:], strict=False)})
+    common = [period for period, _ in distances.most_common(CANDIDATE_PERIODS)]
+    every = dict.fromkeys(period * times for times in range(1, MOST_KINDS + 1) for period in common)
+    return [period for period in every if SMALLEST_PERIOD <= period <= len(own) // 2]
 
 
-def _runs(labels: list[int], start: int, stop: int, period: int) -> list[tuple[int, int]]:
+def _runs(labels: Labels, start: int, stop: int, period: int) -> list[tuple[int, int]]:
     """Maximal stretches [first, last) in which every label equals the one a period later; at least two repeats."""
-    runs, first = [], None
-    for index in range(start, stop - period + 1):
-        equal = index < stop - period and labels[index] == labels[index + period]
-        if equal and first is None:
-            first = index
-        elif not equal and first is not None:
-            if index - first >= period:
-                runs.append((first, index + period))
-            first = None
-    return runs
+    equal = labels[start : stop - period] == labels[start + period : stop]
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], equal, [False]]).astype(np.int8)))
+    stretches = zip((edges[::2] + start).tolist(), (edges[1::2] + start).tolist(), strict=True)
+    return [(first, last + period) for first, last in stretches if last - first >= period]
 
 
 def _aligned(graph: Graph, first: int, length: int, period: int) -> Region | None:
@@ -115,18 +136,9 @@ def _has_parameters(graph: Graph, region: Region) -> bool:
 
 
 def _names_alike(graph: Graph, region: Region) -> bool:
-    """Whether a run's own weights lie under one module each run, by the same names: then a class can hold a run."""
+    """Whether every run's own weights lie in modules of its own, by the same names: then a class can hold a run."""
     whole = folded(replace(graph, regions=(region,)))
-    loop = whole.loops[0]
-    first = own_weights(whole, loop, 0)
-    prefixes = layer_prefixes(whole, loop)
-    if not first or not all(prefixes) or len(set(prefixes)) < region.count:
-        return False
-    relative = {name: target.removeprefix(prefixes[0]) for name, target in first.items()}
-    return all(
-        {name: target.removeprefix(prefixes[run]) for name, target in own_weights(whole, loop, run).items()} == relative
-        for run in range(1, region.count)
-    )
+    return layer_parts(whole, whole.loops[0]) is not None
 
 
 def _splits_layers(graph: Graph, region: Region) -> int:
@@ -148,11 +160,14 @@ def _wired(graph: Graph, start: int, period: int, count: int) -> Region | None:
     stop = start + period * count
     carried: dict[str, tuple[int, int]] = {}
     fixed: set[str] = set()
-    positions: dict[str, tuple[int, int, int]] = {}
-    for index in range(start, stop):
-        run, offset = divmod(index - start, period)
-        for output, value in enumerate(graph.nodes[index].outputs):
-            positions[value.name] = (run, offset, output)
+
+    def position(name: str) -> tuple[int, int, int] | None:
+        """(run, node in the run, output) of a value made in the region."""
+        index = graph.producer.get(name, -1)
+        if not start <= index < stop:
+            return None
+        return (*divmod(index - start, period), [value.name for value in graph.nodes[index].outputs].index(name))
+
     for offset in range(period):
         first = graph.nodes[start + offset].inputs
         second = graph.nodes[start + period + offset].inputs
@@ -160,12 +175,12 @@ def _wired(graph: Graph, start: int, period: int, count: int) -> Region | None:
             return None
         for slot, (a, b) in enumerate(zip(first, second, strict=True)):
             others = [graph.nodes[start + run * period + offset].inputs[slot] for run in range(count)]
-            if a in positions:
-                if any(positions.get(name) != (run, *positions[a][1:]) for run, name in enumerate(others)):
+            if (inside := position(a)) is not None:
+                if any(position(name) != (run, *inside[1:]) for run, name in enumerate(others)):
                     return None
-            elif b in positions:
-                source = positions[b][1:]
-                if any(positions.get(name) != (run - 1, *source) for run, name in enumerate(others) if run):
+            elif (before := position(b)) is not None:
+                source = before[1:]
+                if any(position(name) != (run - 1, *source) for run, name in enumerate(others) if run):
                     return None
                 if carried.setdefault(a, source) != source:
                     return None
@@ -180,24 +195,16 @@ def _wired(graph: Graph, start: int, period: int, count: int) -> Region | None:
                 fixed.add(a)
     if len(set(carried.values())) != len(carried) or fixed & carried.keys():
         return None
-    if not _results_carried(graph, start, period, stop, positions, carried):
+    if not _results_carried(graph, start, period, stop, frozenset(carried.values())):
         return None
     return Region(start, period, count, tuple(carried.items()))
 
 
-def _results_carried(
-    graph: Graph,
-    start: int,
-    period: int,
-    stop: int,
-    positions: dict[str, tuple[int, int, int]],
-    carried: dict[str, tuple[int, int]],
-) -> bool:
+def _results_carried(graph: Graph, start: int, period: int, stop: int, carried: frozenset[tuple[int, int]]) -> bool:
     """Whether all that leaves the region is what its last run would hand to a next one."""
-    last = (stop - start) // period - 1
-    allowed = set(carried.values())
-    for name, (run, *source) in positions.items():
-        escapes = name in graph.outputs or any(index >= stop for index in graph.consumers[name])
-        if escapes and (run != last or tuple(source) not in allowed):
-            return False
+    for index in range(start, stop):
+        for output, value in enumerate(graph.nodes[index].outputs):
+            escapes = value.name in graph.outputs or any(user >= stop for user in graph.consumers[value.name])
+            if escapes and (index < stop - period or ((index - start) % period, output) not in carried):
+                return False
     return True

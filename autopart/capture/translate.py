@@ -122,7 +122,7 @@ def _size(size: int | torch.SymInt) -> Size:
     if isinstance(size, int):
         return size
     expression = sympy.sympify(size.node.expr)
-    expression = expression.xreplace({symbol: BATCH for symbol in expression.free_symbols})
+    expression = expression.xreplace(dict.fromkeys(expression.free_symbols, BATCH))
     return int(expression) if expression.is_Integer else expression
 
 

@@ -67,7 +67,9 @@ class _Names:
         return name
 
 
-def write_body(arguments: Mapping[str, str], statements: Sequence[Statement], results: Sequence[str]) -> tuple[list[str], str]:
+def write_body(
+    arguments: Mapping[str, str], statements: Sequence[Statement], results: Sequence[str]
+) -> tuple[list[str], str]:
     """The lines of a function, and the expression that it returns.
 
     Args:
@@ -101,7 +103,9 @@ def write_body(arguments: Mapping[str, str], statements: Sequence[Statement], re
         if _stands_in_next(statement, index, statements, uses, results, expression):
             waiting[statement.targets[0]] = _Inlined(expression, hints[0], statement.shape)
             continue
-        targets = [names.assign(key, hint, index, statement.scope) for key, hint in zip(statement.targets, hints, strict=True)]
+        targets = [
+            names.assign(key, hint, index, statement.scope) for key, hint in zip(statement.targets, hints, strict=True)
+        ]
         lines.append(_line(targets, expression, statement.shape))
     returned = ", ".join(waiting[key].text if key in waiting else names.name_of.get(key, key) for key in results)
     return lines, returned
@@ -134,7 +138,20 @@ def identifier(text: str) -> str:
     """`text` as a Python name."""
     name = re.sub(r"\W+", "_", text).strip("_") or "x"
     name = f"_{name}" if name[0].isdigit() else name
-    return f"{name}_" if keyword.iskeyword(name) or name in ("self", "torch", "F", "nn", "b", "block", "checkpoint") else name
+    return (
+        f"{name}_"
+        if keyword.iskeyword(name) or name in ("self", "torch", "F", "nn", "b", "block", "checkpoint")
+        else name
+    )
+
+
+def unique(hint: str, arguments: Mapping[str, str]) -> str:
+    """`hint`, numbered where an argument has it."""
+    name, number = hint, 1
+    while name in arguments.values():
+        number += 1
+        name = f"{hint}_{number}"
+    return name
 
 
 def _uses(statements: Sequence[Statement], results: Sequence[str]) -> dict[str, list[int]]:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from autopart.emit.body import Statement
 from autopart.emit.spelling import spell, uses_batch
@@ -82,7 +83,8 @@ class Function:
             text = conversion_text(found.call, have, want)
             target = f"{name}@{want}"
             shape = self.sharded.shape(name, want)
-            self.statements.append(Statement((target,), (self.key(name),), lambda x, t=text: t.format(x[0]), "", shape))
+            write = partial(_formatted, text)
+            self.statements.append(Statement((target,), (self.key(name),), write, "", shape))
             self.converted[(name, want)] = target
         return self.converted[(name, want)]
 
@@ -116,7 +118,9 @@ class Function:
 
         names = tuple(value.name for value in node.outputs)
         hint, weak = self.hint(node)
-        self.statements.append(Statement(names, tuple(operands), write, hint, shapes[0], inline=not draws, weak=weak, scope=node.scope))
+        self.statements.append(
+            Statement(names, tuple(operands), write, hint, shapes[0], inline=not draws, weak=weak, scope=node.scope)
+        )
 
     def hint(self, node: Node) -> tuple[str, bool]:
         """What to call a result, and whether the name is weak: by the module of its weights, or that it ran in."""
@@ -129,6 +133,10 @@ class Function:
             return "attention", False
         inner = node.scope.split(".")[-1]
         return (inner if inner and not inner.isdigit() and node.inputs else short), True
+
+
+def _formatted(text: str, operands: Sequence[str]) -> str:
+    return text.format(operands[0])
 
 
 def summed(node: Node) -> Node:
@@ -164,4 +172,3 @@ def batch_line(graph: Graph, arguments: Mapping[str, str]) -> str | None:
         if value is not None and BATCH in value.shape:
             return f"b = {name}.shape[{value.shape.index(BATCH)}]"
     return None
-

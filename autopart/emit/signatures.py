@@ -149,7 +149,7 @@ METHODS_WITH_PARAMETERS = """
     x.masked_fill(mask, value)
     x.movedim(source, destination)
     x.nan_to_num(*, nan=0.0, posinf=None, neginf=None)
-    x.roll(shifts, dims)
+    x.roll(shifts, dims=())
     x.sort(dim=-1, descending=False)
     x.squeeze(dim)
     x.swapaxes(axis0, axis1)
@@ -161,22 +161,23 @@ METHODS_WITH_PARAMETERS = """
     x.type_as(other)
     x.unbind(dim=0)
     x.unsqueeze(dim)
-    x.all(*, dim=None, keepdim=False)
+    x.all(*, dim, keepdim=False)
     x.amax(*, dim=(), keepdim=False)
     x.amin(*, dim=(), keepdim=False)
-    x.any(*, dim=None, keepdim=False)
+    x.any(*, dim, keepdim=False)
     x.argmax(*, dim=None, keepdim=False)
     x.argmin(*, dim=None, keepdim=False)
     x.logsumexp(*, dim, keepdim=False)
     x.max(*, dim, keepdim=False)
-    x.mean(*, dim=None, keepdim=False, dtype=None)
+    x.mean(*, dim, keepdim=False, dtype=None)
     x.min(*, dim, keepdim=False)
     x.prod(*, dim, keepdim=False, dtype=None)
-    x.sum(*, dim=None, keepdim=False, dtype=None)
+    x.sum(*, dim, keepdim=False, dtype=None)
 """
 
 # ATen ops whose function has another name, and overloads that differ from one another.
 RENAMED = {
+    "concat": "torch.cat(tensors, dim=0)",
     "cross_entropy_loss": "F.cross_entropy(input, target, *, weight=None, "
     'reduction="mean", ignore_index=-100, label_smoothing=0)',
     "scaled_dot_product_attention": "F.scaled_dot_product_attention(query, key, value, *, attn_mask=None, "
@@ -186,6 +187,8 @@ RENAMED = {
     "softmax": "F.softmax(input, *, dim, dtype=None)",
     "log_softmax": "F.log_softmax(input, *, dim, dtype=None)",
     "linalg_vector_norm": "torch.linalg.vector_norm(input, ord=2, *, dim=None, keepdim=False, dtype=None)",
+    "all.default": "x.all()",
+    "any.default": "x.any()",
     "max.default": "x.max()",
     "min.default": "x.min()",
     "max.other": "torch.maximum(input, other)",
@@ -194,10 +197,10 @@ RENAMED = {
     "prod.default": "x.prod(*, dtype=None)",
     "sum.default": "x.sum(*, dtype=None)",
     "std.default": "x.std(*, unbiased=True)",
-    "std.dim": "x.std(*, dim=None, unbiased=True, keepdim=False)",
+    "std.dim": "x.std(*, dim, unbiased=True, keepdim=False)",
     "std.correction": "x.std(*, dim=None, correction=1, keepdim=False)",
     "var.default": "x.var(*, unbiased=True)",
-    "var.dim": "x.var(*, dim=None, unbiased=True, keepdim=False)",
+    "var.dim": "x.var(*, dim, unbiased=True, keepdim=False)",
     "var.correction": "x.var(*, dim=None, correction=1, keepdim=False)",
 }
 

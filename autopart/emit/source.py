@@ -3,10 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from autopart.emit.function import Sharded
 from autopart.emit.spelling import shape_comment
 from autopart.ir.size import Size
-
 
 HELD = ("comm", "stacks")  # what emitted modules hold besides weights
 
@@ -40,7 +38,7 @@ class BlockSource:
 class StageSource:
     """A whole file."""
 
-    sharded: Sharded
+    model: str
     facts: str
     blocks: tuple[BlockSource, ...]
     members: str
@@ -50,14 +48,18 @@ class StageSource:
     def text(self, recompute: bool) -> str:
         """The file, ready to be written."""
         body = "\n\n\n".join([*(self._block(block) for block in self.blocks), self._stage()])
-        runtime = [name for name in ("Comm", "Weights", "constant", "parameter") if f"{name}(" in body or f": {name}" in body]
+        runtime = [
+            name for name in ("Comm", "Weights", "constant", "parameter") if f"{name}(" in body or f": {name}" in body
+        ]
         imports = ["import torch"]
         if "F." in body:
             imports.append("import torch.nn.functional as F")
         if recompute and self.blocks:
             imports.append("from torch.utils.checkpoint import checkpoint")
-        head = f'"""A stage of {self.sharded.graph.name}, written by autopart.\n\n{self.facts}\n"""'
-        return f"{head}\n\n" + "\n".join(imports) + f"\n\nfrom autopart.runtime import {', '.join(runtime)}\n\n\n{body}\n"
+        head = f'"""A stage of {self.model}, written by autopart.\n\n{self.facts}\n"""'
+        return (
+            f"{head}\n\n" + "\n".join(imports) + f"\n\nfrom autopart.runtime import {', '.join(runtime)}\n\n\n{body}\n"
+        )
 
     def _block(self, block: BlockSource) -> str:
         uses_comm = any("self.comm" in line for line in (*block.lines, block.returned))
@@ -69,19 +71,27 @@ class StageSource:
         return "\n".join([*lines, "", block.forward()])
 
     def _stage(self) -> str:
-        lines = ["class Stage(Weights):", '    """The stage: what enters `forward` and what leaves it is listed in the program."""', ""]
-        lines.append("    def __init__(self, comm: Comm, layers: tuple[tuple[str, ...], ...]) -> None:")
+        lines = [
+            "class Stage(Weights):",
+            '    """The stage: what enters `forward` and what leaves it is listed in the program."""',
+            "",
+        ]
+        lines.append("    def __init__(self, comm: Comm, layers: tuple[tuple[tuple[str, ...], ...], ...]) -> None:")
         lines.append(f"        super().__init__({self.members})")
         built = []
         for number, block in enumerate(self.blocks):
             uses_comm = any("self.comm" in line for line in (*block.lines, block.returned))
-            built.append(f"[self.attach(path, {block.name}({'comm' if uses_comm else ''})) for path in layers[{number}]]")
+            built.append(
+                f"[self.attach(paths, {block.name}({'comm' if uses_comm else ''})) for paths in layers[{number}]]"
+            )
         lines.append("        self.hold(comm=comm)")
         if built:
             lines.append(f"        self.hold(stacks=({', '.join(built)},))")
         parts = ["\n".join(lines), self.forward.forward()]
         if self.counts is not None:
-            parts.append(self.counts.forward("counts", "How many targets each averaged loss counts in this micro-batch."))
+            parts.append(
+                self.counts.forward("counts", "How many targets each averaged loss counts in this micro-batch.")
+            )
         return "\n\n".join(parts)
 
 
@@ -108,7 +118,8 @@ def _nested(tree: Mapping[str, object], indent: int) -> str:
     if not tree:
         return ""
     pad = " " * (indent + 4)
-    named, other = [], []
+    named: list[tuple[str, str]] = []
+    other: list[tuple[str, str]] = []
     for name, item in tree.items():
         text = item if isinstance(item, str) else f"Weights({_nested(item, indent + 4)})"  # type: ignore[arg-type]
         (named if name.isidentifier() else other).append((name, text))

@@ -42,7 +42,11 @@ class UnitCost:
 
 
 def unit_costs(
-    folded: Folded, units: Sequence[Unit], prices: Prices, strategies: Mapping[str, Strategy], layouts: Mapping[str, Layout]
+    folded: Folded,
+    units: Sequence[Unit],
+    prices: Prices,
+    strategies: Mapping[str, Strategy],
+    layouts: Mapping[str, Layout],
 ) -> tuple[UnitCost, ...]:
     """The cost of every unit; runs of one loop are priced once."""
     walker = _Walker(folded, prices, strategies, layouts)

@@ -105,7 +105,12 @@ class Prices:
             seconds[0] += memory_bound_s(2 * size / self.tp, self.cluster.device)
         elif found.call == "once":
             seconds[0] += memory_bound_s(size, self.cluster.device)
-        elif isinstance(source.value, Shard) and source.value.dim > 0 or isinstance(target.value, Shard) and target.value.dim > 0:
+        elif (
+            (isinstance(source.value, Shard)
+            and source.value.dim > 0)
+            or (isinstance(target.value, Shard)
+            and target.value.dim > 0)
+        ):
             # Collectives join and cut the first dim; another one is moved there and back by a copy.
             seconds[0] += memory_bound_s(2 * size, self.cluster.device)
             seconds[1] += memory_bound_s(2 * size, self.cluster.device) if needs_gradient else 0.0
@@ -117,7 +122,11 @@ class Prices:
 
     def optimizer_s(self, parameter_bytes: float) -> float:
         """Seconds of AdamW over `parameter_bytes` of parameters: 4 tensors read, 3 written, once a step."""
-        return 7 * parameter_bytes / (self.cluster.device.memory_bandwidth_bytes_per_s * self.cluster.device.bandwidth_fraction)
+        return (
+            7
+            * parameter_bytes
+            / (self.cluster.device.memory_bandwidth_bytes_per_s * self.cluster.device.bandwidth_fraction)
+        )
 
     def kept(self, node: Node, strategy: Strategy) -> tuple[tuple[str, Layout], ...]:
         """The values, each in the layout it is used in, that autograd keeps of a node until its backward pass."""
@@ -159,8 +168,12 @@ class Prices:
             backward = attention_s(flops * ATTENTION_BACKWARD, 2 * (ins + out), dtype, device) if has_backward else 0.0
             return Cost(forward, backward)
         if short_name(node.op) == "embedding":
-            return Cost(memory_bound_s(2 * out, device), memory_bound_s(trained + 2 * out, device) if has_backward else 0.0)
-        return Cost(memory_bound_s(ins + out, device), memory_bound_s(ins + out + trained, device) if has_backward else 0.0)
+            return Cost(
+                memory_bound_s(2 * out, device), memory_bound_s(trained + 2 * out, device) if has_backward else 0.0
+            )
+        return Cost(
+            memory_bound_s(ins + out, device), memory_bound_s(ins + out + trained, device) if has_backward else 0.0
+        )
 
     def _matmul(self, node: Node, strategy: Strategy) -> Cost:
         batch, m, n, k = self._matmul_sizes(node, strategy)
@@ -193,7 +206,9 @@ class Prices:
             sizes.update({letter: float(size) for letter, size in zip(dims, shape, strict=True) if letter})
         if strategy is not None and strategy.divided and strategy.letter in sizes:
             sizes[strategy.letter] /= self.tp
-        inside = [letter for letter in second if letter and letter not in output]  # contracted, a convolution's window too
+        inside = [
+            letter for letter in second if letter and letter not in output
+        ]  # contracted, a convolution's window too
         batch = prod(sizes[x] for x in output if x and x in first and x in second)
         n = prod(sizes[x] for x in output if x and x in second and x not in first)
         m = prod(sizes[x] for x in output if x and x not in second)

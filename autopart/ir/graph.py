@@ -129,7 +129,9 @@ class Graph:
     @cached_property
     def values(self) -> dict[str, Value]:
         """Every value by its name."""
-        table = {item.value.name: item.value for item in (*self.inputs, *self.parameters, *self.constants)}
+        table = {item.value.name: item.value for item in self.inputs}
+        table.update({item.value.name: item.value for item in self.parameters})
+        table.update({item.value.name: item.value for item in self.constants})
         table.update({value.name: value for node in self.nodes for value in node.outputs})
         return table
 
@@ -153,14 +155,20 @@ class Graph:
         return {parameter.value.name: parameter for parameter in self.parameters}
 
     @cached_property
+    def targets(self) -> dict[str, str]:
+        """The names that the model gives its parameters and constants, by their values' names."""
+        table = {parameter.value.name: parameter.target for parameter in self.parameters}
+        return table | {constant.value.name: constant.target for constant in self.constants}
+
+    @cached_property
     def weights(self) -> frozenset[str]:
         """The names of all parameters and constants: what a repeated layer has its own of."""
-        return frozenset(item.value.name for item in (*self.parameters, *self.constants))
+        return frozenset(self.targets)
 
     @cached_property
     def recomputable(self) -> frozenset[str]:
         """Values that depend on inputs and constants alone: each stage that needs one computes it for itself."""
-        known = {item.value.name for item in (*self.inputs, *self.constants)}
+        known = {item.value.name for item in self.inputs} | {item.value.name for item in self.constants}
         for node in self.nodes:
             if all(name in known for name in node.inputs):
                 known.update(value.name for value in node.outputs)
@@ -173,8 +181,9 @@ class Graph:
 
     def __str__(self) -> str:
         lines = [f"graph {self.name}({', '.join(f'{i.path}: {describe(i.value)}' for i in self.inputs)}):"]
-        for kind, items in (("parameter", self.parameters), ("constant", self.constants)):
-            lines += [f"    {kind} {item.value.name} = {item.target}: {describe(item.value)}" for item in items]
+        for name, target in self.targets.items():
+            kind = "parameter" if name in self.parameter_of else "constant"
+            lines.append(f"    {kind} {name} = {target}: {describe(self.values[name])}")
         lines += [f"    {show(node)}" for node in self.nodes]
         lines.append(f"    return {', '.join(self.outputs)}" + (f"  # loss: {self.loss}" if self.loss else ""))
         return "\n".join(lines)

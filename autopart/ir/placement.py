@@ -98,7 +98,9 @@ def local_shape(shape: tuple[Size, ...], layout: Layout, degree: int) -> tuple[S
     shard = layout.shard
     if shard is None or degree == 1:
         return shape
-    return tuple(size // degree if dim == shard.dim and isinstance(size, int) else size for dim, size in enumerate(shape))
+    return tuple(
+        size // degree if dim == shard.dim and isinstance(size, int) else size for dim, size in enumerate(shape)
+    )
 
 
 def pieces(shard: Shard, size: int, degree: int, rank: int) -> tuple[tuple[int, int], ...]:

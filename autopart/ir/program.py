@@ -34,7 +34,8 @@ class StageProgram:
     """One stage: its `module` (a source file's stem), and what enters and leaves `forward`, in order.
 
     Attributes:
-        layers: for every loop of the stage, the module paths of its runs: the arguments of the class.
+        layers: for every loop of the stage and every run, the paths of the modules that hold its weights (of one layer,
+            or of several that repeat together): the arguments of the class.
         inputs: paths of the model inputs that `forward` takes first.
         receives: values from earlier stages, which `forward` takes next.
         sends: values for later stages, which `forward` returns first.
@@ -43,7 +44,7 @@ class StageProgram:
     """
 
     module: str
-    layers: tuple[tuple[str, ...], ...]
+    layers: tuple[tuple[tuple[str, ...], ...], ...]
     parameters: tuple[ParameterShard, ...]
     constants: tuple[str, ...]
     inputs: tuple[str, ...]

@@ -36,7 +36,8 @@ def units_of(folded: Folded) -> tuple[Unit, ...]:
         loop = folded.loop_of.get(index)
         if loop is not None:
             close()
-            units += [Unit(layer_name(folded, loop, run), tuple(loop.body), loop, run) for run in range(loop.region.count)]
+            names = layer_names(folded, loop)
+            units += [Unit(name, tuple(loop.body), loop, run) for run, name in enumerate(names)]
             index = loop.stop
             continue
         node = graph.nodes[index]
@@ -49,32 +50,64 @@ def units_of(folded: Folded) -> tuple[Unit, ...]:
     return tuple(units)
 
 
-def layer_prefixes(folded: Folded, loop: Loop) -> tuple[str, ...]:
-    """The module path under which each run of `loop` keeps its own weights ("model.layers.3"), in order."""
-    prefixes = []
-    for run in range(loop.region.count):
-        prefixes.append(_common(list(own_weights(folded, loop, run).values())))
-    return tuple(prefixes)
+def layer_parts(folded: Folded, loop: Loop) -> tuple[tuple[str, ...], ...] | None:
+    """For each run of `loop`, the modules that hold its own weights: ("model.layers.3",), or several, in one order.
+
+    Weights lie under their module by the same name in every run. None where no such modules exist.
+    """
+    owned = [list(own_weights(folded, loop, run).values()) for run in range(loop.region.count)]
+    if not owned[0] or any(len(targets) != len(owned[0]) for targets in owned):
+        return None
+    depths = [_own_depth([target.split(".") for target in same]) for same in zip(*owned, strict=True)]
+    if None in depths:
+        return None
+    parts = [
+        tuple(dict.fromkeys(".".join(target.split(".")[:depth]) for target, depth in zip(targets, depths, strict=True)))
+        for targets in owned
+    ]
+    places = [
+        [own.index(".".join(target.split(".")[:depth])) for target, depth in zip(targets, depths, strict=True)]
+        for own, targets in zip(parts, owned, strict=True)
+    ]
+    distinct = len({part for own in parts for part in own}) == sum(map(len, parts))
+    return tuple(parts) if distinct and all(place == places[0] for place in places) else None
+
+
+def _own_depth(paths: list[list[str]]) -> int | None:
+    """After how many names the `paths` of one weight in all runs go on alike; None where only the last name differs."""
+    alike = 0
+    for names in zip(*(reversed(path) for path in paths), strict=False):
+        if len(set(names)) > 1:
+            break
+        alike += 1
+    depth = len(paths[0]) - alike
+    return depth if alike and depth > 0 and all(len(path) == len(paths[0]) for path in paths) else None
 
 
 def own_weights(folded: Folded, loop: Loop, run: int) -> dict[str, str]:
     """The targets of the weights that run `run` has for itself, by the folded names."""
-    targets = {item.value.name: item.target for item in (*folded.source.parameters, *folded.source.constants)}
     table = folded.renaming(loop, run)
-    return {name: targets[table[name]] for name in table if name in folded.graph.weights and folded.copies[name] > 1}
+    return {
+        name: folded.source.targets[table[name]]
+        for name in table
+        if name in folded.graph.weights and folded.copies[name] > 1
+    }
 
 
-def _common(targets: list[str]) -> str:
-    split = [target.split(".")[:-1] for target in targets]
-    shared: list[str] = []
-    for parts in zip(*split, strict=False):
-        if len(set(parts)) > 1:
-            break
-        shared.append(parts[0])
-    return ".".join(shared)
+def relative_names(folded: Folded, loop: Loop) -> dict[str, tuple[int, str]]:
+    """For each of a loop's own weights, by its folded name: the number of its part, and its name in there."""
+    parts = (layer_parts(folded, loop) or ((),))[0]
+    found = {}
+    for name, target in own_weights(folded, loop, 0).items():
+        number = next(i for i, part in enumerate(parts) if target.startswith(f"{part}."))
+        found[name] = (number, target.removeprefix(f"{parts[number]}."))
+    return found
 
 
-def layer_name(folded: Folded, loop: Loop, run: int) -> str:
-    """What to call a run of a loop: the path of its weights, or of its first module."""
-    own = list(own_weights(folded, loop, run).values())
-    return _common(own) or folded.graph.nodes[loop.body.start].scope or f"run {run}"
+def layer_names(folded: Folded, loop: Loop) -> tuple[str, ...]:
+    """What to call the runs of a loop: by the first module of each that holds weights of its own."""
+    parts = layer_parts(folded, loop)
+    if parts is not None:
+        return tuple(own[0] for own in parts)
+    scope = folded.graph.nodes[loop.body.start].scope
+    return tuple(f"{scope} run {run}".strip() for run in range(loop.region.count))

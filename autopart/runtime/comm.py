@@ -1,16 +1,16 @@
 """Comm: the collectives that emitted modules call, each with the conjugate that its gradient needs.
 
-    call              forward             backward
-    copy              -                   all-reduce
-    all_reduce        all-reduce          -
-    all_reduce_both   all-reduce          all-reduce
-    all_gather        all-gather          reduce-scatter
-    gather            all-gather          own piece
-    reduce_scatter    reduce-scatter      all-gather
-    split             own piece           all-gather
-    slice             own piece           zeros around it
-    all_to_all        all-to-all          all-to-all
-    once              first rank only     -
+call              forward             backward
+copy              -                   all-reduce
+all_reduce        all-reduce          -
+all_reduce_both   all-reduce          all-reduce
+all_gather        all-gather          reduce-scatter
+gather            all-gather          own piece
+reduce_scatter    reduce-scatter      all-gather
+split             own piece           all-gather
+slice             own piece           zeros around it
+all_to_all        all-to-all          all-to-all
+once              first rank only     -
 """
 
 from collections.abc import Callable
@@ -51,45 +51,45 @@ class Comm:
 
     def copy(self, x: torch.Tensor) -> torch.Tensor:
         """Every rank uses `x` for its part of the work: the gradients are summed (Megatron-LM's f)."""
-        return _Copy.apply(x, self)  # type: ignore[no-any-return]
+        return _applied(_Copy, x, self)
 
     def all_reduce(self, x: torch.Tensor) -> torch.Tensor:
         """The sum of the ranks' partial `x` (Megatron-LM's g)."""
-        return _AllReduce.apply(x, self, False)  # type: ignore[no-any-return]
+        return _applied(_AllReduce, x, self, False)
 
     def all_reduce_both(self, x: torch.Tensor) -> torch.Tensor:
         """The sum of partial values, for a use whose gradients are partial too."""
-        return _AllReduce.apply(x, self, True)  # type: ignore[no-any-return]
+        return _applied(_AllReduce, x, self, True)
 
     def all_gather(self, x: torch.Tensor, dim: int, parts: Parts = (1,)) -> torch.Tensor:
         """The whole of a sharded `x`, for a use whose gradients are partial."""
-        return _Gather.apply(x, self, Shard(dim, parts), True)  # type: ignore[no-any-return]
+        return _applied(_Gather, x, self, Shard(dim, parts), True)
 
     def gather(self, x: torch.Tensor, dim: int, parts: Parts = (1,)) -> torch.Tensor:
         """The whole of a sharded `x`, for a use that is the same on every rank."""
-        return _Gather.apply(x, self, Shard(dim, parts), False)  # type: ignore[no-any-return]
+        return _applied(_Gather, x, self, Shard(dim, parts), False)
 
     def reduce_scatter(self, x: torch.Tensor, dim: int, parts: Parts = (1,)) -> torch.Tensor:
         """This rank's piece of the sum of partial `x`."""
-        return _ReduceScatter.apply(x, self, Shard(dim, parts))  # type: ignore[no-any-return]
+        return _applied(_ReduceScatter, x, self, Shard(dim, parts))
 
     def split(self, x: torch.Tensor, dim: int, parts: Parts = (1,)) -> torch.Tensor:
         """This rank's piece of an `x` that is whole on every rank, its gradient too."""
-        return _Split.apply(x, self, Shard(dim, parts), True)  # type: ignore[no-any-return]
+        return _applied(_Split, x, self, Shard(dim, parts), True)
 
     def slice(self, x: torch.Tensor, dim: int, parts: Parts = (1,)) -> torch.Tensor:
         """This rank's piece of an `x` whose gradient may stay partial, or that has none."""
-        return _Split.apply(x, self, Shard(dim, parts), False)  # type: ignore[no-any-return]
+        return _applied(_Split, x, self, Shard(dim, parts), False)
 
     def all_to_all(
         self, x: torch.Tensor, from_dim: int, to_dim: int, from_parts: Parts = (1,), to_parts: Parts = (1,)
     ) -> torch.Tensor:
         """`x` sharded along another dim."""
-        return _AllToAll.apply(x, self, Shard(from_dim, from_parts), Shard(to_dim, to_parts))  # type: ignore[no-any-return]
+        return _applied(_AllToAll, x, self, Shard(from_dim, from_parts), Shard(to_dim, to_parts))
 
     def once(self, x: torch.Tensor) -> torch.Tensor:
         """`x` on the first rank and zeros on the others: added to partial sums, it is added once."""
-        return _Once.apply(x, self)  # type: ignore[no-any-return]
+        return _applied(_Once, x, self)
 
     def embedding(self, indices: torch.Tensor, weight: torch.Tensor, padding_idx: int | None = None) -> torch.Tensor:
         """A lookup in rows of which this rank holds its piece: zeros for the others, so the result is a partial sum."""
@@ -104,10 +104,10 @@ class Comm:
         self, logits: torch.Tensor, targets: torch.Tensor, reduction: str = "mean", ignore_index: int = -100
     ) -> torch.Tensor:
         """Cross-entropy over classes of which this rank holds its piece (Shoeybi et al. 2019, section 3)."""
-        losses = ShardedCrossEntropy.apply(logits, targets, self, ignore_index)
+        losses = _applied(ShardedCrossEntropy, logits, targets, self, ignore_index)
         if reduction == "none":
-            return losses  # type: ignore[no-any-return]
-        total: torch.Tensor = losses.sum()
+            return losses
+        total = losses.sum()
         return total if reduction == "sum" else total / (targets != ignore_index).sum()
 
     def sharded_random(self, function: Callable[..., torch.Tensor], *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -117,6 +117,11 @@ class Comm:
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(seed + self.rank)
             return function(*args, **kwargs)
+
+
+def _applied(function: type[torch.autograd.Function], *args: Any) -> torch.Tensor:
+    result: torch.Tensor = function.apply(*args)
+    return result
 
 
 def all_reduced(x: torch.Tensor, comm: Comm) -> torch.Tensor:

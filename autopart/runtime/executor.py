@@ -42,7 +42,9 @@ class Executor:
         sizes = [next(iter(batch.values())).shape[0] for batch in micro_batches]
         self._comm.totals = self._count(micro_batches)
         flying: dict[int, _InFlight] = {}
-        total = torch.zeros((), dtype=torch.float64 if self._mesh.device.type == "cpu" else torch.float32, device=self._mesh.device)
+        total = torch.zeros(
+            (), dtype=torch.float64 if self._mesh.device.type == "cpu" else torch.float32, device=self._mesh.device
+        )
         ahead = self._receive(actions[0], sizes) if actions else []
         for position, action in enumerate(actions):
             pending = ahead
@@ -76,7 +78,9 @@ class Executor:
         if action.kind is Kind.FORWARD:
             return [[self._p2p.receive_value(transfer, index, sizes[index])] for transfer in program.receives]
         return [
-            self._p2p.receive_gradients(transfer, index, sizes[index]) for transfer in program.sends if transfer.requires_grad
+            self._p2p.receive_gradients(transfer, index, sizes[index])
+            for transfer in program.sends
+            if transfer.requires_grad
         ]
 
     def _forward(self, batch: MicroBatch, received: list[torch.Tensor], index: int) -> _InFlight:

@@ -10,9 +10,7 @@ from autopart.runtime.mesh import Mesh
 from autopart.runtime.pieces import join
 
 
-def gather(
-    program: Program, mesh: Mesh, local: Callable[[str], torch.Tensor | None]
-) -> Mapping[str, torch.Tensor]:
+def gather(program: Program, mesh: Mesh, local: Callable[[str], torch.Tensor | None]) -> Mapping[str, torch.Tensor]:
     """On rank 0, every parameter's tensor whole, on the CPU; elsewhere an empty mapping. All ranks call it together.
 
     Args:

@@ -46,16 +46,24 @@ def run(function: Callable[..., Any], world: int, args: Sequence[Any] = (), time
             processes.append(process)
             pipes.append(receiver)
         try:
-            return _collect(pipes, processes, timeout_s)
-        finally:
-            for process in processes:
-                if process.is_alive():
-                    process.terminate()
+            results = _collect(pipes, processes, timeout_s)
             for process in processes:
                 process.join(GRACE_S)
-                if process.is_alive():
-                    process.kill()
-                    process.join()
+            return results
+        finally:
+            _end(processes)
+
+
+def _end(processes: Sequence[Any]) -> None:
+    """End what still runs, politely at first."""
+    running = [process for process in processes if process.is_alive()]
+    for process in running:
+        process.terminate()
+    for process in running:
+        process.join(GRACE_S)
+        if process.is_alive():
+            process.kill()
+            process.join()
 
 
 def _collect(pipes: Sequence[Connection], processes: Sequence[Any], timeout_s: float) -> list[Any]:
@@ -74,7 +82,9 @@ def _collect(pipes: Sequence[Connection], processes: Sequence[Any], timeout_s: f
             except EOFError:
                 processes[rank].join(GRACE_S)
                 code = processes[rank].exitcode
-                raise WorkerError(f"rank {rank} of {len(pipes)} died with exit code {code} and without an error message") from None
+                raise WorkerError(
+                    f"rank {rank} of {len(pipes)} died with exit code {code} and without an error message"
+                ) from None
             if failed:
                 raise WorkerError(f"rank {rank} of {len(pipes)} failed:\n{result}")
             results[rank] = result
@@ -108,5 +118,3 @@ def join_group(rank: int, world: int, rendezvous: Path, timeout_s: float) -> Non
     dist.init_process_group(
         "gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=world, timeout=timedelta(seconds=timeout_s)
     )
-
-

@@ -41,7 +41,9 @@ class Parallel(Generic[PlanT]):
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         if dist.is_initialized() and dist.get_world_size() == plan.world:
             sources = "\n".join(text for _, text in program.sources)
-            check_agreement(f"{plan.fingerprint} {plan.cuts} {plan.nodes} {plan.parameters} {plan.micro_batch} {sources}")
+            check_agreement(
+                f"{plan.fingerprint} {plan.cuts} {plan.nodes} {plan.parameters} {plan.micro_batch} {sources}"
+            )
             self._folder = tempfile.TemporaryDirectory(prefix="autopart-emitted-")
             directory = Path(self._folder.name)
             write_sources(program, directory)
@@ -180,7 +182,9 @@ class Parallel(Generic[PlanT]):
         for item in self._graph.inputs:
             tensor = items.get(item.path)
             if not isinstance(tensor, torch.Tensor):
-                raise BatchError(f"the batch has no tensor {item.path!r}: the plan was made with {[i.path for i in self._graph.inputs]}")
+                raise BatchError(
+                    f"the batch has no tensor {item.path!r}: the plan was made with {[i.path for i in self._graph.inputs]}"
+                )
             expected = tuple(item.value.shape)
             fits = tensor.ndim == len(expected) and all(
                 not isinstance(size, int) or size == own for size, own in zip(expected, tensor.shape, strict=True)

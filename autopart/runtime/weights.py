@@ -35,8 +35,13 @@ class Weights(nn.Module):
         """Keep things that are no weights, whatever their names: a module called "comm" stays reachable as ["comm"]."""
         self.__dict__.update(things)
 
-    def attach(self, path: str, module: nn.Module) -> nn.Module:
-        """Register `module` under the dotted `path`, and return it."""
+    def attach(self, paths: tuple[str, ...], module: nn.Module) -> nn.Module:
+        """Register `module` under a dotted path, and return it; for several paths, its parts part0, part1, ... each."""
+        if len(paths) > 1:
+            for number, path in enumerate(paths):
+                self.attach((path,), module.get_submodule(f"part{number}"))
+            return module
+        (path,) = paths
         *parents, last = path.split(".")
         owner: nn.Module = self
         for name in parents:

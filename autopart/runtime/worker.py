@@ -63,7 +63,8 @@ class Worker:
     def step(self, batch: Mapping[str, torch.Tensor], micro_batch: int, global_batch: int) -> torch.Tensor:
         """Forward, backward and gradient sums over this replica's share; the loss of the global batch."""
         micro_batches = [
-            {path: tensor.to(self.mesh.device) for path, tensor in piece.items()} for piece in split_batch(batch, micro_batch)
+            {path: tensor.to(self.mesh.device) for path, tensor in piece.items()}
+            for piece in split_batch(batch, micro_batch)
         ]
         before = {name: parameter.grad for name, parameter in self._named.items()}
         for parameter in self._named.values():
@@ -142,7 +143,9 @@ def split_batch(batch: Mapping[str, torch.Tensor], micro_batch: int) -> list[dic
     size = batch_size(batch)
     pieces = []
     for start in range(0, size, micro_batch):
-        pieces.append({path: t[start : start + micro_batch] if t.ndim and t.shape[0] == size else t for path, t in batch.items()})
+        pieces.append(
+            {path: t[start : start + micro_batch] if t.ndim and t.shape[0] == size else t for path, t in batch.items()}
+        )
     return pieces
 
 

@@ -50,7 +50,8 @@ class Candidate:
         """The same of its backward pass, what it computes again included."""
         again = self.recompute == "full"
         return tuple(
-            sum(cost.backward_s + (cost.forward_s if again and cost.input_bytes else 0.0) for cost in stage) for stage in self.stages
+            sum(cost.backward_s + (cost.forward_s if again and cost.input_bytes else 0.0) for cost in stage)
+            for stage in self.stages
         )
 
     @cached_property

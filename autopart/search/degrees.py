@@ -1,7 +1,7 @@
 """The search over degrees: every tp x pp x dp, micro-batch and recomputation, each with its best layout and cuts."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 
 from autopart.errors import InfeasiblePlanError, PlanningError
 from autopart.estimate.block import UnitCost, unit_costs
@@ -91,7 +91,9 @@ class DegreeSearch:
                 some = False
                 for lean in self._variants(tp):
                     for recompute in recomputes:
-                        candidate = self._candidate(tp, pp, dp, micro_batch, share // micro_batch, recompute, lean, limit)
+                        candidate = self._candidate(
+                            tp, pp, dp, micro_batch, share // micro_batch, recompute, lean, limit
+                        )
                         if candidate is not None:
                             some = True
                             yield candidate
@@ -104,7 +106,13 @@ class DegreeSearch:
             if not request.tp and (tp > request.cluster.devices_per_node or not self.shares_work(tp)):
                 continue
             rest = request.world // tp
-            pps = (request.pp,) if request.pp else (len(request.cuts) + 1,) if request.cuts is not None else divisors(rest)
+            pps = (
+                (request.pp,)
+                if request.pp
+                else (len(request.cuts) + 1,)
+                if request.cuts is not None
+                else divisors(rest)
+            )
             for pp in pps:
                 if rest % pp or pp > len(self.units):
                     continue
@@ -128,7 +136,8 @@ class DegreeSearch:
         if tp not in self._options:
             graph = self.folded.graph
             self._options[tp] = {
-                node.name: strategies(node, graph, self.rules[node.name], self.axes.parts_of, tp) for node in graph.nodes
+                node.name: strategies(node, graph, self.rules[node.name], self.axes.parts_of, tp)
+                for node in graph.nodes
             }
         return self._options[tp]
 
@@ -159,7 +168,9 @@ class DegreeSearch:
         if cuts is None:
             return None
         cluster, optimizer = self.request.cluster, self.request.optimizer
-        return Candidate(tp, pp, dp, micro_batch, count, schedule, recompute, cuts, costs, tensor, cluster, optimizer, flying)
+        return Candidate(
+            tp, pp, dp, micro_batch, count, schedule, recompute, cuts, costs, tensor, cluster, optimizer, flying
+        )
 
     def _explain(self) -> None:
         """Raise the error that says why there is no plan."""
@@ -167,7 +178,9 @@ class DegreeSearch:
         request = self.request
         unlimited = [c for c in self._candidates(float("inf"))]
         if not unlimited:
-            heads = ", ".join(sorted({f"{a.name} {a.size}" for a in self.axes.axes if isinstance(a.size, int) and a.size > 1})[:6])
+            heads = ", ".join(
+                sorted({f"{a.name} {a.size}" for a in self.axes.axes if isinstance(a.size, int) and a.size > 1})[:6]
+            )
             raise PlanningError(
                 f"no tp x pp x dp makes world={request.world}: tp must divide an axis (the first are {heads}), pp can be at most "
                 f"{len(self.units)}, and dp must divide global_batch={request.global_batch}; try world={_nearby(request)}"
@@ -189,7 +202,7 @@ class DegreeSearch:
         request, gib, found = self.request, 2**30, []
         for name in ("recompute", "micro_batch", "tp", "pp", "dp", "cuts"):
             if getattr(request, name) is not None:
-                plan = self._with(replace(request, **{name: None}))
+                plan = self._with(_without(request, name))
                 if plan is not None:
                     value = getattr(plan.best, name)
                     found.append(f"{name}={value!r} ({plan.best.peak_bytes / gib:.1f} GiB)")
@@ -198,7 +211,9 @@ class DegreeSearch:
             larger = replace(request, world=request.world * factor, global_batch=request.global_batch * factor)
             plan = self._with(larger)
             if plan is not None:
-                found.append(f"world={larger.world} ({plan.best.peak_bytes / gib:.1f} GiB, global_batch={larger.global_batch})")
+                found.append(
+                    f"world={larger.world} ({plan.best.peak_bytes / gib:.1f} GiB, global_batch={larger.global_batch})"
+                )
                 break
         return f"try {' or '.join(found)}" if found else "use more devices, or larger ones"
 
@@ -222,3 +237,9 @@ def _rank(candidate: Candidate) -> tuple[float, ...]:
 def _nearby(request: Request) -> str:
     smaller = [d for d in range(1, request.world) if request.global_batch % d == 0]
     return str(smaller[-1]) if smaller else "1"
+
+
+def _without(request: Request, pin: str) -> Request:
+    """The request with one pin taken off."""
+    values = {item.name: getattr(request, item.name) for item in fields(Request)}
+    return Request(**(values | {pin: None}))

@@ -42,7 +42,9 @@ def eliminate(tables: Sequence[Table]) -> tuple[dict[Hashable, int], float]:
     while weight:
         variable = min(weight, key=lambda v: (weight[v], order[v]))
         if weight[variable] > LARGEST_TABLE:
-            raise PlanningError(f"the tensor search needs a table of {weight[variable]:,} entries: the graph is too entangled")
+            raise PlanningError(
+                f"the tensor search needs a table of {weight[variable]:,} entries: the graph is too entangled"
+            )
         joined = _sum(buckets[variable], variable, sizes)
         costs = joined.costs
         best = costs.argmin(axis=-1)

@@ -53,12 +53,18 @@ def check(request: Request, unit_count: int) -> None:
         shown = " x ".join(f"{n}={getattr(request, n)}" for n in ("tp", "pp", "dp") if getattr(request, n) is not None)
         raise PinError(f"{shown} = {pinned} does not make world={world}: leave one of them out, or set world={pinned}")
     if request.pp is not None and request.pp > unit_count:
-        raise PinError(f"pp={request.pp} needs {request.pp} pieces, the model has {unit_count}: at most pp={unit_count}")
+        raise PinError(
+            f"pp={request.pp} needs {request.pp} pieces, the model has {unit_count}: at most pp={unit_count}"
+        )
     if request.cuts is not None and request.pp is not None and len(request.cuts) != request.pp - 1:
-        raise PinError(f"cuts names {len(request.cuts)} places, which makes {len(request.cuts) + 1} stages, not pp={request.pp}")
+        raise PinError(
+            f"cuts names {len(request.cuts)} places, which makes {len(request.cuts) + 1} stages, not pp={request.pp}"
+        )
     if request.dp is not None and batch % request.dp:
         nearest = _near([request.dp * k for k in range(1, batch // request.dp + 3)], batch)
-        raise PinError(f"global_batch={batch} cannot be shared by dp={request.dp} replicas: nearest batches are {nearest}")
+        raise PinError(
+            f"global_batch={batch} cannot be shared by dp={request.dp} replicas: nearest batches are {nearest}"
+        )
     if request.micro_batch is not None:
         share = request.micro_batch * (request.dp or 1)
         if batch % share:

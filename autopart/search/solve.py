@@ -35,7 +35,10 @@ def solve(folded: Folded, rules: Mapping[str, Rule | None], request: Request, no
     dtypes = [parameter.value.dtype for parameter in graph.parameters]
     mixing = batch_sharding(graph, rules).mixing
     mixed = tuple(
-        Note(item.op, f"mixes the samples of a batch ({item.location}): computed per micro-batch, not over the global batch")
+        Note(
+            item.op,
+            f"mixes the samples of a batch ({item.location}): computed per micro-batch, not over the global batch",
+        )
         for item in mixing
         if graph.loss is not None
     )
@@ -145,7 +148,11 @@ def _replicated(
             notes.setdefault(node.op, Note(node.op, f"no sharding rule knows it ({_place(node)})"))
         elif heavy and not chosen.divided:
             divisible = any(option.divided for option in options[node.name])
-            why = "cheaper whole than the communication that sharing needs" if divisible else f"no dim that tp={best.tp} divides"
+            why = (
+                "cheaper whole than the communication that sharing needs"
+                if divisible
+                else f"no dim that tp={best.tp} divides"
+            )
             notes.setdefault(node.name, Note(node.scope or node.name, f"{node.op}: {why}"))
     return tuple(notes.values())
 
@@ -156,7 +163,8 @@ def _place(node: Node) -> str:
 
 def _alternatives(found: Found) -> tuple[Alternative, ...]:
     return tuple(
-        Alternative(c.tp, c.pp, c.dp, c.micro_batch, c.schedule, c.recompute, c.step_s, c.peak_bytes) for c in found.others
+        Alternative(c.tp, c.pp, c.dp, c.micro_batch, c.schedule, c.recompute, c.step_s, c.peak_bytes)
+        for c in found.others
     )
 
 

@@ -87,9 +87,7 @@ class _Problem:
         for name in self.graph.values:
             self._add_value(name)
         chosen, seconds = eliminate(self.tables)
-        strategies = {
-            node.name: self.options[node.name][chosen[self.variable(node)]] for node in self.graph.nodes
-        }
+        strategies = {node.name: self.options[node.name][chosen[self.variable(node)]] for node in self.graph.nodes}
         parameters = {name: layouts[chosen[("parameter", name)]] for name, layouts in self.storage.items()}
         return TensorPlan(strategies, parameters, seconds)
 
@@ -106,7 +104,10 @@ class _Problem:
         times = max(self.runs[node.name] if node.op != ENTER else 1 for node, _ in wants)
         if len(wants) == 1:
             node, slot = wants[0]
-            costs = [[self._convert(name, have, option.inputs[slot]) * times for option in self.options[node.name]] for have in haves]
+            costs = [
+                [self._convert(name, have, option.inputs[slot]) * times for option in self.options[node.name]]
+                for have in haves
+            ]
             self._tie(variable, self.variable(node), np.array(costs))
             return
         states = self._states(name, haves, wants)
@@ -118,7 +119,13 @@ class _Problem:
                     enter[i, j] = sum(self._convert(name, have, target) for target in extra) * times
         self._tie(variable, bridge, enter)
         for node, slot in wants:
-            allowed = [[0.0 if option.inputs[slot] == origin or option.inputs[slot] in extra else np.inf for option in self.options[node.name]] for origin, extra in states]
+            allowed = [
+                [
+                    0.0 if option.inputs[slot] == origin or option.inputs[slot] in extra else np.inf
+                    for option in self.options[node.name]
+                ]
+                for origin, extra in states
+            ]
             self._tie(bridge, self.variable(node), np.array(allowed))
 
     def _tie(self, first: Variable, second: Variable, costs: NDArray[np.float64]) -> None:
@@ -128,7 +135,9 @@ class _Problem:
         else:
             self.tables.append(Table((first, second), costs))
 
-    def _states(self, name: str, haves: tuple[Layout, ...], wants: list[tuple[Node, int]]) -> list[tuple[Layout, frozenset[Layout]]]:
+    def _states(
+        self, name: str, haves: tuple[Layout, ...], wants: list[tuple[Node, int]]
+    ) -> list[tuple[Layout, frozenset[Layout]]]:
         targets = list(dict.fromkeys(option.inputs[slot] for node, slot in wants for option in self.options[node.name]))
         states = []
         for have in dict.fromkeys(haves):
@@ -139,7 +148,9 @@ class _Problem:
 
     def _convert(self, name: str, have: Layout, want: Layout) -> float:
         if name in self.graph.parameter_of and have != want and isinstance(have.value, Shard):
-            return float("inf")  # gathering weights would share their memory but not the work: that is what dp and ZeRO do
+            return float(
+                "inf"
+            )  # gathering weights would share their memory but not the work: that is what dp and ZeRO do
         cost = self.prices.conversion(name, have, want)
         if cost is None:
             return float("inf")
@@ -179,7 +190,5 @@ class _Problem:
         """What the model returns is whole on every rank."""
         node = self.graph.nodes[self.graph.producer[name]]
         slot = [value.name for value in node.outputs].index(name)
-        costs = [
-            self._convert(name, option.outputs[slot], REPLICATED) for option in self.options[node.name]
-        ]
+        costs = [self._convert(name, option.outputs[slot], REPLICATED) for option in self.options[node.name]]
         self.tables.append(Table((self.variable(node),), np.array(costs)))

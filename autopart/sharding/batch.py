@@ -8,9 +8,9 @@ mixes samples in another way (a batch norm, a contrastive loss) is named, and co
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from autopart.ir.folded import ENTER, LEAVE
 from autopart.ir.graph import Graph, Node
 from autopart.ir.size import BATCH, Size
-from autopart.ir.folded import ENTER, LEAVE
 from autopart.sharding.rule import Rule
 
 

@@ -115,7 +115,9 @@ def _named(graph: Graph, union: networkx.utils.UnionFind, hints: list[tuple[Plac
         names.setdefault(union[place], name)
     for item in graph.inputs:
         for dim in range(len(item.value.shape)):
-            names.setdefault(union[(item.value.name, dim)], "batch" if dim == 0 else "sequence" if dim == 1 else f"{item.path}.{dim}")
+            names.setdefault(
+                union[(item.value.name, dim)], "batch" if dim == 0 else "sequence" if dim == 1 else f"{item.path}.{dim}"
+            )
     for parameter in graph.parameters:
         owner = parameter.target.rsplit(".", 1)[0]
         for dim in range(len(parameter.value.shape)):

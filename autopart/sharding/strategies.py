@@ -54,7 +54,9 @@ def strategies(node: Node, graph: Graph, rule: Rule | None, parts_of: PartsOf, d
         degree: the number of ranks; sizes that it does not divide are not sharded.
     """
     if node.op in (ENTER, LEAVE):
-        return tuple(Strategy(str(x), (x,), (x,), divided=False) for x in carried_layouts(node, graph, parts_of, degree))
+        return tuple(
+            Strategy(str(x), (x,), (x,), divided=False) for x in carried_layouts(node, graph, parts_of, degree)
+        )
     count = len(node.inputs)
     found = [Strategy("", (REPLICATED,) * count, (REPLICATED,) * len(node.outputs), divided=False)]
     if any(value.requires_grad for value in node.outputs):
@@ -92,8 +94,12 @@ def _letter_moves(node: Node, rule: Rule, parts_of: PartsOf) -> list[Move]:
         contracted = not any(letter in dims for dims in rule.outputs)
         if letter in rule.whole or (contracted and rule.counts is not None):
             continue
-        places = [(name, dims.index(letter)) for name, dims in zip(node.inputs, rule.inputs, strict=True) if letter in dims]
-        places += [(v.name, dims.index(letter)) for v, dims in zip(node.outputs, rule.outputs, strict=True) if letter in dims]
+        places = [
+            (name, dims.index(letter)) for name, dims in zip(node.inputs, rule.inputs, strict=True) if letter in dims
+        ]
+        places += [
+            (v.name, dims.index(letter)) for v, dims in zip(node.outputs, rule.outputs, strict=True) if letter in dims
+        ]
         asked = {(1,)}.union(*(parts_of.get(place, frozenset()) for place in places))
         for parts in sorted(asked):
             inputs = tuple(Shard(dims.index(letter), parts) if letter in dims else None for dims in rule.inputs)

@@ -5,15 +5,15 @@ from functools import cache
 from typing import Any
 
 import torch
-from tests.equality.single import STEPS, Trace, optimizer
-from tests.models import CASES, SAMPLES, build
-from tests.worker_pool import WorkerPool
 
 from autopart import api
 from autopart.ir.graph import Graph
 from autopart.ir.plan import PlanData
 from autopart.ir.program import Program
 from autopart.runtime.parallel import Parallel
+from tests.equality.single import STEPS, Trace, optimizer
+from tests.models import CASES, SAMPLES, build
+from tests.worker_pool import WorkerPool
 
 
 @cache
@@ -23,7 +23,9 @@ def prepared(name: str, dtype: torch.dtype) -> api.Prepared:
     return api.prepare(build(name, dtype), case.batch(dtype), case.loss)
 
 
-def train_parallel(pool: WorkerPool, name: str, dtype: torch.dtype, world: int, cluster: str, **pins: Any) -> tuple[Trace, PlanData]:
+def train_parallel(
+    pool: WorkerPool, name: str, dtype: torch.dtype, world: int, cluster: str, **pins: Any
+) -> tuple[Trace, PlanData]:
     """Train `name` on `world` ranks with these pins; what rank 0 gathered, and the plan."""
     ready = prepared(name, dtype)
     plan = api.make_plan(ready, world, cluster, SAMPLES, api.Pins(**pins))

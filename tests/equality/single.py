@@ -5,6 +5,7 @@ from functools import cache
 from typing import Any
 
 import torch
+
 from tests.models import CASES, build
 
 STEPS = 3
@@ -58,7 +59,9 @@ def assert_equal(found: Trace, expected: Trace, allowed: float) -> None:
     _assert_tensors("final weight", found.state, expected.state, allowed)
 
 
-def _assert_tensors(what: str, found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], allowed: float) -> None:
+def _assert_tensors(
+    what: str, found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], allowed: float
+) -> None:
     assert found.keys() == expected.keys()
     # A tensor that is zero but for rounding is compared on the scale of the others.
     largest = max(float(tensor.abs().max()) for tensor in expected.values())

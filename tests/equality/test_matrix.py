@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from tests.equality.parallel import train_parallel
 from tests.equality.single import assert_equal, single_process, tolerance
 from tests.models import CASES
@@ -17,7 +18,9 @@ def test_equal_to_a_single_process(
     worker_pool: WorkerPool, name: str, layout: tuple[int, int, int], dtype: torch.dtype
 ) -> None:
     tp, pp, dp = layout
-    found, plan = train_parallel(worker_pool, name, dtype, tp * pp * dp, "local-cpu", tp=tp, pp=pp, dp=dp, micro_batch=2)
+    found, plan = train_parallel(
+        worker_pool, name, dtype, tp * pp * dp, "local-cpu", tp=tp, pp=pp, dp=dp, micro_batch=2
+    )
     assert (plan.tp, plan.pp, plan.dp, plan.micro_batches) == (tp, pp, dp, 4 // dp)
     if tp > 1:
         assert any(choice.layout.shard is not None for choice in plan.parameters), "tp shares no weight"

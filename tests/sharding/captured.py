@@ -30,6 +30,15 @@ class Traced:
     values: Mapping[str, torch.Tensor]
 
 
+@dataclass(frozen=True)
+class Case:
+    """A node to try, and what to call it."""
+
+    name: str
+    traced: Traced
+    node: Node
+
+
 class _Calls(nn.Module):
     def __init__(self, examples: tuple[Example, ...]) -> None:
         super().__init__()
@@ -113,9 +122,9 @@ def describe(name: str, tensor: torch.Tensor, requires_grad: bool) -> Value:
     return Value(name, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."), requires_grad)
 
 
-def nodes(families: Mapping[str, tuple[Example, ...]]) -> Iterator[tuple[str, Traced, Node]]:
-    """Every node of every family's graph, with what to call it."""
+def nodes(families: Mapping[str, tuple[Example, ...]], others: Mapping[str, Traced]) -> Iterator[Case]:
+    """Every node of every family's graph, and of other graphs."""
     for family, examples in families.items():
         traced = trace(examples)
-        for node in traced.graph.nodes[:-1]:
-            yield f"{family}-{node.name}", traced, node
+        yield from (Case(f"{family}-{node.name}", traced, node) for node in traced.graph.nodes[:-1])
+    yield from (Case(name, traced, traced.graph.nodes[0]) for name, traced in others.items())

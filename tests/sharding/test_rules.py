@@ -1,18 +1,19 @@
 """Every sharding rule, proved by running it."""
 
 import pytest
+import torch
 
+from autopart.capture.constants import overload
 from autopart.sharding.find_rule import find_rule, rule_table
 from autopart.sharding.infer_axes import infer_axes
-from autopart.sharding.strategies import PartsOf
-from tests.sharding.captured import Traced, nodes
-from tests.sharding.op_examples import FAMILIES
-from tests.sharding.proof import all_strategies, prove, show
+from autopart.sharding.rule import Rule
+from autopart.sharding.strategies import PartsOf, Strategy
+from tests.sharding.captured import Case, Traced, nodes, single
+from tests.sharding.op_examples import FAMILIES, UNCAPTURED, b, i, n, t, u
+from tests.sharding.proof import all_strategies, cut, prove, run_ranks, show
 
-ALL = tuple(nodes(FAMILIES))
-RULED = [
-    (name, traced, node, rule) for name, traced, node in ALL if (rule := find_rule(node, traced.graph)) is not None
-]
+CASES = tuple(nodes(FAMILIES, UNCAPTURED))
+RULED = [(case, rule) for case in CASES if (rule := find_rule(case.node, case.traced.graph)) is not None]
 PARTS: dict[int, PartsOf] = {}
 
 
@@ -24,18 +25,69 @@ def parts_of(traced: Traced) -> PartsOf:
 
 
 PROOFS = [
-    pytest.param(traced, node, rule, strategy, degree, id=f"{name}-{degree}-{show(strategy)}")
-    for name, traced, node, rule in RULED
+    pytest.param(case, rule, strategy, degree, id=f"{case.name}-{degree}-{show(strategy)}")
+    for case, rule in RULED
     for degree in (2, 4)
-    for strategy in all_strategies(node, traced, rule, parts_of(traced), degree)
+    for strategy in all_strategies(case.node, case.traced, rule, parts_of(case.traced), degree)
     if strategy.divided or degree == 2
 ]
 
 
-@pytest.mark.parametrize(("traced", "node", "rule", "strategy", "degree"), PROOFS)
-def test_ranks_together_compute_what_one_does(traced, node, rule, strategy, degree):
-    prove(node, traced, rule, strategy, degree)
+@pytest.mark.parametrize(("case", "rule", "strategy", "degree"), PROOFS)
+def test_ranks_together_compute_what_one_does(case: Case, rule: Rule, strategy: Strategy, degree: int) -> None:
+    prove(case.node, case.traced, rule, strategy, degree)
 
 
-def test_every_rule_has_an_example_that_it_fits():
-    assert set(rule_table()) - {node.op for _, _, node, _ in RULED} == set()
+def test_every_rule_has_an_example_that_it_fits() -> None:
+    assert set(rule_table()) - {case.node.op for case, _ in RULED} == set()
+
+
+@pytest.mark.parametrize("op", sorted(rule_table()))
+def test_every_rule_is_of_an_op_that_exists(op: str) -> None:
+    assert overload(op) is not None
+
+
+NEVER_SHARDED = {f"aten.{name}.default" for name in ("all", "any", "max", "min", "prod", "std", "var")}
+
+
+def test_every_rule_is_tried_on_shards() -> None:
+    sharded = {param.values[0].node.op for param in PROOFS if param.values[2].divided}
+    assert set(rule_table()) - sharded == NEVER_SHARDED
+
+
+# Calls that a rule does not hold for, although their op has one.
+WITHOUT = [
+    single("aten.embedding.default", t(8, 4), i(8, 4), -1, True),
+    single("aten.conv2d.default", t(2, 4, 4, 4), t(8, 1, 3, 3), None, [1, 1], [0, 0], [1, 1], 4),
+    single("aten.roll.default", t(4, 8), [3]),
+    single("aten.cross_entropy_loss.default", t(4, 8), u(4, 8)),
+    single("aten.cross_entropy_loss.default", t(4, 8), i(8, 4), n(8)),
+    single("aten.binary_cross_entropy.default", u(4, 8), n(4, 8), n(8)),
+    single("aten.matmul.default", t(8), t(8, 4)),
+    single("aten.einsum.default", "ii->i", [t(4, 4)]),
+    single("aten.einsum.default", "...i->...", [t(4, 4)]),
+    single("aten.index.Tensor", t(4, 8), [i(4, 2), i(8, 2)]),
+    single("aten.index.Tensor", t(4, 8), [b(4)]),
+    single("aten.cat.default", [t(0), t(4, 8)]),
+    single("aten.scaled_dot_product_attention.default", t(2, 4, 8, 4), t(1, 4, 8, 4), t(1, 4, 8, 4)),
+]
+
+
+@pytest.mark.parametrize("traced", WITHOUT, ids=[traced.graph.nodes[0].op for traced in WITHOUT])
+def test_a_call_that_cannot_be_sharded_has_no_rule(traced: Traced) -> None:
+    assert find_rule(traced.graph.nodes[0], traced.graph) is None
+
+
+def test_random_numbers_are_common_where_the_work_is_and_differ_where_it_is_not() -> None:
+    traced = single("aten.dropout.default", torch.ones(64, 64, dtype=torch.float64).requires_grad_(), 0.25, True)
+    node = traced.graph.nodes[0]
+    rule = find_rule(node, traced.graph)
+    assert rule is not None
+    for strategy in all_strategies(node, traced, rule, {}, 4):
+        torch.manual_seed(0)
+        inputs = cut(traced.values["x0"], strategy.inputs[0].value, 4)
+        kept = [own for (own,) in run_ranks(node, traced, rule, strategy, [[x] for x in inputs])]
+        if strategy.divided:
+            assert not any(torch.equal(kept[0], other) for other in kept[1:])
+        assert all(set(own.unique().tolist()) == {0.0, 1 / 0.75} for own in kept)
+        assert all(abs(own.mean() - 1) < 0.1 for own in kept)

@@ -1,0 +1,202 @@
+"""StageWriter: writes one stage, and knows afterwards what the executor must know of it."""
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import cached_property, partial
+
+from autopart.emit.block_writer import loop_arguments, write_block
+from autopart.emit.body import Statement, identifier, unique, write_body
+from autopart.emit.function import Function, Sharded, batch_line
+from autopart.emit.source import BlockSource, StageSource, path_text, weights_text
+from autopart.emit.stage_spec import Runs, StageSpec, carried_name, taken
+from autopart.emit.weight_text import weight_text
+from autopart.errors import UnsupportedError
+from autopart.ir.placement import REPLICATED
+from autopart.ir.program import ParameterShard
+from autopart.ir.units import layer_parts, own_weights
+
+
+class StageWriter:
+    """One stage of a sharded graph.
+
+    Args:
+        sharded: the graph with its choices.
+        spec: what the stage has, takes and gives.
+        recompute: whether each run of a loop is computed again in the backward pass.
+        last: whether the stage returns the model's results.
+
+    Attributes:
+        results: the values that the model returns, on the last stage.
+        counted: the averaged losses whose targets are counted.
+        layers: for every loop, the modules whose weights the runs in this stage take, by run.
+    """
+
+    def __init__(self, sharded: Sharded, spec: StageSpec, recompute: bool, last: bool) -> None:
+        self.sharded, self.spec, self.recompute = sharded, spec, recompute
+        graph = sharded.graph
+        self.results = ((graph.loss,) if graph.loss is not None else graph.outputs) if last else ()
+        own = [graph.nodes[item] for item in spec.items if isinstance(item, int)]
+        self.counted = [] if sharded.batch.mixing else [node for node in own if node.name in sharded.batch.counted]
+        self.layers = tuple((layer_parts(sharded.folded, r.loop) or ())[r.first : r.stop] for r in self._runs)
+
+    @property
+    def _runs(self) -> list[Runs]:
+        return [item for item in self.spec.items if isinstance(item, Runs)]
+
+    @cached_property
+    def count_inputs(self) -> tuple[str, ...]:
+        """The paths of the model inputs that the counted targets depend on."""
+        return tuple(item.path for item in self.sharded.graph.inputs if item.value.name in self._count_needs)
+
+    @cached_property
+    def parameters(self) -> tuple[ParameterShard, ...]:
+        """Every parameter that a rank of the stage holds, and which piece of it."""
+        source, found = self.sharded.folded.source, []
+        for name, actual in self._held:
+            if actual in source.parameter_of:
+                parameter = source.parameter_of[actual]
+                value, layout = parameter.value, self.sharded.parameters[name]
+                shape = tuple(size for size in value.shape if isinstance(size, int))
+                found.append(ParameterShard(parameter.target, shape, value.dtype, layout, value.requires_grad))
+        return tuple(found)
+
+    @cached_property
+    def constants(self) -> tuple[str, ...]:
+        """The targets of the constants that the stage holds."""
+        source = self.sharded.folded.source
+        return tuple(source.targets[actual] for _, actual in self._held if actual not in source.parameter_of)
+
+    @cached_property
+    def _weights(self) -> tuple[str, ...]:
+        """Weights that the stage itself holds: used outside loops, or by all runs of a loop together."""
+        graph, folded = self.sharded.graph, self.sharded.folded
+        used = [name for item in self.spec.items if isinstance(item, int) for name in graph.nodes[item].inputs]
+        for runs in self._runs:
+            own = own_weights(folded, runs.loop, 0)
+            used += [name for name in taken(folded, runs) if name not in own]
+        return tuple(dict.fromkeys(name for name in used if name in graph.weights))
+
+    @cached_property
+    def _held(self) -> list[tuple[str, str]]:
+        """Every weight of the stage, by its names in the folded graph and in the whole one."""
+        folded = self.sharded.folded
+        held = [(name, name) for name in self._weights]
+        for runs in self._runs:
+            for run in range(runs.first, runs.stop):
+                table = folded.renaming(runs.loop, run)
+                held += [(name, table[name]) for name in own_weights(folded, runs.loop, run)]
+        return held
+
+    @cached_property
+    def _paths(self) -> Mapping[str, str]:
+        return {name: f"self{path_text(self.sharded.graph.targets[name])}" for name in self._weights}
+
+    def source(self, facts: str) -> str:
+        """The text of the file; `facts` stand at its head."""
+        blocks = tuple(
+            write_block(self.sharded, runs.loop, "Block" if number == 0 else f"Block{number + 1}", self._count_index)
+            for number, runs in enumerate(self._runs)
+        )
+        targets = self.sharded.graph.targets
+        members = weights_text({targets[name]: weight_text(self.sharded, name) for name in self._weights}, indent=8)
+        stage = StageSource(self.sharded.graph.name, facts, blocks, members, self._forward(), self._counts())
+        return stage.text(self.recompute)
+
+    @property
+    def _count_index(self) -> Mapping[str, int]:
+        return {node.name: index for index, node in enumerate(self.counted)}
+
+    def _function(self, arguments: Mapping[str, str]) -> Function:
+        first = next(iter(arguments.values()), None)
+        return Function(self.sharded, self._paths, f"{first}.device" if first else "None", self._count_index)
+
+    def _forward(self) -> BlockSource:
+        sharded, graph = self.sharded, self.sharded.graph
+        arguments: dict[str, str] = {}
+        for key in (*self.spec.inputs, *self.spec.receives):
+            arguments[key] = unique(identifier(key) if key in graph.values else "x", arguments)
+        function = self._function(arguments)
+        number = 0
+        for item in self.spec.items:
+            if isinstance(item, Runs):
+                self._loop(function, item, number)
+                number += 1
+            else:
+                function.add(graph.nodes[item])
+        results = [*self.spec.gives, *(function.wanted(name, REPLICATED) for name in self.results)]
+        if sharded.batch.mixing and self.results and graph.loss is not None:
+            # Samples are mixed, so the loss is no sum over them: each micro-batch's counts by its share of samples.
+            shared = Statement(("loss",), (results[-1],), lambda x: f"self.comm.share({x[0]})", "loss")
+            function.statements.append(shared)
+            results[-1] = "loss"
+        lines, returned = write_body(arguments, function.statements, results)
+        if function.needs_batch:
+            line = batch_line(graph, arguments)
+            if line is None:
+                raise UnsupportedError(
+                    f"a stage of {graph.name} needs the batch size but takes no tensor with it as a dim"
+                )
+            lines.insert(0, line)
+        shapes = {}
+        for key, argument in arguments.items():
+            inner = key if key in graph.values else re.sub(r"_run\d+$", "", key)
+            shapes[argument] = (sharded.shape(inner, sharded.layout(inner)), graph.values[inner].dtype)
+        return BlockSource("Stage", "", "", tuple(arguments.values()), shapes, tuple(lines), returned)
+
+    def _loop(self, function: Function, runs: Runs, number: int) -> None:
+        """`for block in self.stacks[0]: x = block(x, mask)`"""
+        folded, graph = self.sharded.folded, self.sharded.graph
+        enters = [graph.nodes[i] for i in range(runs.loop.start, runs.loop.start + len(runs.loop.enters))]
+        start = []
+        for index, node in enumerate(enters):
+            key = carried_name(folded, runs.loop, index, runs.first)
+            start.append(key if runs.first else function.wanted(key, self.sharded.strategies[node.name].inputs[0]))
+        outside = [function.key(key) for key in loop_arguments(self.sharded, runs.loop)]
+        ends = tuple(carried_name(folded, runs.loop, index, runs.stop) for index in range(len(enters)))
+        write = partial(_loop_text, number, len(start), self.recompute)
+        function.statements.append(Statement(ends, (*start, *outside), write, "", loop=True))
+
+    @cached_property
+    def _count_needs(self) -> frozenset[str]:
+        graph = self.sharded.graph
+        found: set[str] = set()
+        pending = [self.sharded.batch.counted[node.name] for node in self.counted]
+        while pending:
+            name = pending.pop()
+            if name not in found:
+                found.add(name)
+                pending += graph.nodes[graph.producer[name]].inputs if name in graph.producer else ()
+        return frozenset(found)
+
+    def _counts(self) -> BlockSource | None:
+        """The function that counts targets; it depends on the model's inputs alone."""
+        if not self.counted:
+            return None
+        graph, needs = self.sharded.graph, self._count_needs
+        inputs = [item.value.name for item in graph.inputs if item.value.name in needs]
+        arguments = {name: identifier(name) for name in inputs}
+        function = self._function(arguments)
+        for node in graph.nodes:
+            if any(value.name in needs for value in node.outputs):
+                function.add(node)
+        results = []
+        for node in self.counted:
+            ignored = node.arg(4, "ignore_index", -100)
+            target = function.wanted(self.sharded.batch.counted[node.name], REPLICATED)
+            write = partial(_count_text, ignored)
+            function.statements.append(Statement((f"count@{node.name}",), (target,), write, ""))
+            results.append(f"count@{node.name}")
+        lines, returned = write_body(arguments, function.statements, results)
+        if function.needs_batch and (line := batch_line(graph, arguments)):
+            lines.insert(0, line)
+        return BlockSource("counts", "", "", tuple(arguments.values()), {}, tuple(lines), f"[{returned}]")
+
+
+def _loop_text(number: int, carried: int, recompute: bool, texts: Sequence[str]) -> str:
+    names, left = ", ".join(texts), ", ".join(texts[:carried])
+    call = f"checkpoint(block, {names}, use_reentrant=False)" if recompute else f"block({names})"
+    return f"for block in self.stacks[{number}]:\n    {left} = {call}"
+
+
+def _count_text(ignored: object, texts: Sequence[str]) -> str:
+    return f"({texts[0]} != {ignored}).sum()"
