@@ -11,15 +11,20 @@ from autopart.ir.graph import Arg, Graph, Literal, Node, Ref, Value, references
 CASTS = ("aten.to.", "aten._to_copy.", "aten.type_as.")
 IDENTITIES = ("aten.alias.default", "aten.lift_fresh_copy.default", "aten.lift_fresh.default", "aten.clone.default")
 DROPOUTS = ("aten.dropout.default", "aten.feature_dropout.default", "aten.alpha_dropout.default")
+# What looks at how a tensor lies in memory; for all else a contiguous copy is the same tensor.
+STRIDED = ("aten.view.dtype", "aten.view_as_complex.default", "aten.view_as_real.default", "aten.as_strided.default")
 NEUTRAL = {"aten.add.Tensor": 0, "aten.sub.Tensor": 0, "aten.mul.Tensor": 1, "aten.div.Tensor": 1}
 ATTENTION = "aten.scaled_dot_product_attention.default"
 
 
 def simplify(graph: Graph, constants: Mapping[str, torch.Tensor]) -> Graph:
-    """`graph` without identities and dead nodes, and with causal masks turned into `is_causal`."""
+    """`graph` without identities and dead nodes, and with causal masks turned into `is_causal`.
+
+    The result is the same on every device: a plan made on `meta` must fit the model on GPUs.
+    """
     graph = _drop_identities(graph)
     graph = _use_is_causal(graph, constants)
-    return _drop_dead(graph)
+    return _renumber(_drop_dead(graph))
 
 
 def _drop_identities(graph: Graph) -> Graph:
@@ -27,7 +32,7 @@ def _drop_identities(graph: Graph) -> Graph:
     nodes: list[Node] = []
     for node in graph.nodes:
         node = _rename(node, renamed)
-        if node.inputs and _is_identity(node, graph.values[node.inputs[0]]):
+        if node.inputs and (_is_identity(node, graph.values[node.inputs[0]]) or _is_copy(graph, node)):
             renamed[node.output.name] = node.inputs[0]
         else:
             nodes.append(node)
@@ -50,6 +55,12 @@ def _is_identity(node: Node, source: Value) -> bool:
     if node.op in NEUTRAL:
         return same and len(node.args) > 1 and node.args[1] == NEUTRAL[node.op] and not isinstance(node.args[1], bool)
     return False
+
+
+def _is_copy(graph: Graph, node: Node) -> bool:
+    """Whether `node` only lays its input out anew; captured or not by the strides that kernels of the device give."""
+    users = (graph.nodes[index].op for index in graph.consumers[node.output.name])
+    return node.op == "aten.contiguous.default" and not any(op in STRIDED for op in users)
 
 
 def _use_is_causal(graph: Graph, constants: Mapping[str, torch.Tensor]) -> Graph:
@@ -110,6 +121,35 @@ def _drop_dead(graph: Graph) -> Graph:
         parameters=tuple(p for p in graph.parameters if p.value.name in live),
         constants=tuple(c for c in graph.constants if c.value.name in live),
     )
+
+
+def _renumber(graph: Graph) -> Graph:
+    """Nodes named by their op and their number: what was dropped leaves no gap."""
+    renamed: dict[str, str] = {}
+    nodes: list[Node] = []
+    counts: dict[str, int] = {}
+    taken = {item.value.name for item in (*graph.inputs, *graph.parameters, *graph.constants)}
+
+    def fresh(name: str) -> str:
+        while True:
+            number = counts.get(name, 0)
+            counts[name] = number + 1
+            numbered = f"{name}_{number}" if number else name
+            if numbered not in taken:
+                taken.add(numbered)
+                return numbered
+
+    for node in graph.nodes:
+        name = fresh(node.op.split(".")[1].strip("_"))
+        single = len(node.outputs) == 1
+        outputs = []
+        for index, value in enumerate(node.outputs):
+            renamed[value.name] = name if single else fresh(f"{name}_{index}")
+            outputs.append(replace(value, name=renamed[value.name]))
+        nodes.append(replace(_rename(node, renamed), name=name, outputs=tuple(outputs)))
+    outputs_of_graph = tuple(renamed.get(name, name) for name in graph.outputs)
+    loss = renamed.get(graph.loss, graph.loss) if graph.loss else None
+    return replace(graph, nodes=tuple(nodes), outputs=outputs_of_graph, loss=loss)
 
 
 def _rename(node: Node, renamed: Mapping[str, str]) -> Node:

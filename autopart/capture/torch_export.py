@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +15,8 @@ from torch.export.graph_signature import InputKind, OutputKind
 
 from autopart.capture.example_inputs import Batch
 from autopart.capture.simplify import simplify
-from autopart.capture.translate import Translator
+from autopart.capture.translate import Translator, to_size
+from autopart.capture.user_lines import line_that_fixes, user_line
 from autopart.errors import CaptureError, InputsError, UnsupportedError
 from autopart.ir.graph import Constant, Graph, Input, Parameter
 
@@ -57,7 +57,16 @@ def capture(model: nn.Module, batch: Batch, loss: LossFunction | None = None) ->
         for tensor, is_batched in zip(tensors, batched, strict=True)
     )
     wrapper = _WithLoss(model, rebuild, loss)
-    exported = _export(wrapper, examples, tuple({0: Dim.AUTO} if flag else {} for flag in batched))
+    dims = tuple({0: Dim.AUTO} if flag else {} for flag in batched)
+    exported = _export(wrapper, examples, dims)
+    for name, size in zip(names, _first_sizes(exported), strict=True):
+        if batched[names.index(name)] and isinstance(size, int):
+            where = line_that_fixes(lambda: _export(wrapper, examples, dims))
+            raise CaptureError(
+                f"{type(model).__name__} fixes the batch size of {name!r} at {where or 'a line that is not known'}: the graph "
+                "would hold for one size only. Take sizes from the input (x.shape[0]), and have no constants of the batch's "
+                "size in forward"
+            )
     return _captured(model, exported, names, batch_size)
 
 
@@ -151,14 +160,7 @@ def _mutates(node: torch.fx.Node) -> bool:
 
 
 def _explain(model: nn.Module, error: Exception) -> str:
-    torch_folder = str(Path(torch.__file__).parent)
-    own_folder = str(Path(__file__).parent)
-    frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if not frame.filename.startswith((torch_folder, own_folder, "<"))
-    ]
-    where = f'{frames[-1].filename}:{frames[-1].lineno}: "{frames[-1].line}"' if frames else "no line of the model is known"
+    where = user_line(traceback.extract_tb(error.__traceback__)) or "a line that is not known"
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     data_dependent = any(word in f"{type(error).__name__} {error}" for word in ("DataDependent", "data-dependent", "Could not guard"))
     advice = (
@@ -171,7 +173,7 @@ def _explain(model: nn.Module, error: Exception) -> str:
 
 def _captured(model: nn.Module, exported: Any, names: list[str], batch_size: int) -> Captured:
     signature = exported.graph_signature
-    mutated = [spec.target for spec in signature.output_specs if spec.kind is not OutputKind.USER_OUTPUT]
+    mutated = [str(spec.target).removeprefix("model.") for spec in signature.output_specs if spec.kind is not OutputKind.USER_OUTPUT]
     if mutated:
         raise UnsupportedError(
             f"{type(model).__name__} updates {mutated[0]} in its forward ({len(mutated)} such buffers): statistics kept "
@@ -202,7 +204,6 @@ def _captured(model: nn.Module, exported: Any, names: list[str], batch_size: int
     outputs = translator.outputs
     shapes = {value.name: value.shape for node in translator.nodes for value in node.outputs}
     scalar = len(outputs) == 1 and shapes.get(outputs[0]) == ()  # only a loss is returned as a scalar
-    _check_batch(model, inputs, exported)
     graph = Graph(
         name=type(model).__name__,
         inputs=tuple(inputs),
@@ -233,10 +234,9 @@ def _parameter_names(model: nn.Module) -> tuple[dict[str, str], dict[str, tuple[
     return canonical, {group[0]: tuple(group[1:]) for group in by_tensor.values()}
 
 
-def _check_batch(model: nn.Module, inputs: list[Input], exported: Any) -> None:
-    fixed = [i for i in inputs if i.value.shape and isinstance(i.value.shape[0], int) and i.value.shape[0] == EXPORT_BATCH]
-    if fixed:
-        raise CaptureError(
-            f"{type(model).__name__} fixes the batch size of {fixed[0].path!r}: the graph holds for one size only. "
-            "Take sizes from the input (x.shape[0]) and avoid constants of the batch's size in forward"
-        )
+def _first_sizes(exported: Any) -> list[Any]:
+    """The size of the first dim of every input of the user, None for a scalar."""
+    nodes = {node.name: node for node in exported.graph.nodes if node.op == "placeholder"}
+    specs = [spec for spec in exported.graph_signature.input_specs if spec.kind is InputKind.USER_INPUT]
+    shapes = [nodes[spec.arg.name].meta["val"].shape for spec in specs]
+    return [to_size(shape[0]) if shape else None for shape in shapes]

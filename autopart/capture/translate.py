@@ -99,7 +99,7 @@ class Translator:
         self._names.add(unique)
         if requires_grad:
             self._grad.add(unique)
-        shape = tuple(_size(size) for size in tensor.shape)
+        shape = tuple(to_size(size) for size in tensor.shape)
         return Value(unique, shape, str(tensor.dtype).removeprefix("torch."), requires_grad)
 
     def _arg(self, arg: Any) -> Arg:
@@ -109,7 +109,7 @@ class Translator:
         if isinstance(arg, tuple | list):
             return tuple(self._arg(item) for item in arg)
         if isinstance(arg, torch.SymInt):
-            return _size(arg)
+            return to_size(arg)
         for kind, cls in (("dtype", torch.dtype), ("device", torch.device), ("layout", torch.layout), ("memory_format", torch.memory_format)):
             if isinstance(arg, cls):
                 return Literal(kind, "device" if kind == "device" else str(arg))
@@ -118,7 +118,8 @@ class Translator:
         raise UnsupportedError(f"an argument of type {type(arg).__name__} in the graph is not supported")
 
 
-def _size(size: int | torch.SymInt) -> Size:
+def to_size(size: int | torch.SymInt) -> Size:
+    """A size of a captured tensor, in the batch symbol."""
     if isinstance(size, int):
         return size
     expression = sympy.sympify(size.node.expr)
@@ -128,11 +129,12 @@ def _size(size: int | torch.SymInt) -> Size:
 
 def _scalar(result: Any, node: torch.fx.Node) -> Arg:
     if isinstance(result, torch.SymInt):
-        return _size(result)
+        return to_size(result)
     if isinstance(result, bool | int | float):
         return result
     raise CaptureError(
-        f"{location(node)}: a number computed from the batch ({result}) enters the graph: only sizes may, and only as integers"
+        f"{location(node)}: a number read from a tensor ({result}) enters the graph: it must be the same for every batch. "
+        "Keep the value in a tensor (drop .item() or int(), use torch.where to choose)"
     )
 
 

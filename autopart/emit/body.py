@@ -179,7 +179,10 @@ def _stands_in_next(
         return False
     if index + 1 == len(statements):
         return list(results) == [key]
-    return statements[index + 1].operands.count(key) == 1 and bool(statements[index + 1].targets)
+    following = statements[index + 1]
+    if following.loop and key not in following.operands[: len(following.targets)]:
+        return False  # every round would compute it again
+    return following.operands.count(key) == 1
 
 
 def _hints(

@@ -125,6 +125,8 @@ class Function:
     def hint(self, node: Node) -> tuple[str, bool]:
         """What to call a result, and whether the name is weak: by the module of its weights, or that it ran in."""
         short = node.op.split(".")[1]
+        if node.output.name == self.sharded.graph.loss:
+            return "loss", False
         owned = [name for name in node.inputs if name in self.sharded.graph.parameter_of]
         if owned:
             target = self.sharded.graph.parameter_of[owned[0]].target.split(".")

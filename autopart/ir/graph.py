@@ -177,7 +177,8 @@ class Graph:
     @cached_property
     def fingerprint(self) -> str:
         """A hash of everything that decides what the graph computes; equal for equal models on every machine."""
-        return hashlib.sha256(str(self).encode()).hexdigest()[:16]
+        trained = " ".join(name for name, value in self.values.items() if value.requires_grad)
+        return hashlib.sha256(f"{self}\n{trained}".encode()).hexdigest()[:16]
 
     def __str__(self) -> str:
         lines = [f"graph {self.name}({', '.join(f'{i.path}: {describe(i.value)}' for i in self.inputs)}):"]

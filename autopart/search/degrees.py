@@ -103,7 +103,7 @@ class DegreeSearch:
     def _degrees(self) -> Iterator[tuple[int, int, int]]:
         request = self.request
         for tp in (request.tp,) if request.tp else divisors(request.world):
-            if not request.tp and (tp > request.cluster.devices_per_node or not self.shares_work(tp)):
+            if not request.tp and tp > 1 and (tp > request.cluster.devices_per_node or not self.shares_work(tp)):
                 continue
             rest = request.world // tp
             pps = (

@@ -11,7 +11,10 @@ from autopart.emit.spelling import spell, uses_batch
 from autopart.ir.graph import Literal, Node, Ref, Value
 from autopart.ir.size import BATCH, Size
 from tests.sharding.captured import Case, apply, nodes, single
-from tests.sharding.op_examples import FAMILIES, UNCAPTURED, b, i, of, t, u
+from tests.sharding.op_examples import FAMILIES, UNCAPTURED
+from tests.sharding.tensors import b, i, of, t, u
+
+pytestmark = pytest.mark.filterwarnings("ignore:reduction. .mean. divides:UserWarning")  # kl_div
 
 # Calls of ops that have no rule.
 OTHERS = (

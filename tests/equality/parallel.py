@@ -29,13 +29,19 @@ def train_parallel(
     """Train `name` on `world` ranks with these pins; what rank 0 gathered, and the plan."""
     ready = prepared(name, dtype)
     plan = api.make_plan(ready, world, cluster, SAMPLES, api.Pins(**pins))
-    program = api.make_program(plan, ready)
     data = PlanData(**{item.name: getattr(plan, item.name) for item in fields(PlanData)})
+    return train_plan(pool, name, dtype, data), data
+
+
+def train_plan(pool: WorkerPool, name: str, dtype: torch.dtype, data: PlanData) -> Trace:
+    """Train `name` as a plan says; what rank 0 gathered."""
+    ready = prepared(name, dtype)
+    program = api.make_program(data, ready)
     args = (name, dtype, data, program, ready.captured.graph, dict(ready.captured.constants))
-    results = pool.run(_train, world, *args)
+    results = pool.run(_train, data.world, *args)
     losses = {result[0] for result in results}
     assert len(losses) == 1, f"ranks disagree on the loss: {losses}"
-    return Trace(*results[0]), data
+    return Trace(*results[0])
 
 
 def _train(

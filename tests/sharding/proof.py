@@ -1,7 +1,7 @@
 """The proof of a strategy: run the op whole, run it on virtual ranks, and compare the outputs and all gradients.
 
-Every rank gets its inputs as the strategy's layouts say, runs the expression that the emitter writes, and its outputs and
-gradients are put together as the layouts say. A partial tensor is split into random summands, so that nothing but
+Every rank gets its inputs as the strategy's layouts say, runs the expression that the emitter writes, and its outputs
+and gradients are put together as the layouts say. A partial tensor is split into random summands, so that nothing but
 linearity passes.
 """
 

@@ -11,8 +11,8 @@ from autopart.ir.placement import Shard
 from autopart.sharding.find_rule import find_rule
 from autopart.sharding.rule import Move, Rule
 from tests.sharding.captured import Traced, single
-from tests.sharding.op_examples import i, t, u
 from tests.sharding.proof import all_strategies, prove
+from tests.sharding.tensors import i, t, u
 
 Break = Callable[[Rule], Rule]
 
@@ -29,6 +29,30 @@ def linear_maximum(rule: Rule) -> Rule:
     return replace(rule, whole=frozenset(), linear=frozenset({0}))
 
 
+def added_by_all(rule: Rule) -> Rule:
+    return replace(rule, once=frozenset())
+
+
+def not_averaged(rule: Rule) -> Rule:
+    return replace(rule, mean=False)
+
+
+def uncounted(rule: Rule) -> Rule:
+    return replace(rule, counts=None)
+
+
+def without_calls(rule: Rule) -> Rule:
+    return replace(rule, moves=tuple(replace(move, call=None) for move in rule.moves))
+
+
+def transposed(rule: Rule) -> Rule:
+    return replace(rule, inputs=(rule.inputs[0], rule.inputs[1][::-1]))
+
+
+def misaligned(rule: Rule) -> Rule:
+    return replace(rule, inputs=(rule.inputs[0], ("d0",)))
+
+
 def moved(*moves: Move) -> Break:
     return lambda rule: replace(rule, moves=moves)
 
@@ -38,9 +62,11 @@ def unreduced(rule: Rule) -> Rule:
 
 
 q, k, v = t(2, 4, 8, 4), t(2, 4, 8, 4), t(2, 4, 8, 4)
+IGNORED = torch.tensor([1, -100, 2, 3])
 SPLIT = Move("x", (Shard(1),), (Shard(1), Shard(1)))
 SPLIT_EQUALLY = Move("x", (Shard(1, (1, 1)),), (Shard(1), Shard(1)))
 JOIN = Move("x", (Shard(1), Shard(1)), (Shard(1),))
+SAME = Move("x", (Shard(1),), (Shard(1),))
 INNER = Move("x", (Shard(1),), (Shard(2),))
 OUTER = Move("x", (Shard(0),), (Shard(1),))
 
@@ -56,11 +82,11 @@ BROKEN: list[tuple[str, Break, tuple[str, Any]]] = [
     ("positions of a convolution are free", freed, ("aten.conv1d.default", t(2, 4, 8), t(4, 4, 2), t(4))),
     ("a maximum is summed", linear_maximum, ("aten.amax.default", t(4, 8), (1,))),
     ("a norm is summed", freed, ("aten.linalg_vector_norm.default", t(4, 8), 2, (1,))),
-    ("the bias is added by all", lambda r: replace(r, once=frozenset()), ("aten.linear.default", t(4, 8), t(4, 8), t(4))),
-    ("a mean is a sum", lambda r: replace(r, mean=False), ("aten.mean.dim", t(4, 8), (1,))),
+    ("the bias is added by all", added_by_all, ("aten.linear.default", t(4, 8), t(4, 8), t(4))),
+    ("a mean is a sum", not_averaged, ("aten.mean.dim", t(4, 8), (1,))),
     ("a sum is a mean", lambda r: replace(r, mean=True), ("aten.sum.dim_IntList", t(4, 8), (1,))),
-    ("an average loss is a sum", lambda r: replace(r, mean=False), ("aten.mse_loss.default", t(4, 8), t(4, 8))),
-    ("targets are not counted", lambda r: replace(r, counts=None), ("aten.cross_entropy_loss.default", t(4, 8), IGNORED := torch.tensor([1, -100, 2, 3]))),
+    ("an average loss is a sum", not_averaged, ("aten.mse_loss.default", t(4, 8), t(4, 8))),
+    ("targets are not counted", uncounted, ("aten.cross_entropy_loss.default", t(4, 8), IGNORED)),
     ("a sharded loss is partial", unreduced, ("aten.cross_entropy_loss.default", t(4, 8), IGNORED)),
     ("a number is added by all", everywhere_linear, ("aten.add.Tensor", t(4, 8), 1)),
     ("a product is linear", everywhere_linear, ("aten.mul.Tensor", t(4, 8), t(4, 8))),
@@ -71,12 +97,12 @@ BROKEN: list[tuple[str, Break, tuple[str, Any]]] = [
     ("joined pieces are not parts", moved(JOIN), ("aten.cat.default", [t(2, 4), t(2, 4)], 1)),
     ("an inner factor is outer", moved(INNER), ("aten.view.default", t(4, 8), (4, 4, 2))),
     ("rows are columns", moved(OUTER), ("aten.view.default", t(4, 4), (4, 4))),
-    ("halves are no parts", moved(Move("x", (Shard(1),), (Shard(1),))), ("aten.glu.default", t(4, 8), 1)),
-    ("rows are found anywhere", lambda r: replace(r, moves=(replace(r.moves[0], call=None),)), ("aten.embedding.default", t(8, 4), i(4, 2))),
-    ("a matrix's dims change places", lambda r: replace(r, inputs=(r.inputs[0], r.inputs[1][::-1])), ("aten.mm.default", t(4, 4), t(4, 4))),
-    ("a broadcast operand is sharded", lambda r: replace(r, inputs=(r.inputs[0], ("d0",))), ("aten.mul.Tensor", t(4, 4), t(4))),
-    ("a repeated dim is contiguous", moved(Move("x", (Shard(1),), (Shard(1),))), ("aten.repeat.default", t(2, 4), (1, 2))),
-    ("looked up rows are free", lambda r: replace(r, whole=frozenset()), ("aten.gather.default", u(4, 4), 1, i(4, 4, 4))),
+    ("halves are no parts", moved(SAME), ("aten.glu.default", t(4, 8), 1)),
+    ("rows are found anywhere", without_calls, ("aten.embedding.default", t(8, 4), i(4, 2))),
+    ("a matrix's dims change places", transposed, ("aten.mm.default", t(4, 4), t(4, 4))),
+    ("a broadcast operand is sharded", misaligned, ("aten.mul.Tensor", t(4, 4), t(4))),
+    ("a repeated dim is contiguous", moved(SAME), ("aten.repeat.default", t(2, 4), (1, 2))),
+    ("looked up rows are free", freed, ("aten.gather.default", u(4, 4), 1, i(4, 4, 4))),
 ]  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from tests.sharding.proof import all_strategies, prove
 
 SIZES = st.sampled_from((1, 2, 3, 4, 6, 8))
 SHAPES = st.lists(SIZES, min_size=1, max_size=4)
-quick = settings(max_examples=40, deadline=None, derandomize=True)
+quick = settings(max_examples=20, deadline=None, derandomize=True)
 
 
 def t(*shape: int) -> torch.Tensor:

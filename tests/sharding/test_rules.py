@@ -9,8 +9,11 @@ from autopart.sharding.infer_axes import infer_axes
 from autopart.sharding.rule import Rule
 from autopart.sharding.strategies import PartsOf, Strategy
 from tests.sharding.captured import Case, Traced, nodes, single
-from tests.sharding.op_examples import FAMILIES, UNCAPTURED, b, i, n, t, u
+from tests.sharding.op_examples import FAMILIES, UNCAPTURED
 from tests.sharding.proof import all_strategies, cut, prove, run_ranks, show
+from tests.sharding.tensors import b, i, n, t, u
+
+pytestmark = pytest.mark.filterwarnings("ignore:reduction. .mean. divides:UserWarning")  # kl_div
 
 CASES = tuple(nodes(FAMILIES, UNCAPTURED))
 RULED = [(case, rule) for case in CASES if (rule := find_rule(case.node, case.traced.graph)) is not None]

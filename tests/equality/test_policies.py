@@ -1,0 +1,33 @@
+"""Schedules, recomputation, cuts, prices and batch divisions leave the numbers as they are."""
+
+from typing import Any
+
+import pytest
+import torch
+from tests.equality.parallel import train_parallel
+from tests.equality.single import assert_equal, single_process, tolerance
+from tests.worker_pool import WorkerPool
+
+POLICIES: list[tuple[str, int, str, dict[str, Any]]] = [
+    ("gpt", 4, "local-cpu", {"pp": 2, "tp": 2, "recompute": "full", "micro_batch": 2}),
+    ("llama", 2, "local-cpu", {"pp": 2, "recompute": "full", "micro_batch": 1}),
+    ("gpt2", 4, "local-cpu", {"pp": 4, "schedule": "gpipe", "micro_batch": 1}),
+    ("gpt", 4, "local-cpu", {"pp": 4, "schedule": "gpipe", "micro_batch": 4}),
+    ("gpt", 3, "local-cpu", {"pp": 3, "micro_batch": 8}),
+    ("gpt", 2, "local-cpu", {"pp": 2, "cuts": ("blocks.3",), "micro_batch": 2}),
+    ("residual_mlp", 4, "local-cpu", {"pp": 4, "cuts": ("layers.0", "layers.1", "leave"), "micro_batch": 1}),
+    ("conv_net", 3, "local-cpu", {"pp": 3, "cuts": ("conv1", "conv3"), "micro_batch": 2}),
+    ("gpt", 8, "local-cpu", {"dp": 8, "micro_batch": 1}),
+    # Prices of another machine give other layouts: sequence parallelism, partial sums carried further.
+    ("gpt", 4, "dgx-h100", {"tp": 4, "micro_batch": 8}),
+    ("llama", 4, "dgx-h100", {"tp": 2, "pp": 2, "micro_batch": 4, "recompute": "full"}),
+]
+
+
+@pytest.mark.parametrize(("name", "world", "cluster", "pins"), POLICIES, ids=lambda x: str(x).replace(" ", ""))
+def test_policies(worker_pool: WorkerPool, name: str, world: int, cluster: str, pins: dict[str, Any]) -> None:
+    found, plan = train_parallel(worker_pool, name, torch.float64, world, cluster, **pins)
+    for pin, value in pins.items():
+        if pin != "cuts":
+            assert getattr(plan, pin) == value
+    assert_equal(found, single_process(name, torch.float64), tolerance(name, torch.float64))
