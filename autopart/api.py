@@ -23,6 +23,7 @@ from autopart.ir.program import Program
 from autopart.ir.units import Unit, units_of
 from autopart.report.load import load_plan
 from autopart.report.printed_plan import Plan
+from autopart.runtime.at_hand import cluster_at_hand
 from autopart.runtime.launch import run
 from autopart.runtime.parallel import Parallel
 from autopart.schedules.find import find_schedule
@@ -215,8 +216,7 @@ def make_plan(prepared: Prepared, world: int, cluster: str | Path | None, global
 
 def _cluster(cluster: str | Path | None, notes: list[Note]) -> Cluster:
     if cluster is None:
-        inside = dist.is_initialized() and dist.get_backend() == "gloo"
-        cluster = "local-cpu" if inside else DEFAULT_CLUSTER
+        cluster = cluster_at_hand() or DEFAULT_CLUSTER
         notes.append(Note("cluster", f"left out: {cluster}; set it with cluster="))
     try:
         return load_cluster(cluster)

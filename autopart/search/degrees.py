@@ -178,11 +178,10 @@ class DegreeSearch:
         request = self.request
         unlimited = [c for c in self._candidates(float("inf"))]
         if not unlimited:
-            heads = ", ".join(
-                sorted({f"{a.name} {a.size}" for a in self.axes.axes if isinstance(a.size, int) and a.size > 1})[:6]
-            )
+            named = {axis.name: axis.size for axis in self.axes.axes if isinstance(axis.size, int) and "[" not in axis.name}
+            sizes = ", ".join(f"{name} {size}" for name, size in sorted(named.items()) if size > 1) or "it has none"
             raise PlanningError(
-                f"no tp x pp x dp makes world={request.world}: tp must divide an axis (the first are {heads}), pp can be at most "
+                f"no tp x pp x dp makes world={request.world}: tp must divide an axis (among them {sizes}), pp can be at most "
                 f"{len(self.units)}, and dp must divide global_batch={request.global_batch}; try world={_nearby(request)}"
             )
         least = min(unlimited, key=lambda c: c.peak_bytes)

@@ -1,11 +1,16 @@
 """The pipeline search: where to cut a chain of units into stages, exactly, by dynamic programming."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from autopart.estimate.block import UnitCost
+from autopart.estimate.memory import BUCKET_BYTES
+
+Matrix: TypeAlias = NDArray[np.float64]
 
 
 def search_cuts(
@@ -17,9 +22,12 @@ def search_cuts(
     state_copies: float,
     allowed: Sequence[int] | None = None,
 ) -> tuple[int, ...] | None:
-    """The cuts that make the slowest stage fastest, and among those the other stages too; None if none fits.
+    """The cuts that make the slowest stage fastest, and among those the other stages even; None if none fits.
 
-        best[s][j] = min over i of max(best[s-1][i], time(i, j))     for i <= j, memory(s, i, j) <= limit
+        first[s][j]  = min over i of max(first[s-1][i], time(i, j))         the least slowest stage
+        second[s][j] = min over i of second[s-1][i] + time(i, j)**2         where no time is above first[stages][all]
+
+    for i < j and memory(s, i, j) <= limit.
 
     Args:
         costs: of the units.
@@ -39,41 +47,88 @@ def search_cuts(
     forward = _prefix([cost.forward_s for cost in costs])
     again = _prefix([cost.forward_s if cost.input_bytes else 0.0 for cost in costs])
     time = forward + _prefix([cost.backward_s for cost in costs]) + (again if recompute else 0.0)
-    held = _prefix([sum(size for _, size, _ in cost.parameters) for cost in costs])
-    kept = _prefix([(cost.input_bytes or cost.kept_bytes) if recompute else cost.kept_bytes for cost in costs])
-    working = max((cost.kept_bytes for cost in costs if cost.input_bytes), default=0.0) if recompute else 0.0
-    transient = max((cost.transient_bytes for cost in costs), default=0.0)
     duration = time[None, :] - time[:, None]
     usable = np.ones(count + 1, dtype=bool)
     if allowed is not None:
         usable[:] = False
         usable[[0, *allowed, count]] = True
-    best = np.full(count + 1, np.inf)
-    best[0] = 0.0
-    spread = np.zeros(count + 1)
-    choices: list[NDArray[np.intp]] = []
-    for stage in range(stages):
-        memory = (held[None, :] - held[:, None]) * state_copies + (kept[None, :] - kept[:, None]) * in_flight[stage]
-        fits = (memory + working + transient <= limit_bytes) & (duration >= 0) & usable[:, None] & usable[None, :]
-        fits &= np.arange(count + 1)[:, None] < np.arange(count + 1)[None, :]
-        slowest = np.where(fits, np.maximum(best[:, None], duration), np.inf)
-        # Among cuts with the same slowest stage, the sum of squares prefers even ones.
-        squares = np.where(fits, spread[:, None] + duration**2, np.inf)
-        lowest = slowest.min(axis=0)
-        tied = slowest <= lowest[None, :] * (1 + 1e-9)
-        choice = np.where(tied, squares, np.inf).argmin(axis=0)
-        choices.append(choice)
-        best = lowest
-        spread = np.where(np.isfinite(lowest), squares[choice, np.arange(count + 1)], np.inf)
-        spread = np.where(np.isfinite(spread), spread, 0.0)
-    if not np.isfinite(best[count]):
+    possible = np.triu(usable[:, None] & usable[None, :], 1)
+    memory = _Memory.of(costs, recompute)
+    fits = [possible & (memory.bytes(flying, state_copies) <= limit_bytes) for flying in in_flight[:stages]]
+    slowest, _ = _best(duration, fits, np.maximum)
+    if not np.isfinite(slowest):
         return None
+    paced = [own & (duration <= slowest * (1 + 1e-9)) for own in fits]
+    return _best(duration**2, paced, np.add)[1]
+
+
+def _best(
+    costs: Matrix, allowed: Sequence[NDArray[np.bool_]], join: Callable[[Matrix, Matrix], Matrix]
+) -> tuple[float, tuple[int, ...]]:
+    """The chain of stages from the first unit to the last whose joined `costs[start, stop]` are least, and its cuts."""
+    best = np.full(len(costs), np.inf)
+    best[0] = 0.0
+    choices: list[NDArray[np.intp]] = []
+    for possible in allowed:
+        joined = np.where(possible, join(np.broadcast_to(best[:, None], costs.shape), costs), np.inf)
+        choices.append(joined.argmin(axis=0))
+        best = joined.min(axis=0)
     cuts = []
-    end = count
+    end = len(costs) - 1
     for choice in reversed(choices):
         end = int(choice[end])
         cuts.append(end)
-    return tuple(reversed(cuts[:-1]))
+    return float(best[-1]), tuple(reversed(cuts[:-1]))
+
+
+@dataclass(frozen=True)
+class _Memory:
+    """What `stage_memory` adds up, for the stage from any unit (row) up to any other (column)."""
+
+    held: Matrix
+    kept: Matrix
+    working: Matrix
+    transient: Matrix
+
+    @classmethod
+    def of(cls, costs: Sequence[UnitCost], recompute: bool) -> "_Memory":
+        kept = _prefix([(cost.input_bytes or cost.kept_bytes) if recompute else cost.kept_bytes for cost in costs])
+        entering = np.array([0.0, *(cost.crossing_bytes for cost in costs[:-1]), 0.0])
+        again = [cost.kept_bytes if cost.input_bytes and recompute else 0.0 for cost in costs]
+        held = _prefix([sum(size for _, size, _ in cost.parameters) for cost in costs])
+        return cls(
+            held[None, :] - held[:, None] - _held_twice(costs),
+            kept[None, :] - kept[:, None] + entering[:, None],
+            _largest(again),
+            _largest([cost.transient_bytes for cost in costs]),
+        )
+
+    def bytes(self, in_flight: int, state_copies: float) -> Matrix:
+        """The bytes of every stage with so many micro-batches in flight."""
+        activations = self.kept * in_flight + self.working
+        temporary = self.transient + np.minimum(BUCKET_BYTES, 2 * self.held)
+        return self.held * state_copies + activations + np.maximum(temporary, self.held - activations)
+
+
+def _held_twice(costs: Sequence[UnitCost]) -> Matrix:
+    """Bytes of parameters that several units of a stage use, counted for each but one."""
+    twice = np.zeros((len(costs) + 1, len(costs) + 1))
+    last: dict[str, int] = {}
+    for index, cost in enumerate(costs):
+        for target, size, _ in cost.parameters:
+            if target in last:
+                twice[: last[target] + 1, index + 1 :] += size
+            last[target] = index
+    return twice
+
+
+def _largest(values: Sequence[float]) -> Matrix:
+    """`[i, j]`: the largest of values i up to j; 0 where there are none."""
+    count = len(values)
+    table = np.zeros((count + 1, count + 1))
+    for start in range(count):
+        table[start, start + 1 :] = np.maximum.accumulate(values[start:])
+    return table
 
 
 def _prefix(values: Sequence[float]) -> NDArray[np.float64]:

@@ -1,0 +1,30 @@
+"""The cluster at hand: which cluster file describes the devices of the running job."""
+
+import torch
+import torch.distributed as dist
+
+from autopart.errors import UnknownNameError
+from cost_models.cluster import cluster_names, load_cluster
+
+
+def cluster_at_hand() -> str | None:
+    """The name of the cluster whose device is the one of this job; None outside a job.
+
+    A GPU is known by its family in CUDA's name for it ("NVIDIA H100 80GB HBM3") and, among sizes, by its memory.
+
+    Raises:
+        UnknownNameError: a GPU that no cluster file has.
+    """
+    if not dist.is_initialized():
+        return None
+    if dist.get_backend() != "nccl":
+        return "local-cpu"
+    properties = torch.cuda.get_device_properties(torch.cuda.current_device())
+    clusters = [load_cluster(name) for name in cluster_names()]
+    fitting = [c for c in clusters if c.device.name.split("-")[0] in properties.name.lower()]
+    if not fitting:
+        raise UnknownNameError(
+            f"no cluster file has a {properties.name}: pass cluster=, one of {', '.join(cluster_names())}, or a path to "
+            "a file like those in cost_models/clusters"
+        )
+    return min(fitting, key=lambda c: abs(c.device.memory_bytes - properties.total_memory)).name

@@ -1,0 +1,37 @@
+"""The examples run as the README says, each in the two ways it names."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+TRAIN = str(EXAMPLES / "train_gpt.py")
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "4"]
+
+
+def _run(command: list[str], folder: Path) -> str:
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return done.stdout
+
+
+@pytest.mark.parametrize("launcher", [[sys.executable], TORCHRUN], ids=["python", "torchrun"])
+def test_train_gpt(launcher: list[str], tmp_path: Path) -> None:
+    printed = _run([*launcher, TRAIN], tmp_path)
+    assert re.search(r"tp 2 . pp 2 . dp 1", printed)
+    rows = [line.split() for line in printed.splitlines() if re.match(r"\s+\d+ +\d\.\d+ +\d\.\d+ +[+-]", line)]
+    losses = [float(row[1]) for row in rows]
+    assert len(losses) > 5 and losses[-1] < losses[0] - 1
+    for _, parallel, single, _ in rows:
+        assert abs(float(parallel) - float(single)) < 1e-4
+    emitted = sorted((tmp_path / "emitted").rglob("*.py"))
+    assert [path.name for path in emitted] == ["stage_0.py", "stage_1.py"]
+
+
+def test_plan_llama_70b(tmp_path: Path) -> None:
+    printed = _run([sys.executable, str(EXAMPLES / "plan_llama_70b.py")], tmp_path)
+    assert "70.6 B parameters" in printed and "64 devices" in printed
+    assert re.search(r"\d+ TFLOP/s a device \(MFU \d+\.\d %\)", printed)
