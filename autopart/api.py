@@ -12,6 +12,7 @@ from torch import nn
 
 from autopart.capture.example_inputs import example_inputs
 from autopart.capture.fold import fold
+from autopart.capture.samplewise import samplewise
 from autopart.capture.torch_export import Captured, capture
 from autopart.emit.function import Sharded
 from autopart.emit.stages import emit_program
@@ -29,7 +30,7 @@ from autopart.runtime.parallel import Parallel
 from autopart.schedules.find import find_schedule
 from autopart.search.request import Request
 from autopart.search.solve import solve, unit_named
-from autopart.sharding.batch import batch_sharding
+from autopart.sharding.batch import BatchSharding, batch_sharding
 from autopart.sharding.find_rule import find_rule
 from autopart.sharding.infer_axes import infer_axes
 from autopart.sharding.rule import Rule
@@ -155,6 +156,7 @@ class Prepared:
     captured: Captured
     folded: Folded
     rules: dict[str, Rule | None]
+    batch: BatchSharding
     units: tuple[Unit, ...]
 
 
@@ -177,7 +179,10 @@ def prepare(model: nn.Module, inputs: object | None, loss: LossFunction | None) 
     captured = capture(model, example_inputs(model, inputs), loss)
     whole = folded(fold(captured.graph))
     rules = {node.name: find_rule(node, whole.graph) for node in whole.graph.nodes}
-    return Prepared(captured, whole, rules, units_of(whole))
+    batch = batch_sharding(whole.graph, rules)
+    if batch.doubtful:
+        batch = batch_sharding(whole.graph, rules, samplewise(captured.graph, batch.doubtful))
+    return Prepared(captured, whole, rules, batch, units_of(whole))
 
 
 def make_plan(prepared: Prepared, world: int, cluster: str | Path | None, global_batch: int | None, pins: Pins) -> Plan:
@@ -210,7 +215,7 @@ def make_plan(prepared: Prepared, world: int, cluster: str | Path | None, global
         schedule=pins.schedule,
         cuts=_cut_indices(prepared.units, pins.cuts),
     )
-    data = solve(prepared.folded, prepared.rules, request, notes)
+    data = solve(prepared.folded, prepared.rules, prepared.batch, request, notes)
     return Plan(**{item.name: getattr(data, item.name) for item in fields(PlanData)})
 
 
@@ -262,6 +267,12 @@ def _check_plan(plan: PlanData, prepared: Prepared, world: int | None, global_ba
             f"the plan was made for {plan.model} with graph {plan.fingerprint}, this {graph.name} has graph {graph.fingerprint}: "
             "another model, other input shapes, or another version of torch; plan again"
         )
+    if plan.stages[-1].stop != len(prepared.units):
+        raise PlanMismatchError(
+            f"the plan divides {plan.stages[-1].stop} pieces among its stages, and this version of autopart sees "
+            f"{len(prepared.units)} in {graph.name}: plan again"
+        )
+    find_schedule(plan.schedule)
     if world is not None and world != plan.world:
         raise PlanMismatchError(f"the plan is for world={plan.world}, not {world}: plan again with world={world}")
     if global_batch is not None and global_batch != plan.global_batch:
@@ -294,7 +305,7 @@ def make_program(plan: PlanData, prepared: Prepared) -> Program:
     layouts = {choice.name: choice.layout for choice in plan.parameters}
     if plan.tp == 1:
         layouts = {parameter.value.name: REPLICATED for parameter in graph.parameters}
-    sharded = Sharded(prepared.folded, rules, chosen, layouts, batch_sharding(graph, rules), plan.tp)
+    sharded = Sharded(prepared.folded, rules, chosen, layouts, prepared.batch, plan.tp)
     facts = (
         f"Plan: tp={plan.tp} pp={plan.pp} dp={plan.dp}, micro-batches of {plan.micro_batch}, schedule {plan.schedule}, "
         f"recompute {plan.recompute}.\nModel graph {plan.fingerprint}. Shapes are a rank's own; b is the micro-batch size."

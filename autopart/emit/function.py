@@ -96,7 +96,7 @@ class Function:
         outputs = zip(node.outputs, strategy.outputs, strict=True)
         shapes = tuple(sharded.shape(value.name, layout) for value, layout in outputs)
         rule = sharded.rules.get(node.name)
-        counted = node.name in sharded.batch.counted and not sharded.batch.mixing
+        counted = node.name in sharded.batch.counted
         written = summed(node) if counted else node
         self.needs_batch = self.needs_batch or uses_batch(written, shapes[0])
         draws = rule is not None and rule.random
@@ -112,7 +112,7 @@ class Function:
                 text = f"({text}) / {sharded.tp}"
             if counted:
                 text = f"{text} / self.comm.count({self.count_index[node.name]})"
-            elif node.name in sharded.batch.shares and not sharded.batch.mixing:
+            elif node.name in sharded.batch.shares:
                 text = f"self.comm.share({text})"
             return text
 

@@ -36,7 +36,7 @@ class StageWriter:
         graph = sharded.graph
         self.results = ((graph.loss,) if graph.loss is not None else graph.outputs) if last else ()
         own = [graph.nodes[item] for item in spec.items if isinstance(item, int)]
-        self.counted = [] if sharded.batch.mixing else [node for node in own if node.name in sharded.batch.counted]
+        self.counted = [node for node in own if node.name in sharded.batch.counted]
         self.layers = tuple((layer_parts(sharded.folded, r.loop) or ())[r.first : r.stop] for r in self._runs)
 
     @property
@@ -124,8 +124,8 @@ class StageWriter:
             else:
                 function.add(graph.nodes[item])
         results = [*self.spec.gives, *(function.wanted(name, REPLICATED) for name in self.results)]
-        if sharded.batch.mixing and self.results and graph.loss is not None:
-            # Samples are mixed, so the loss is no sum over them: each micro-batch's counts by its share of samples.
+        if sharded.batch.weighted and self.results:
+            # The loss is no sum over samples: each micro-batch's counts by its share of them.
             shared = Statement(("loss",), (results[-1],), lambda x: f"self.comm.share({x[0]})", "loss")
             function.statements.append(shared)
             results[-1] = "loss"

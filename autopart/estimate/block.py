@@ -60,6 +60,14 @@ def unit_costs(
             if unit.loop.start not in once:
                 once[unit.loop.start] = walker.unit(unit)
             cost = replace(once[unit.loop.start], parameters=walker.parameters(unit))
+            if unit.run == 0:
+                before = walker.entering(unit)
+                cost = replace(
+                    cost,
+                    forward_s=cost.forward_s + before.forward_s,
+                    backward_s=cost.backward_s + before.backward_s,
+                    communication_s=cost.communication_s + before.total_s,
+                )
         costs.append(replace(cost, crossing_bytes=crossing_bytes))
     return tuple(costs)
 
@@ -70,6 +78,7 @@ class _Walker:
     ) -> None:
         self.folded, self.graph, self.prices = folded, folded.graph, prices
         self.strategies, self.layouts = strategies, layouts
+        self._counted: set[tuple[str, bool]] = set()
 
     def layout(self, name: str) -> Layout | None:
         """How a value is held where it is made; None for inputs and constants."""
@@ -83,8 +92,9 @@ class _Walker:
         nodes = [self.graph.nodes[index] for index in unit.nodes]
         work, communication = Cost(), Cost()
         converted: set[tuple[str, Layout]] = set()
-        for node in [*nodes, *self._leaves(unit)]:
+        for node in [*self._enters(unit), *nodes]:  # where a run's input has several uses, their gradients are summed
             work += self.prices.node(node, self.strategies[node.name])
+        for node in [*nodes, *self._leaves(unit)]:
             for name, want in zip(node.inputs, self.strategies[node.name].inputs, strict=True):
                 communication += self._conversion(name, want, converted)
         total = work + communication
@@ -98,7 +108,7 @@ class _Walker:
             total.forward_s,
             total.backward_s,
             communication.total_s,
-            self._kept(nodes),
+            self._kept(nodes, unit.loop is not None),
             entering,
             max((self.prices.transient_bytes(node, self.strategies[node.name]) for node in nodes), default=0.0),
             sum(self.prices.flops(node) + self.prices.backward_flops(node) for node in nodes),
@@ -106,6 +116,17 @@ class _Walker:
             self._partial(nodes),
             0.0,
         )
+
+    def entering(self, unit: Unit) -> Cost:
+        """The conversions into the first run of a loop."""
+        cost = Cost()
+        done: set[tuple[str, Layout]] = set()
+        for node in self._enters(unit):
+            cost += self._conversion(node.inputs[0], self.strategies[node.name].inputs[0], done)
+        return cost
+
+    def _enters(self, unit: Unit) -> list[Node]:
+        return [] if unit.loop is None else [self.graph.nodes[i] for i in range(unit.loop.start, unit.loop.body.start)]
 
     def _leaves(self, unit: Unit) -> list[Node]:
         return [] if unit.loop is None else [self.graph.nodes[i] for i in range(unit.loop.body.stop, unit.loop.stop)]
@@ -121,15 +142,21 @@ class _Walker:
         done.add((name, want))
         return self.prices.conversion(name, have, want) or Cost()
 
-    def _kept(self, nodes: Sequence[Node]) -> float:
-        """Bytes kept for the backward pass. A view keeps nothing of its own; a tensor kept twice is there once."""
+    def _kept(self, nodes: Sequence[Node], repeated: bool) -> float:
+        """Bytes kept for the backward pass. A view keeps nothing of its own; a tensor kept twice is there once.
+
+        What an earlier unit keeps of its own results counts there; behind a cut it counts as received.
+        """
         kept: dict[tuple[str, bool], float] = {}
         for node in nodes:
             for name, layout in self.prices.kept(node, self.strategies[node.name]):
                 if name not in self.graph.weights:
                     key = (self._root(name), isinstance(layout.value, Shard))
                     kept[key] = max(kept.get(key, 0.0), self.prices.local_bytes(name, layout))
-        return sum(kept.values())
+        own = {key: size for key, size in kept.items() if repeated or key not in self._counted}
+        made = {self._root(value.name) for node in nodes for value in node.outputs}
+        self._counted |= {key for key in kept if key[0] in made}
+        return sum(own.values())
 
     def _root(self, name: str) -> str:
         while name in self.graph.producer:

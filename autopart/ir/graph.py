@@ -11,6 +11,9 @@ import sympy
 from autopart.ir.size import Size
 
 
+RANDOM = ("rand", "dropout", "bernoulli", "multinomial", "normal_", "uniform", "exponential")
+
+
 @dataclass(frozen=True, slots=True)
 class Value:
     """A tensor of the graph. `dtype` is torch's name for it (`"float32"`); a size may hold the batch symbol."""
@@ -170,7 +173,7 @@ class Graph:
         """Values that depend on inputs and constants alone: each stage that needs one computes it for itself."""
         known = {item.value.name for item in self.inputs} | {item.value.name for item in self.constants}
         for node in self.nodes:
-            if all(name in known for name in node.inputs):
+            if all(name in known for name in node.inputs) and not any(word in node.op for word in RANDOM):
                 known.update(value.name for value in node.outputs)
         return frozenset(known)
 

@@ -12,7 +12,7 @@ class Weights(nn.Module):
     `module.model.norm` and `module["0"]` reach into it; the second form serves names that are no Python names.
     """
 
-    def __init__(self, **members: Any) -> None:
+    def __init__(self, /, **members: Any) -> None:
         super().__init__()
         for name, member in members.items():
             self._add(name, member)
@@ -31,7 +31,7 @@ class Weights(nn.Module):
                 return members[name]
         raise KeyError(f"no weights are named {name!r}")
 
-    def hold(self, **things: Any) -> None:
+    def hold(self, /, **things: Any) -> None:
         """Keep things that are no weights, whatever their names: a module called "comm" stays reachable as ["comm"]."""
         self.__dict__.update(things)
 

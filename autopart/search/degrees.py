@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 
-from autopart.errors import InfeasiblePlanError, PlanningError
+from autopart.errors import InfeasiblePlanError, PinError, PlanningError
 from autopart.estimate.block import UnitCost, unit_costs
 from autopart.estimate.node import Prices
 from autopart.ir.folded import Folded
@@ -63,6 +63,7 @@ class DegreeSearch:
 
     def _search(self) -> Found | None:
         check(self.request, len(self.units))
+        self._check_tp()
         limit = usable_bytes(self.request.cluster.device)
         best: dict[tuple[int, int, int], list[Candidate]] = {}
         evaluated = 0
@@ -126,8 +127,18 @@ class DegreeSearch:
             return (False,)
         return (True,) if self.request.tp else (False, True)
 
+    def _check_tp(self) -> None:
+        tp, world = self.request.tp, self.request.world
+        if tp is None or self.shares_work(tp):
+            return
+        possible = [other for other in divisors(world) if other == 1 or self.shares_work(other)]
+        shown = " and ".join(map(str, sorted(sorted(possible, key=lambda other: abs(other - tp))[:2])))
+        raise PinError(f"tp={tp} divides no axis along which work can be shared: nearest are {shown}")
+
     def shares_work(self, tp: int) -> bool:
         """Whether any matmul-like node can be divided by `tp` ranks at all."""
+        if tp == 1:
+            return True
         options = self.options(tp)
         return any(s.divided and any(x.shard for x in (*s.inputs, *s.outputs)) for own in options.values() for s in own)
 
@@ -203,8 +214,13 @@ class DegreeSearch:
             if getattr(request, name) is not None:
                 plan = self._with(_without(request, name))
                 if plan is not None:
-                    value = getattr(plan.best, name)
-                    found.append(f"{name}={value!r} ({plan.best.peak_bytes / gib:.1f} GiB)")
+                    found.append(f"{name}={self._shown(plan.best, name)} ({plan.best.peak_bytes / gib:.1f} GiB)")
+        pinned = [name for name in ("tp", "pp", "dp") if getattr(request, name) is not None]
+        if len(pinned) > 1 and not found:  # degrees make the world together, so they are changed together
+            plan = self._with(replace(request, tp=None, pp=None, dp=None))
+            if plan is not None:
+                degrees = " ".join(f"{name}={getattr(plan.best, name)}" for name in ("tp", "pp", "dp"))
+                found.append(f"{degrees} ({plan.best.peak_bytes / gib:.1f} GiB)")
         free = None in (request.tp, request.pp, request.dp)
         for factor in (2, 4, 8, 16) if free and not found else ():
             larger = replace(request, world=request.world * factor, global_batch=request.global_batch * factor)
@@ -215,6 +231,11 @@ class DegreeSearch:
                 )
                 break
         return f"try {' or '.join(found)}" if found else "use more devices, or larger ones"
+
+    def _shown(self, plan: Candidate, pin: str) -> str:
+        """What `plan` has for `pin`, as a caller writes it."""
+        value = getattr(plan, pin)
+        return repr([self.units[index].name for index in value] if pin == "cuts" else value)
 
     def _with(self, request: Request) -> Found | None:
         try:
@@ -233,12 +254,18 @@ def _rank(candidate: Candidate) -> tuple[float, ...]:
     return (candidate.estimated_s, candidate.peak_bytes, candidate.tp, candidate.pp, candidate.micro_batch)
 
 
-def _nearby(request: Request) -> str:
-    smaller = [d for d in range(1, request.world) if request.global_batch % d == 0]
-    return str(smaller[-1]) if smaller else "1"
+def _nearby(request: Request) -> int:
+    """The next smaller world that the pins and the batch allow."""
+    pp = len(request.cuts) + 1 if request.cuts is not None else request.pp or 1
+    fixed = (request.tp or 1) * pp
+    possible = [
+        fixed * dp for dp in divisors(request.global_batch) if fixed * dp < request.world and request.dp in (None, dp)
+    ]
+    return max(possible, default=fixed * (request.dp or 1))
 
 
 def _without(request: Request, pin: str) -> Request:
-    """The request with one pin taken off."""
+    """The request with one pin taken off; without cuts it keeps the number of stages."""
     values = {item.name: getattr(request, item.name) for item in fields(Request)}
-    return Request(**(values | {pin: None}))
+    stages = {"pp": len(request.cuts) + 1} if pin == "cuts" and request.cuts is not None else {}
+    return Request(**(values | {pin: None} | stages))

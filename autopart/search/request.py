@@ -40,6 +40,12 @@ def check(request: Request, unit_count: int) -> None:
         value = getattr(request, name)
         if value is not None and value < 1:
             raise PinError(f"{name}={value}: it must be at least 1")
+    if request.cuts is not None and request.pp is None and world % (len(request.cuts) + 1):
+        stages = len(request.cuts) + 1
+        raise PinError(
+            f"cuts names {len(request.cuts)} places, which makes {stages} stages, and {stages} does not divide world={world}: "
+            f"name one less than {_near(divisors(world), stages)}"
+        )
     pinned = 1
     for name in ("tp", "pp", "dp"):
         value = getattr(request, name)

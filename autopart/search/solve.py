@@ -10,18 +10,25 @@ from autopart.ir.units import Unit, units_of
 from autopart.search.candidate import Candidate
 from autopart.search.degrees import DegreeSearch, Found
 from autopart.search.request import Request
-from autopart.sharding.batch import batch_sharding
+from autopart.sharding.batch import BatchSharding
 from autopart.sharding.infer_axes import Axes, infer_axes
 from autopart.sharding.rule import Rule
 from autopart.sharding.strategies import Strategy
 
 
-def solve(folded: Folded, rules: Mapping[str, Rule | None], request: Request, notes: Sequence[Note] = ()) -> PlanData:
+def solve(
+    folded: Folded,
+    rules: Mapping[str, Rule | None],
+    batch: BatchSharding,
+    request: Request,
+    notes: Sequence[Note] = (),
+) -> PlanData:
     """The fastest plan that fits.
 
     Args:
         folded: the model.
         rules: of every node, by its name.
+        batch: what mixes the samples, for the notes.
         request: world, batch, cluster and pins.
         notes: what the reader should know besides.
 
@@ -33,13 +40,12 @@ def solve(folded: Folded, rules: Mapping[str, Rule | None], request: Request, no
     found = DegreeSearch(folded, rules, axes, units, request).run()
     best, cluster = found.best, request.cluster
     dtypes = [parameter.value.dtype for parameter in graph.parameters]
-    mixing = batch_sharding(graph, rules).mixing
     mixed = tuple(
         Note(
             item.op,
             f"mixes the samples of a batch ({item.location}): computed per micro-batch, not over the global batch",
         )
-        for item in mixing
+        for item in batch.mixing
         if graph.loss is not None
     )
     return PlanData(

@@ -80,8 +80,11 @@ class _Problem:
         return ("node", self.loop_variable.get(node.name, node.name))
 
     def solve(self) -> TensorPlan:
+        # The gradients of a run's input are summed in every run.
+        loops = {enter: loop.region.count for loop in self.folded.loops for enter in loop.enters}
         for node in self.graph.nodes:
-            own = [self.prices.node(node, option).total_s * self.runs[node.name] for option in self.options[node.name]]
+            times = loops.get(node.name, self.runs[node.name])
+            own = [self.prices.node(node, option).total_s * times for option in self.options[node.name]]
             if node.op != LEAVE:
                 self.tables.append(Table((self.variable(node),), np.array(own)))
         for name in self.graph.values:

@@ -30,39 +30,90 @@ class BatchSharding:
     Attributes:
         shares: nodes that average over the batch: their result is multiplied by the part's share of all samples.
         counted: nodes that average over the targets that count; value: the name of the targets.
-        mixing: nodes that mix samples; if there are any, the loss as a whole is weighted by the share of samples.
+        weighted: whether the loss is no sum over samples: then each part's counts by its share of samples.
+        mixing: nodes that mix samples; they are computed for each part by itself.
+        doubtful: values that inputs and constants decide, of which the letters do not show that they are computed
+            sample by sample; those that are, `proven` should name.
     """
 
     shares: frozenset[str]
     counted: Mapping[str, str]
+    weighted: bool
     mixing: tuple[Mixing, ...]
+    doubtful: frozenset[str]
 
 
-def batch_sharding(graph: Graph, rules: Mapping[str, Rule | None]) -> BatchSharding:
-    """Follow the batch axis through `graph` to the loss."""
-    partial: set[str] = set()
-    shares: set[str] = set()
-    counted: dict[str, str] = {}
-    mixing: list[Mixing] = []
-    relevant = _ancestors(graph)
-    for node in graph.nodes:
-        if node.name not in relevant:
-            continue
-        rule = rules.get(node.name)
+def batch_sharding(
+    graph: Graph, rules: Mapping[str, Rule | None], proven: frozenset[str] = frozenset()
+) -> BatchSharding:
+    """Follow the batch axis through `graph` to the loss.
+
+    Args:
+        graph: the folded graph.
+        rules: of its nodes, by their names.
+        proven: values known to be computed sample by sample, whatever the letters say.
+    """
+    return _Walk(graph, rules, proven).result()
+
+
+class _Walk:
+    """Sorts values into partial sums over the batch, values of one part alone, and values in doubt."""
+
+    def __init__(self, graph: Graph, rules: Mapping[str, Rule | None], proven: frozenset[str]) -> None:
+        self.graph, self.rules, self.proven = graph, rules, proven
+        self.partial: set[str] = set()
+        self.local: set[str] = set()
+        self.doubt: dict[str, Mixing] = {}
+        self.reported: dict[str, Mixing] = {}
+        self.doubtful: set[str] = set()
+        self.shares: set[str] = set()
+        self.counted: dict[str, str] = {}
+
+    def result(self) -> BatchSharding:
+        relevant = _ancestors(self.graph)
+        for node in self.graph.nodes:
+            if node.name in relevant:
+                self._visit(node)
+        weighted = self.graph.loss is not None and self.graph.loss not in self.partial
+        if weighted:
+            self.shares.clear()
+            self.counted.clear()
+        mixing = tuple(self.reported.values())
+        return BatchSharding(frozenset(self.shares), self.counted, weighted, mixing, frozenset(self.doubtful))
+
+    def _visit(self, node: Node) -> None:
+        graph, rule = self.graph, self.rules.get(node.name)
         batched = [name for name in node.inputs if _has_batch(graph.values[name].shape)]
-        inherited = [name for name in node.inputs if name in partial]
+        inherited = frozenset(name for name in node.inputs if name in self.partial)
         spreads = any(_has_batch(value.shape) for value in node.outputs)
-        if not batched and not inherited:
-            continue
-        if not _separable(node, graph, rule, frozenset(inherited), spreads):
-            mixing.append(Mixing(node.name, node.op, node.location))
-        elif not spreads:
-            partial.update(value.name for value in node.outputs)
-            if batched and rule is not None and rule.mean:
-                _average(node, graph, rule, shares, counted)
-    if graph.loss is not None and not mixing and graph.loss not in partial:
-        mixing.append(Mixing(graph.loss, "loss", "the loss depends on no sample"))
-    return BatchSharding(frozenset(shares), counted, tuple(mixing))
+        outputs = [value.name for value in node.outputs]
+        fine = _separable(node, graph, rule, inherited, spreads)
+        if all(name in graph.recomputable for name in outputs):
+            origin = next((self.doubt[name] for name in node.inputs if name in self.doubt), None)
+            if origin is None and batched and not fine:
+                origin = Mixing(node.name, node.op, node.location)
+            if origin is not None:
+                self.doubt.update(dict.fromkeys((name for name in outputs if name not in self.proven), origin))
+            return
+        for name in node.inputs:
+            if name in self.doubt:
+                self.doubtful.add(name)
+                self._report(self.doubt[name])
+        if not batched and not inherited and not self.local.intersection(node.inputs):
+            return
+        if not fine:
+            self._report(Mixing(node.name, node.op, node.location))
+        if spreads:
+            return
+        if not fine or self.local.intersection(node.inputs):
+            self.local.update(outputs)
+            return
+        self.partial.update(outputs)
+        if batched and rule is not None and rule.mean:
+            _average(node, graph, rule, self.shares, self.counted)
+
+    def _report(self, mixing: Mixing) -> None:
+        self.reported.setdefault(mixing.node, mixing)
 
 
 def _average(node: Node, graph: Graph, rule: Rule, shares: set[str], counted: dict[str, str]) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from functools import cache
-from itertools import combinations, product
+from itertools import product
 from typing import Any
 
 import pytest
@@ -13,7 +13,6 @@ from tests.search.problems import Problem, problem
 from torch import nn
 
 from autopart.estimate.node import Prices
-from autopart.ir.folded import LEAVE
 from autopart.ir.placement import PARTIAL_GRADIENT, REPLICATED, Layout, Replicate, Shard
 from autopart.search.tensor import search_tensor
 from autopart.sharding.strategies import Strategy
@@ -23,7 +22,7 @@ MICRO_BATCHES = 8
 
 
 class MLP(nn.Module):
-    def __init__(self, width: int, inner: int, bias: bool = False, tokens: int = 2048) -> None:
+    def __init__(self, width: int, inner: int, bias: bool = False) -> None:
         super().__init__()
         self.up, self.down = nn.Linear(width, inner, bias), nn.Linear(inner, width, bias)
 
@@ -157,9 +156,9 @@ def test_it_agrees_with_brute_force(name: str, tp: int, seconds_per_byte: float)
     assert found.seconds == pytest.approx(brute_force(options, evaluator), rel=1e-9)
 
 
-@pytest.mark.parametrize("keep", combinations(range(6), 3), ids=lambda keep: "".join(map(str, keep)))
+@pytest.mark.parametrize("keep", [(1, 2, 3), (1, 4, 5), (2, 3, 4), (3, 5)], ids=str)
 def test_attention_with_some_of_its_strategies(keep: tuple[int, ...]) -> None:
-    """Six nodes have too many joint choices to try all, so three of each node's at a time (and the replicated one)."""
+    """Its joint choices are too many to try all, so a few of each node's at a time, and the replicated one."""
     whole = on_meta_attention()
     every = whole.options(4)
     options = {name: (own[0], *(own[i] for i in keep if 0 < i < len(own))) for name, own in every.items()}
@@ -235,4 +234,3 @@ def test_the_objective_is_the_same_every_time() -> None:
     first = search_tensor(whole.folded, whole.options(8), whole.prices(8, 2))
     again = search_tensor(whole.folded, whole.options(8), whole.prices(8, 2))
     assert first == again
-    assert all(node.op != LEAVE for node in whole.folded.graph.nodes)

@@ -7,14 +7,18 @@ from autopart.sharding.rule import Rule
 def convolution(node: Node, graph: Graph) -> Rule | None:
     """(x, weight, bias?, stride, padding, dilation, groups) on (samples, channels, positions...)."""
     rank = len(graph.values[node.inputs[0]].shape)
-    if rank != len(graph.values[node.inputs[1]].shape) or node.arg(6, "groups", 1) != 1:
+    if rank != len(graph.values[node.inputs[1]].shape):
         return None
     positions = tuple(f"P{dim}" for dim in range(rank - 2))
     window = tuple(f"W{dim}" for dim in range(rank - 2))
     outside = tuple(f"Y{dim}" for dim in range(rank - 2))
-    inputs = [("n", "c", *positions), ("o", "c", *window)]
     bias = len(node.inputs) > 2
     whole = frozenset((*positions, *window, *outside))
+    if node.arg(6, "groups", 1) != 1:  # the number of groups would have to be shared too: samples alone are free
+        filters = ("O", "G", *window)
+        sources = (("n", "C", *positions), filters, *((("O",),) if bias else ()))
+        return Rule(sources, (("n", "O", *outside),), whole=whole | {"O", "G", "C"})
+    inputs = [("n", "c", *positions), ("o", "c", *window)]
     once = frozenset({2}) if bias else frozenset()
     return Rule((*inputs, *((("o",),) if bias else ())), (("n", "o", *outside),), whole=whole, once=once)
 

@@ -1,0 +1,115 @@
+"""The public names and signatures: a change here is a change for every user."""
+
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import autopart
+import pytest
+from autopart.api import Parallel
+
+ROOT = Path(__file__).parents[1]
+
+NAMES = [
+    "AutopartError", "BatchError", "CaptureError", "InfeasiblePlanError", "InputsError", "LaunchError", "Parallel",
+    "PinError", "Plan", "PlanFileError", "PlanMismatchError", "PlanningError", "UnknownNameError", "UnsupportedError",
+    "WorkerError", "load_plan", "parallelize", "plan", "run",
+]  # fmt: skip
+PINS = ["tp", "pp", "dp", "micro_batch", "recompute", "schedule", "cuts", "zero"]
+
+
+def parameters(function: object) -> list[str]:
+    """Names as they are declared: "world", "*" before what is keyword only, "loss=" where there is a default."""
+    shown: list[str] = []
+    for name, parameter in inspect.signature(function).parameters.items():  # type: ignore[arg-type]
+        if parameter.kind is parameter.KEYWORD_ONLY and "*" not in shown:
+            shown.append("*")
+        shown.append(name if parameter.default is parameter.empty else f"{name}=")
+    return shown
+
+
+def test_names() -> None:
+    assert autopart.__all__ == NAMES
+    assert all(getattr(autopart, name) is not None for name in NAMES)
+
+
+def test_unknown_name() -> None:
+    with pytest.raises(AttributeError, match="module 'autopart' has no attribute 'partition'"):
+        _ = autopart.partition
+
+
+def test_plan() -> None:
+    keywords = ["cluster=", "global_batch=", "inputs=", "loss="]
+    assert parameters(autopart.plan) == ["model", "world", "*", *keywords, *(f"{pin}=" for pin in PINS)]
+
+
+def test_parallelize() -> None:
+    keywords = ["plan=", "cluster=", "global_batch=", "inputs=", "loss="]
+    assert parameters(autopart.parallelize) == ["model", "world=", "*", *keywords, *(f"{pin}=" for pin in PINS)]
+
+
+def test_defaults_decide_nothing() -> None:
+    for function in (autopart.plan, autopart.parallelize):
+        defaults = {p.default for p in inspect.signature(function).parameters.values()} - {inspect.Parameter.empty}
+        assert defaults == {None}
+
+
+def test_load_plan_and_run() -> None:
+    assert parameters(autopart.load_plan) == ["path"]
+    assert parameters(autopart.run) == ["function", "world", "args=", "timeout_s="]
+
+
+@pytest.mark.parametrize(
+    ("method", "expected"),
+    [
+        ("train_step", ["self", "batch"]),
+        ("shard_batch", ["self", "batch"]),
+        ("parameters", ["self"]),
+        ("named_parameters", ["self"]),
+        ("full_state_dict", ["self"]),
+        ("full_gradients", ["self"]),
+        ("emit", ["self", "directory"]),
+    ],
+)
+def test_methods_of_parallel(method: str, expected: list[str]) -> None:
+    assert parameters(getattr(Parallel, method)) == expected
+
+
+def test_no_other_method_is_public() -> None:
+    public = {name for name in vars(Parallel) if not name.startswith("_")}
+    assert public == {
+        "train_step", "shard_batch", "parameters", "named_parameters", "full_state_dict", "full_gradients", "emit", "module",
+    }  # fmt: skip
+
+
+def test_methods_of_a_plan() -> None:
+    assert parameters(autopart.Plan.save) == ["self", "path"]
+    assert isinstance(inspect.getattr_static(autopart.Plan, "micro_batches"), property)
+
+
+def test_every_error_is_an_autopart_error() -> None:
+    errors = [getattr(autopart, name) for name in NAMES if name.endswith("Error")]
+    assert len(errors) == 13
+    assert all(issubclass(error, autopart.AutopartError) for error in errors)
+    assert issubclass(autopart.InputsError, autopart.CaptureError)
+    assert issubclass(autopart.InfeasiblePlanError, autopart.PlanningError)
+    assert issubclass(autopart.PinError, autopart.PlanningError)
+    assert issubclass(autopart.WorkerError, autopart.LaunchError)
+
+
+@pytest.mark.parametrize(
+    "modules",
+    [
+        "autopart",
+        "autopart.errors, autopart.ir.plan, autopart.ir.graph, autopart.ir.folded, autopart.ir.units, autopart.ir.program",
+        "autopart.search.solve, autopart.search.degrees, autopart.estimate.block, autopart.sharding.find_rule",
+        "autopart.report.table, autopart.report.load, autopart.report.clusters",
+        "autopart.schedules.simulate, autopart.schedules.find, autopart.schedules.validate",
+        "cost_models.cluster, cost_models.collective, cost_models.compute, cost_models.device, cost_models.memory",
+    ],
+)
+def test_torch_is_not_imported(modules: str) -> None:
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import {modules}; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout == "False\n"
