@@ -132,7 +132,71 @@ CASES: Mapping[str, Case] = {
 }
 
 
+def _padded(dtype: torch.dtype) -> Mapping[str, torch.Tensor]:
+    batch = dict(_tokens(dtype))
+    batch["attention_mask"] = torch.ones_like(batch["input_ids"])
+    for sample in range(SAMPLES):
+        batch["attention_mask"][sample, : sample % 4] = 0
+    return batch
+
+
+def bert() -> nn.Module:
+    """An encoder with a masked-token loss and a head tied to the embedding."""
+    from transformers import BertConfig, BertForMaskedLM
+
+    config = BertConfig(
+        vocab_size=VOCABULARY, hidden_size=32, intermediate_size=48, num_hidden_layers=4, num_attention_heads=4,
+        max_position_embeddings=SEQUENCE, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+    )  # fmt: skip
+    return BertForMaskedLM(config)
+
+
+def t5() -> nn.Module:
+    """An encoder and a decoder: what the encoder gives is used by every layer of the decoder."""
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    config = T5Config(
+        vocab_size=VOCABULARY, d_model=32, d_ff=48, d_kv=8, num_layers=2, num_heads=4, dropout_rate=0.0,
+        decoder_start_token_id=0, pad_token_id=0,
+    )  # fmt: skip
+    return T5ForConditionalGeneration(config)
+
+
+class UNet(nn.Module):
+    """Down and up again, with skips that cross several stages of a pipeline."""
+
+    def __init__(self, width: int = 4) -> None:
+        super().__init__()
+        self.enter = nn.Conv2d(3, width, 3, padding=1)
+        self.down = nn.ModuleList(nn.Conv2d(width * 2**i, width * 2 ** (i + 1), 3, padding=1) for i in range(2))
+        self.up = nn.ModuleList(nn.Conv2d(width * 2 ** (i + 1) * 3 // 2, width * 2**i, 3, padding=1) for i in range(2))
+        self.leave = nn.Conv2d(width, 3, 1)
+
+    def forward(self, image: torch.Tensor, label: torch.Tensor) -> dict[str, torch.Tensor]:
+        """image: (batch, 3, 8, 8); the loss is how far the result is from the image."""
+        x, skips = F.relu(self.enter(image)), []
+        for layer in self.down:
+            skips.append(x)
+            x = F.relu(layer(F.max_pool2d(x, 2)))
+        for layer, skip in zip(reversed(self.up), reversed(skips), strict=True):
+            x = F.relu(layer(torch.cat([x.repeat_interleave(2, 2).repeat_interleave(2, 3), skip], dim=1)))
+        return {"loss": F.l1_loss(self.leave(x), image), "classes": label}
+
+
+MORE_CASES: Mapping[str, Case] = {
+    "llama_padded": Case(llama, _padded, drops=True),
+    "bert": Case(bert, _padded, drops=False),
+    "t5": Case(t5, _padded, drops=False),
+    "u_net": Case(UNet, _images),
+}
+
+
+def case(name: str) -> Case:
+    """The case called `name`."""
+    return CASES[name] if name in CASES else MORE_CASES[name]
+
+
 def build(name: str, dtype: torch.dtype) -> nn.Module:
     """The model `name` with the same weights every time."""
     torch.manual_seed(0)
-    return CASES[name].build().to(dtype).train()
+    return case(name).build().to(dtype).train()

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.capture.models import tiny_gpt, tiny_llama, token_batch
 from torch import nn
 
 import autopart
+from tests.capture.models import tiny_gpt, tiny_llama, token_batch
 
 
 class LightningStyle(nn.Module):
@@ -46,7 +46,7 @@ def test_a_world_and_nothing_else(name: str, tmp_path: Path) -> None:
     assert plan.parameter_count == sum(parameter.numel() for parameter in model.parameters())
     printed = str(plan)
     assert printed.startswith(f"{type(model).__name__}, ")
-    assert "on dgx-h100: 64 h100-sxm-80gb in 8 nodes" in printed
+    assert "on dgx-h100: 8 nodes × 8 h100-sxm-80gb = 64 devices" in printed
     assert "cluster: left out: dgx-h100; set it with cluster=" in printed
     assert "global_batch: left out" in printed.replace("\n", " ")
     assert_emits(par, tmp_path)

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 import torch
-from tests.models import ResidualMLP
-from tests.worker_pool import WorkerPool
 from torch import nn
 
 import autopart
+from tests.models import ResidualMLP
+from tests.worker_pool import WorkerPool
 
 BATCH = torch.zeros(8, 8)
 
@@ -40,7 +40,9 @@ def parallel(world: int, **keywords: Any) -> autopart.Parallel[autopart.Plan]:
 
 class TestPlanning:
     def test_a_world_that_no_factorisation_fits(self) -> None:
-        with pytest.raises(autopart.PlanningError, match=r"no tp x pp x dp makes world=23: .*global_batch=8; try world=8"):
+        with pytest.raises(
+            autopart.PlanningError, match=r"no tp x pp x dp makes world=23: .*global_batch=8; try world=8"
+        ):
             planned(23)
 
     def test_the_world_that_it_names_works(self) -> None:
@@ -58,11 +60,15 @@ class TestPlanning:
         assert planned(4, dp=4, global_batch=12).micro_batches >= 1
 
     def test_an_unknown_cluster(self) -> None:
-        with pytest.raises(autopart.UnknownNameError, match=r"unknown cluster 'dgx-h1000'; known: .*dgx-a100, .*dgx-h100"):
+        with pytest.raises(
+            autopart.UnknownNameError, match=r"unknown cluster 'dgx-h1000'; known: .*dgx-a100, .*dgx-h100"
+        ):
             planned(cluster="dgx-h1000")
 
     def test_a_cluster_file_that_is_not_there(self) -> None:
-        with pytest.raises(autopart.UnknownNameError, match=r"there is no cluster file 'mine\.toml'; known: .*dgx-h100"):
+        with pytest.raises(
+            autopart.UnknownNameError, match=r"there is no cluster file 'mine\.toml'; known: .*dgx-h100"
+        ):
             planned(cluster="mine.toml")
 
     def test_an_unknown_schedule(self) -> None:
@@ -80,11 +86,15 @@ class TestPlanning:
 
     @pytest.mark.parametrize("cuts", [["nowhere"], ["enter"]])
     def test_cuts_at_no_place(self, cuts: list[str]) -> None:
-        with pytest.raises(autopart.PinError, match=f"no stage can begin at '{cuts[0]}': the places are layers.0, .*leave"):
+        with pytest.raises(
+            autopart.PinError, match=f"no stage can begin at '{cuts[0]}': the places are layers.0, .*leave"
+        ):
             planned(cuts=cuts)
 
     def test_cuts_out_of_order(self) -> None:
-        with pytest.raises(autopart.PinError, match="cuts must be in the order of the model, each once: layers.2, layers.1"):
+        with pytest.raises(
+            autopart.PinError, match="cuts must be in the order of the model, each once: layers.2, layers.1"
+        ):
             planned(3, cuts=["layers.2", "layers.1"])
 
     def test_an_untraceable_model(self) -> None:
@@ -108,12 +118,15 @@ class TestPlanning:
 class TestPlansOfOthers:
     def test_another_model(self) -> None:
         with pytest.raises(
-            autopart.PlanMismatchError, match="the plan was made for ResidualMLP with graph .* this Sequential has graph"
+            autopart.PlanMismatchError,
+            match="the plan was made for ResidualMLP with graph .* this Sequential has graph",
         ):
             autopart.parallelize(nn.Sequential(nn.Linear(8, 8)), plan=planned())
 
     def test_another_depth(self) -> None:
-        with pytest.raises(autopart.PlanMismatchError, match="another model, other input shapes, or another version of torch"):
+        with pytest.raises(
+            autopart.PlanMismatchError, match="another model, other input shapes, or another version of torch"
+        ):
             autopart.parallelize(ResidualMLP(layers=5), plan=planned(), inputs=BATCH, loss=mean)
 
     def test_other_input_shapes(self) -> None:
@@ -159,7 +172,9 @@ class TestPlansOfOthers:
     @pytest.mark.parametrize("cuts", [[99], [0], [-1], [1]])
     def test_cuts_that_are_not_those_of_the_stages(self, cuts: list[int], tmp_path: Path) -> None:
         assert planned(tp=1, pp=2, dp=2).cuts != (1,)
-        with pytest.raises(autopart.PlanFileError, match=r"'cuts' is .*, and 'stages' are of units 0 to \d+, \d+ to \d+"):
+        with pytest.raises(
+            autopart.PlanFileError, match=r"'cuts' is .*, and 'stages' are of units 0 to \d+, \d+ to \d+"
+        ):
             autopart.load_plan(self.changed(tmp_path, cuts=cuts))
 
     def test_a_model_that_is_divided_otherwise(self) -> None:
@@ -326,7 +341,10 @@ class TestInAJob:
         for found in worker_pool.run(_batches, world, world):
             assert found.pop("right") == ("", "")
             assert {name for name, _ in found.values()} == {"BatchError"}
-            assert f"the batch has {share + 1} samples, the plan gives each of dp={world} replicas {share}" in found["size"][1]
+            assert (
+                f"the batch has {share + 1} samples, the plan gives each of dp={world} replicas {share}"
+                in found["size"][1]
+            )
             assert f"global_batch={(share + 1) * world}" in found["size"][1]
             assert "the batch has 0 samples" in found["none"][1]
             assert f"is torch.float32 of shape ({share}, 9), the plan was made for torch.float32" in found["shape"][1]

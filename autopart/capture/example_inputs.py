@@ -44,7 +44,8 @@ def as_batch(inputs: object) -> Batch:
     if isinstance(inputs, tuple | list):
         return tuple(inputs)
     raise InputsError(
-        f"inputs is a {type(inputs).__name__}: pass a dict of keyword arguments, a tuple of positional ones, or a tensor"
+        f"inputs is a {type(inputs).__name__}: pass a dict of keyword arguments, a tuple of positional ones, or a "
+        "tensor"
     )
 
 
@@ -64,7 +65,7 @@ def _derive(model: nn.Module) -> Batch:
 
 
 def _token_batch(config: Any) -> Batch:
-    """Tokens and labels for a causal language model: two separate tensors, since export merges a tensor passed twice."""
+    """Tokens and labels for a causal language model: two tensors, since export merges one passed twice."""
     limit = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None) or DERIVED_SEQUENCE
     sequence = min(int(limit), DERIVED_SEQUENCE)
     tokens = torch.empty(2, sequence, dtype=torch.long, device="meta")

@@ -7,6 +7,7 @@ break ties between equally good places to start.
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -101,7 +102,7 @@ def _periods(labels: Labels, start: int, stop: int) -> list[int]:
     anchors = [label for label, count in rare.items() if count == unique][:8] if unique else []
     for anchor in anchors:
         places = [index for index, label in enumerate(own) if label == anchor]
-        distances.update({b - a: unique for a, b in zip(places, places[1:], strict=False)})
+        distances.update({b - a: unique for a, b in pairwise(places)})
     common = [period for period, _ in distances.most_common(CANDIDATE_PERIODS)]
     every = dict.fromkeys(period * times for times in range(1, MOST_KINDS + 1) for period in common)
     return [period for period in every if SMALLEST_PERIOD <= period <= len(own) // 2]

@@ -128,7 +128,7 @@ def _renumber(graph: Graph) -> Graph:
     renamed: dict[str, str] = {}
     nodes: list[Node] = []
     counts: dict[str, int] = {}
-    taken = {item.value.name for item in (*graph.inputs, *graph.parameters, *graph.constants)}
+    taken = {item.value.name for item in graph.inputs} | graph.weights
 
     def fresh(name: str) -> str:
         while True:

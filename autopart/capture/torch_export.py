@@ -49,11 +49,15 @@ def capture(model: nn.Module, batch: Batch, loss: LossFunction | None = None) ->
     names, tensors, rebuild = _flatten(batch)
     batch_size = tensors[0].shape[0] if tensors[0].ndim else 0
     if not batch_size:
-        raise InputsError(f"the first tensor of the batch, {names[0]!r}, has no batch dim: its shape is {tuple(tensors[0].shape)}")
+        raise InputsError(
+            f"the first tensor of the batch, {names[0]!r}, has no batch dim: its shape is {tuple(tensors[0].shape)}"
+        )
     batched = [tensor.ndim > 0 and tensor.shape[0] == batch_size for tensor in tensors]
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     examples = tuple(
-        torch.zeros((EXPORT_BATCH, *tensor.shape[1:]) if is_batched else tensor.shape, dtype=tensor.dtype, device=device)
+        torch.zeros(
+            (EXPORT_BATCH, *tensor.shape[1:]) if is_batched else tensor.shape, dtype=tensor.dtype, device=device
+        )
         for tensor, is_batched in zip(tensors, batched, strict=True)
     )
     wrapper = _WithLoss(model, rebuild, loss)
@@ -63,9 +67,9 @@ def capture(model: nn.Module, batch: Batch, loss: LossFunction | None = None) ->
         if batched[names.index(name)] and isinstance(size, int):
             where = line_that_fixes(lambda: _export(wrapper, examples, dims))
             raise CaptureError(
-                f"{type(model).__name__} fixes the batch size of {name!r} at {where or 'a line that is not known'}: the graph "
-                "would hold for one size only. Take sizes from the input (x.shape[0]), and have no constants of the batch's "
-                "size in forward"
+                f"{type(model).__name__} fixes the batch size of {name!r} at {where or 'a line that is not known'}: the "
+                "graph would hold for one size only. Take sizes from the input (x.shape[0]), and have no constants of "
+                "the batch's size in forward"
             )
     return _captured(model, exported, names, batch_size)
 
@@ -142,7 +146,7 @@ def _export(wrapper: _WithLoss, examples: tuple[torch.Tensor, ...], dims: tuple[
 
 @contextmanager
 def _without_cache(model: nn.Module) -> Iterator[None]:
-    """Hugging Face models fill a key-value cache even in training, where nothing reads it; it would clutter the graph."""
+    """Hugging Face models fill a key-value cache in training too, where nothing reads it; it clutters the graph."""
     config = getattr(model, "config", None)
     if not getattr(config, "use_cache", False):
         yield
@@ -162,7 +166,9 @@ def _mutates(node: torch.fx.Node) -> bool:
 def _explain(model: nn.Module, error: Exception) -> str:
     where = user_line(traceback.extract_tb(error.__traceback__)) or "a line that is not known"
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    data_dependent = any(word in f"{type(error).__name__} {error}" for word in ("DataDependent", "data-dependent", "Could not guard"))
+    data_dependent = any(
+        word in f"{type(error).__name__} {error}" for word in ("DataDependent", "data-dependent", "Could not guard")
+    )
     advice = (
         "the value of a tensor decides what runs: use torch.where, or move the decision out of forward"
         if data_dependent
@@ -173,11 +179,15 @@ def _explain(model: nn.Module, error: Exception) -> str:
 
 def _captured(model: nn.Module, exported: Any, names: list[str], batch_size: int) -> Captured:
     signature = exported.graph_signature
-    mutated = [str(spec.target).removeprefix("model.") for spec in signature.output_specs if spec.kind is not OutputKind.USER_OUTPUT]
+    mutated = [
+        str(spec.target).removeprefix("model.")
+        for spec in signature.output_specs
+        if spec.kind is not OutputKind.USER_OUTPUT
+    ]
     if mutated:
         raise UnsupportedError(
-            f"{type(model).__name__} updates {mutated[0]} in its forward ({len(mutated)} such buffers): statistics kept "
-            "across steps, as in BatchNorm, are not supported; use GroupNorm or LayerNorm, or freeze them with eval()"
+            f"{type(model).__name__} updates {mutated[0]} in its forward ({len(mutated)} such buffers): statistics "
+            "kept across steps, as in BatchNorm, are not supported; use GroupNorm or LayerNorm, or freeze them with eval()"
         )
     canonical, aliases = _parameter_names(model)
     translator = Translator()

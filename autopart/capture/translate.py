@@ -10,7 +10,13 @@ from autopart.ir.graph import Arg, Literal, Node, Ref, Value
 from autopart.ir.size import BATCH, Size
 
 # Calls that check or hint, and compute nothing.
-CHECKS = ("_assert_tensor_metadata", "_assert_scalar", "_assert_async", "sym_constrain_range", "sym_constrain_range_for_size")
+CHECKS = (
+    "_assert_tensor_metadata",
+    "_assert_scalar",
+    "_assert_async",
+    "sym_constrain_range",
+    "sym_constrain_range_for_size",
+)
 # Higher-order regions that only set a mode around a subgraph; the position of the subgraph among their arguments.
 WRAPPERS = {"wrap_with_set_grad_enabled": 1, "wrap_with_autocast": 4}
 
@@ -57,13 +63,19 @@ class Translator:
             self._env[node] = self._env[source][index]  # type: ignore[index]
             return
         if name in WRAPPERS:
-            self._inline(node, WRAPPERS[name], grad_enabled and not (name == "wrap_with_set_grad_enabled" and node.args[0] is False))
+            self._inline(
+                node,
+                WRAPPERS[name],
+                grad_enabled and not (name == "wrap_with_set_grad_enabled" and node.args[0] is False),
+            )
             return
         if isinstance(result, torch.SymInt | int | torch.SymFloat | float | torch.SymBool | bool):
             self._env[node] = _scalar(result, node)
             return
         if not isinstance(target, torch._ops.OpOverload):
-            raise UnsupportedError(f"{name} at {location(node)}: higher-order operators other than mode regions are not supported")
+            raise UnsupportedError(
+                f"{name} at {location(node)}: higher-order operators other than mode regions are not supported"
+            )
         self._emit(node, result, grad_enabled)
 
     def _inline(self, node: torch.fx.Node, position: int, grad_enabled: bool) -> None:
@@ -110,7 +122,12 @@ class Translator:
             return tuple(self._arg(item) for item in arg)
         if isinstance(arg, torch.SymInt):
             return to_size(arg)
-        for kind, cls in (("dtype", torch.dtype), ("device", torch.device), ("layout", torch.layout), ("memory_format", torch.memory_format)):
+        for kind, cls in (
+            ("dtype", torch.dtype),
+            ("device", torch.device),
+            ("layout", torch.layout),
+            ("memory_format", torch.memory_format),
+        ):
             if isinstance(arg, cls):
                 return Literal(kind, "device" if kind == "device" else str(arg))
         if arg is None or isinstance(arg, bool | int | float | str):
@@ -150,7 +167,9 @@ def scope(node: torch.fx.Node) -> str:
 
 def location(node: torch.fx.Node) -> str:
     """The user's file and line: the innermost frame outside torch."""
-    lines = [line.strip() for line in (node.meta.get("stack_trace") or "").splitlines() if line.strip().startswith("File ")]
+    lines = [
+        line.strip() for line in (node.meta.get("stack_trace") or "").splitlines() if line.strip().startswith("File ")
+    ]
     outside = [line for line in lines if "/torch/" not in line and "/autopart/capture/" not in line]
     if not outside:
         return ""

@@ -19,24 +19,28 @@ def user_line(frames: Iterable[traceback.FrameSummary]) -> str | None:
 
 
 def line_that_fixes(export: Callable[[], object]) -> str | None:
-    """The line at which `export` turns a symbolic size into a number, in what capture's `forward` calls; None if unknown.
+    """The line of the model at which `export` turns a symbolic size into a number; None if unknown.
 
     Export says that it happened and not where, so it is run again with an eye on the place where torch notes it.
     """
-    original = ShapeEnv._set_replacement
+    environments: Any = ShapeEnv
+    original = environments._set_replacement
     found: list[str] = []
 
     def watched(environment: ShapeEnv, symbol: Any, target: Any, *rest: Any) -> None:
         stack = traceback.extract_stack()
-        inside = next((i for i, frame in enumerate(stack) if frame.name == "forward" and frame.filename.startswith(OWN_FOLDER)), None)
+        inside = next(
+            (i for i, frame in enumerate(stack) if frame.name == "forward" and frame.filename.startswith(OWN_FOLDER)),
+            None,
+        )
         if getattr(target, "is_Integer", False) and inside is not None:
             line = user_line(stack[inside:])
             found.extend([line] if line is not None else [])
         original(environment, symbol, target, *rest)
 
-    ShapeEnv._set_replacement = watched  # type: ignore[method-assign]
+    environments._set_replacement = watched
     try:
         export()
     finally:
-        ShapeEnv._set_replacement = original  # type: ignore[method-assign]
+        environments._set_replacement = original
     return found[0] if found else None

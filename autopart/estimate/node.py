@@ -105,11 +105,8 @@ class Prices:
             seconds[0] += memory_bound_s(2 * size / self.tp, self.cluster.device)
         elif found.call == "once":
             seconds[0] += memory_bound_s(size, self.cluster.device)
-        elif (
-            (isinstance(source.value, Shard)
-            and source.value.dim > 0)
-            or (isinstance(target.value, Shard)
-            and target.value.dim > 0)
+        elif (isinstance(source.value, Shard) and source.value.dim > 0) or (
+            isinstance(target.value, Shard) and target.value.dim > 0
         ):
             # Collectives join and cut the first dim; another one is moved there and back by a copy.
             seconds[0] += memory_bound_s(2 * size, self.cluster.device)

@@ -10,7 +10,6 @@ import sympy
 
 from autopart.ir.size import Size
 
-
 RANDOM = ("rand", "dropout", "bernoulli", "multinomial", "normal_", "uniform", "exponential")
 
 

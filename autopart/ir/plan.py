@@ -223,7 +223,8 @@ def _check_sums(fields: dict[str, Any]) -> None:
             raise ValueError(f"entry {name!r} has {count} items where pp {pp} needs {lengths.get(name, pp)}")
     stages, cuts = fields["stages"], fields["cuts"]
     if tuple(stage.start for stage in stages) != (0, *cuts) or any(
-        stage.start >= stage.stop or stage.stop != after for stage, after in zip(stages, (*cuts, stages[-1].stop), strict=True)
+        stage.start >= stage.stop or stage.stop != after
+        for stage, after in zip(stages, (*cuts, stages[-1].stop), strict=True)
     ):
         shown = ", ".join(f"{stage.start} to {stage.stop}" for stage in stages)
         raise ValueError(f"'cuts' is {list(cuts)}, and 'stages' are of units {shown}")

@@ -189,7 +189,9 @@ class DegreeSearch:
         request = self.request
         unlimited = [c for c in self._candidates(float("inf"))]
         if not unlimited:
-            named = {axis.name: axis.size for axis in self.axes.axes if isinstance(axis.size, int) and "[" not in axis.name}
+            named = {
+                axis.name: axis.size for axis in self.axes.axes if isinstance(axis.size, int) and "[" not in axis.name
+            }
             sizes = ", ".join(f"{name} {size}" for name, size in sorted(named.items()) if size > 1) or "it has none"
             raise PlanningError(
                 f"no tp x pp x dp makes world={request.world}: tp must divide an axis (among them {sizes}), pp can be at most "

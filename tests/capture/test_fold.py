@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.capture.models import graph_of, tiny_gpt, tiny_gpt2, tiny_llama, token_batch
 from torch import nn
 
 from autopart.capture.fold import fold
 from autopart.ir.folded import ENTER, LEAVE, Folded, folded
 from autopart.ir.graph import Graph
 from autopart.ir.units import layer_parts, units_of
+from tests.capture.models import graph_of, tiny_gpt, tiny_gpt2, tiny_llama, token_batch
 
 BATCH = torch.empty(4, 8)
 

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.capture.models import captured, graph_of, ops, tiny_gpt, tiny_gpt2, tiny_llama, token_batch
 from torch import nn
 
 from autopart.capture.example_inputs import example_inputs
 from autopart.errors import CaptureError, InputsError, UnsupportedError
 from autopart.ir.graph import Node
 from autopart.ir.size import BATCH
+from tests.capture.models import captured, graph_of, ops, tiny_gpt, tiny_gpt2, tiny_llama, token_batch
 
 BATCHED = torch.empty(4, 8)
 

@@ -12,14 +12,15 @@ from autopart.ir.plan import PlanData
 from autopart.ir.program import Program
 from autopart.runtime.parallel import Parallel
 from tests.equality.single import STEPS, Trace, optimizer
-from tests.models import CASES, SAMPLES, build
+from tests.models import SAMPLES, build
+from tests.models import case as case_of
 from tests.worker_pool import WorkerPool
 
 
 @cache
 def prepared(name: str, dtype: torch.dtype) -> api.Prepared:
     """The captured model, once for all layouts."""
-    case = CASES[name]
+    case = case_of(name)
     return api.prepare(build(name, dtype), case.batch(dtype), case.loss)
 
 
@@ -48,7 +49,7 @@ def _train(
     name: str, dtype: torch.dtype, plan: PlanData, program: Program, graph: Graph, constants: dict[str, torch.Tensor]
 ) -> tuple[Any, ...]:
     par = Parallel(plan, program, graph, build(name, dtype), constants)
-    batch = CASES[name].batch(dtype)
+    batch = case_of(name).batch(dtype)
     stepper = optimizer(par.parameters())
     losses, gradients = [], []
     for _ in range(STEPS):

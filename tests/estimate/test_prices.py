@@ -6,8 +6,6 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.capture.models import tiny_gpt, token_batch
-from tests.search.problems import Problem, problem
 from torch import nn
 
 from autopart.estimate.block import UnitCost, unit_costs
@@ -17,6 +15,8 @@ from autopart.ir.graph import Node
 from autopart.ir.placement import PARTIAL_GRADIENT
 from autopart.search.tensor import search_tensor
 from cost_models.device import load_device
+from tests.capture.models import tiny_gpt, token_batch
+from tests.search.problems import Problem, problem
 
 HIDDEN, SEQUENCE, VOCAB, LAYERS, HEADS = 64, 32, 128, 3, 4
 DEVICE = load_device("h100-sxm-80gb")
@@ -61,7 +61,9 @@ class TestFlops:
     def test_attention_without_a_mask(self) -> None:
         class Cross(nn.Linear):
             def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-                q, k = (super(Cross, self).forward(t).view(t.shape[0], t.shape[1], 2, 4).transpose(1, 2) for t in (x, y))
+                q, k = (
+                    super(Cross, self).forward(t).view(t.shape[0], t.shape[1], 2, 4).transpose(1, 2) for t in (x, y)
+                )
                 return F.scaled_dot_product_attention(q, k, k).sum()
 
         whole = problem(Cross(8, 8), (torch.empty(4, 6, 8), torch.empty(4, 10, 8)))
@@ -233,7 +235,9 @@ class TestRecomputation:
 
     def test_what_is_outside_layers_is_kept(self) -> None:
         units = [cost for cost, unit in zip(costs(gpt(), 1, 4), gpt().units, strict=True) if unit.loop is None]
-        assert stage_memory(units, 1, "full", "adamw", DEVICE, 0.0) == stage_memory(units, 1, "none", "adamw", DEVICE, 0.0)
+        assert stage_memory(units, 1, "full", "adamw", DEVICE, 0.0) == stage_memory(
+            units, 1, "none", "adamw", DEVICE, 0.0
+        )
 
 
 def test_prices_are_of_the_given_cluster() -> None:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from tests.capture.models import graph_of
 from torch import nn
 
 from autopart.capture.fold import fold
@@ -19,6 +18,7 @@ from autopart.sharding.infer_axes import Axes, infer_axes
 from autopart.sharding.rule import Rule
 from autopart.sharding.strategies import Strategy, strategies
 from cost_models.cluster import load_cluster
+from tests.capture.models import graph_of
 
 
 @dataclass(frozen=True)

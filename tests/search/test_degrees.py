@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 import torch
-from tests.capture.models import tiny_gpt, token_batch
-from tests.search.problems import Problem, problem
 from torch import nn
 
 from autopart.errors import InfeasiblePlanError, PinError, PlanningError
 from autopart.search.candidate import Candidate
 from autopart.search.degrees import divisors_up_to
 from autopart.search.request import divisors
+from tests.capture.models import tiny_gpt, token_batch
+from tests.search.problems import Problem, problem
 
 GIB = 2**30
 
@@ -42,7 +42,7 @@ class TestTheBest:
     def test_no_pinned_layout_is_better(self, global_batch: int) -> None:
         best = gpt().search(8, global_batch).run().best
         layouts = 0
-        for tp, pp in ((tp, pp) for tp in divisors(8) for pp in divisors(8 // tp)):
+        for tp, pp in [(a, b) for a in divisors(8) for b in divisors(8 // a)]:
             for recompute in ("none", "full"):
                 pins = {"tp": tp, "pp": pp, "dp": 8 // tp // pp, "recompute": recompute}
                 if pp > len(gpt().units):
@@ -111,7 +111,9 @@ class TestWorlds:
 
     def test_no_factorisation(self) -> None:
         """11 devices: tp divides no axis, pp has too few pieces, dp does not divide the batch."""
-        with pytest.raises(PlanningError, match=r"no tp x pp x dp makes world=11: .*global_batch=64; try world=8") as caught:
+        with pytest.raises(
+            PlanningError, match=r"no tp x pp x dp makes world=11: .*global_batch=64; try world=8"
+        ) as caught:
             gpt().search(11, 64).run()
         assert f"at most {len(gpt().units)}" in re.sub(r"\s+", " ", str(caught.value))
 
@@ -145,7 +147,9 @@ class TestNothingFits:
         assert best.peak_bytes / GIB == pytest.approx(float(remedy[2]), abs=0.06)
 
     @pytest.mark.parametrize(
-        "pins", [{"tp": 1, "pp": 1, "dp": 4}, {"pp": 1, "tp": 1}, {"dp": 4}, {"tp": 1, "dp": 4, "micro_batch": 1}], ids=str
+        "pins",
+        [{"tp": 1, "pp": 1, "dp": 4}, {"pp": 1, "tp": 1}, {"dp": 4}, {"tp": 1, "dp": 4, "micro_batch": 1}],
+        ids=str,
     )
     def test_every_remedy_that_it_names_works(self, pins: dict[str, int]) -> None:
         with pytest.raises(InfeasiblePlanError) as caught:
@@ -191,7 +195,10 @@ class TestPins:
             ({"tp": 2, "pp": 2, "dp": 1}, "tp=2 x pp=2 x dp=1 = 4 does not make world=8: leave one of them out"),
             ({"world": 16, "pp": 16}, "pp=16 needs 16 pieces, the model has 8: at most pp=8"),
             ({"pp": 4, "cuts": (3,)}, "cuts names 1 places, which makes 2 stages, not pp=4"),
-            ({"dp": 8, "global_batch": 12}, "global_batch=12 cannot be shared by dp=8 replicas: nearest batches are 8 and 16"),
+            (
+                {"dp": 8, "global_batch": 12},
+                "global_batch=12 cannot be shared by dp=8 replicas: nearest batches are 8 and 16",
+            ),
             ({"micro_batch": 5}, "global_batch=32 is no multiple of micro_batch=5 = 5: nearest batches are 30 and 35"),
             (
                 {"micro_batch": 3, "dp": 2},
@@ -206,7 +213,9 @@ class TestPins:
             gpt().search(**settings).run()
 
     def test_cuts_that_do_not_divide_the_world(self) -> None:
-        with pytest.raises(PinError, match=r"cuts .* 3 stages, and 3 does not divide world=8: name one less than 2 and 4"):
+        with pytest.raises(
+            PinError, match=r"cuts .* 3 stages, and 3 does not divide world=8: name one less than 2 and 4"
+        ):
             gpt().search(8, 32, cuts=(3, 5)).run()
 
     def test_a_tp_that_divides_nothing(self) -> None:

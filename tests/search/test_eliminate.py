@@ -4,9 +4,10 @@ from itertools import product
 
 import numpy as np
 import pytest
+from numpy.random import Generator, default_rng
+
 from autopart.errors import PlanningError
 from autopart.search.eliminate import Table, eliminate
-from numpy.random import Generator, default_rng
 
 
 def draw(rng: Generator, forbidden: float = 0.2, integers: bool = False) -> list[Table]:

@@ -4,11 +4,12 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+from numpy.random import Generator, default_rng
+
 from autopart.estimate.block import UnitCost
 from autopart.estimate.memory import stage_memory
 from autopart.search.pipeline import search_cuts
 from cost_models.device import load_device
-from numpy.random import Generator, default_rng
 
 INFINITE = float("inf")
 DEVICE = load_device("h100-sxm-80gb")

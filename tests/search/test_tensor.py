@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.capture.models import tiny_gpt, token_batch
-from tests.search.problems import Problem, problem
 from torch import nn
 
 from autopart.estimate.node import Prices
 from autopart.ir.placement import PARTIAL_GRADIENT, REPLICATED, Layout, Replicate, Shard
 from autopart.search.tensor import search_tensor
 from autopart.sharding.strategies import Strategy
+from tests.capture.models import tiny_gpt, token_batch
+from tests.search.problems import Problem, problem
 
 INFINITE = float("inf")
 MICRO_BATCHES = 8
@@ -86,7 +86,8 @@ class Evaluator:
             wants = self._wants(name, chosen)
             if name in self.graph.parameter_of:
                 total += min(
-                    self._stored(name, have) + self._conversions(name, have, wants) for have in self._storages(name, wants)
+                    self._stored(name, have) + self._conversions(name, have, wants)
+                    for have in self._storages(name, wants)
                 )
             elif name in self.graph.producer:
                 total += self._conversions(name, self._made(name, chosen), wants)

@@ -1,0 +1,78 @@
+"""Following the batch axis: sums and means over samples, targets that count, and what mixes samples."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from autopart import api
+from autopart.sharding.batch import BatchSharding
+
+
+def _batch(model: nn.Module, *inputs: Any, loss: Any = None) -> BatchSharding:
+    return api.prepare(model, inputs, loss).batch
+
+
+class Of(nn.Module):
+    """A loss made of a linear layer's output."""
+
+    def __init__(self, loss: Any) -> None:
+        super().__init__()
+        self.layer, self.loss = nn.Linear(4, 4), loss
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = self.loss(self.layer(x), y)
+        return result
+
+
+X, Y = torch.randn(4, 4), torch.randint(0, 4, (4,))
+
+
+def test_a_mean_is_a_share() -> None:
+    found = _batch(Of(lambda x, y: x.square().mean()), X, Y)
+    assert len(found.shares) == 1 and not found.counted and not found.weighted and not found.mixing
+
+
+def test_a_sum_needs_no_weight() -> None:
+    found = _batch(Of(lambda x, y: 0.5 * x.square().sum()), X, Y)
+    assert not found.shares and not found.weighted and not found.mixing
+
+
+def test_cross_entropy_counts_its_targets() -> None:
+    found = _batch(Of(lambda x, y: F.cross_entropy(x, y) + 0.1 * F.cross_entropy(2 * x, y.flip(0))), X, Y)
+    assert len(found.counted) == 2 or found.mixing  # the flip of a batch mixes samples, and is said to
+    assert len(_batch(Of(lambda x, y: F.cross_entropy(x, y) + x.mean()), X, Y).counted) == 1
+
+
+def test_a_loss_that_is_no_sum_is_weighted_and_named() -> None:
+    found = _batch(Of(lambda x, y: x.mean().exp()), X, Y)
+    assert found.weighted and [item.op for item in found.mixing] == ["aten.exp.default"]
+    assert "test_batch.py" in found.mixing[0].location
+
+
+def test_samples_that_meet_are_named() -> None:
+    found = _batch(Of(lambda x, y: F.cross_entropy(x @ x.T, y)), X, Y)
+    assert any(item.op == "aten.matmul.default" for item in found.mixing)
+    found = _batch(Of(lambda x, y: (x - x.mean(0)).square().mean()), X, Y)
+    assert found.mixing
+
+
+class Masked(nn.Module):
+    """A mask that is looked up with the numbers of the samples; `shifted` looks it up for the next sample."""
+
+    def __init__(self, shifted: bool) -> None:
+        super().__init__()
+        self.layer, self.shifted = nn.Linear(4, 4), shifted
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """x: (batch, 4), mask: (batch, 4)."""
+        numbers = torch.arange(x.shape[0])
+        numbers = numbers.flip(0) if self.shifted else numbers
+        return (self.layer(x) * mask[numbers]).square().mean()
+
+
+def test_what_letters_cannot_tell_is_found_out_by_running() -> None:
+    mask = torch.randint(0, 2, (4, 4))
+    assert not _batch(Masked(shifted=False), X, mask).mixing
+    assert _batch(Masked(shifted=True), X, mask).mixing
