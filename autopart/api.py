@@ -74,7 +74,9 @@ def plan(
         global_batch: samples a step. Left out: about 4 million tokens for a token model, 32 samples a device otherwise.
         inputs: an example batch; see `example_inputs` for what is derived when it is left out.
         loss: a function of (output, batch); left out, the model's own loss.
-        tp, pp, dp: degrees of tensor, pipeline and data parallelism; their product is `world`.
+        tp: degree of tensor parallelism; tp x pp x dp is `world`.
+        pp: degree of pipeline parallelism.
+        dp: degree of data parallelism.
         micro_batch: samples a micro-batch.
         recompute: "none" or "full".
         schedule: "1f1b" or "gpipe".
@@ -264,7 +266,8 @@ def _check_plan(plan: PlanData, prepared: Prepared, world: int | None, global_ba
         raise PinError(f"{pinned[0]}= is given beside plan=: a plan has decided it; leave it out, or leave plan out")
     if plan.fingerprint != graph.fingerprint:
         raise PlanMismatchError(
-            f"the plan was made for {plan.model} with graph {plan.fingerprint}, this {graph.name} has graph {graph.fingerprint}: "
+            f"the plan was made for {plan.model} with graph {plan.fingerprint}, this {graph.name} has graph "
+            f"{graph.fingerprint}: "
             "another model, other input shapes, or another version of torch; plan again"
         )
     if plan.stages[-1].stop != len(prepared.units):
@@ -308,7 +311,8 @@ def make_program(plan: PlanData, prepared: Prepared) -> Program:
     sharded = Sharded(prepared.folded, rules, chosen, layouts, prepared.batch, plan.tp)
     facts = (
         f"Plan: tp={plan.tp} pp={plan.pp} dp={plan.dp}, micro-batches of {plan.micro_batch}, schedule {plan.schedule}, "
-        f"recompute {plan.recompute}.\nModel graph {plan.fingerprint}. Shapes are a rank's own; b is the micro-batch size."
+        f"recompute {plan.recompute}.\nModel graph {plan.fingerprint}. Shapes are a rank's own; b is the micro-batch "
+        "size."
     )
     return emit_program(sharded, prepared.units, plan.cuts, plan.recompute == "full", facts)
 

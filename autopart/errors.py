@@ -1,18 +1,18 @@
 """The exception tree: every error that autopart raises on purpose.
 
-    AutopartError
-    ├── CaptureError             the model cannot be turned into a graph
-    │   └── InputsError          no example batch could be derived, or the given one does not fit
-    ├── PlanningError            no plan for what was asked
-    │   ├── InfeasiblePlanError  nothing fits the memory of the devices
-    │   └── PinError             a pinned degree or policy cannot be met
-    ├── UnknownNameError         no such cluster, device, schedule or target
-    ├── PlanFileError            a plan file is damaged, or of another version
-    ├── PlanMismatchError        a plan made for another model, graph, world or batch
-    ├── LaunchError              `train_step` outside a job of the plan's size, or ranks that disagree
-    │   └── WorkerError          a rank of `autopart.run` failed
-    ├── BatchError               a batch that the plan cannot take
-    └── UnsupportedError         known, wanted, and not built: says so instead of being wrong
+AutopartError
+├── CaptureError             the model cannot be turned into a graph
+│   └── InputsError          no example batch could be derived, or the given one does not fit
+├── PlanningError            no plan for what was asked
+│   ├── InfeasiblePlanError  nothing fits the memory of the devices
+│   └── PinError             a pinned degree or policy cannot be met
+├── UnknownNameError         no such cluster, device, schedule or target
+├── PlanFileError            a plan file is damaged, or of another version
+├── PlanMismatchError        a plan made for another model, graph, world or batch
+├── LaunchError              `train_step` outside a job of the plan's size, or ranks that disagree
+│   └── WorkerError          a rank of `autopart.run` failed
+├── BatchError               a batch that the plan cannot take
+└── UnsupportedError         known, wanted, and not built: says so instead of being wrong
 """
 
 

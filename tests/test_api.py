@@ -66,7 +66,7 @@ def assert_emits(par: Any, folder: Path) -> None:
     assert autopart.load_plan(folder / "emitted" / "plan.json") == par.plan
 
 
-@pytest.mark.parametrize("name", BUILDERS)
+@pytest.mark.parametrize("name", ["lightning", "sequential"])
 def test_the_plan_of_plan_is_that_of_parallelize(name: str) -> None:
     model = BUILDERS[name]()
     assert autopart.plan(model, 8, global_batch=64) == autopart.parallelize(model, 8, global_batch=64).plan
@@ -95,7 +95,7 @@ def test_a_saved_plan_gives_the_same_program(pins: dict[str, Any], tmp_path: Pat
 
 
 def test_planning_is_the_same_every_time() -> None:
-    plans = [autopart.plan(tiny_gpt(), 16, global_batch=64, inputs=token_batch()) for _ in range(2)]
+    plans = [autopart.plan(tiny_gpt(layers=2), 4, global_batch=8, inputs=token_batch()) for _ in range(2)]
     assert plans[0] == plans[1]
 
 

@@ -93,7 +93,7 @@ class TestPlanning:
 
     def test_cuts_out_of_order(self) -> None:
         with pytest.raises(
-            autopart.PinError, match="cuts must be in the order of the model, each once: layers.2, layers.1"
+            autopart.PinError, match=r"cuts must be in the order of the model, each once: layers.2, layers.1"
         ):
             planned(3, cuts=["layers.2", "layers.1"])
 
@@ -119,7 +119,7 @@ class TestPlansOfOthers:
     def test_another_model(self) -> None:
         with pytest.raises(
             autopart.PlanMismatchError,
-            match="the plan was made for ResidualMLP with graph .* this Sequential has graph",
+            match=r"the plan was made for ResidualMLP with graph .* this Sequential has graph",
         ):
             autopart.parallelize(nn.Sequential(nn.Linear(8, 8)), plan=planned())
 
@@ -258,7 +258,7 @@ class TestOutsideAJob:
         assert "autopart.run(function, world=4)" in str(caught.value)
 
     def test_several_nodes(self) -> None:
-        with pytest.raises(autopart.LaunchError, match="torchrun --nnodes 2 .* --nproc-per-node 8 SCRIPT.py"):
+        with pytest.raises(autopart.LaunchError, match=r"torchrun --nnodes 2 .* --nproc-per-node 8 SCRIPT.py"):
             parallel(16, global_batch=32).train_step(BATCH)
 
     def test_it_has_no_module(self) -> None:

@@ -67,7 +67,7 @@ def capture(model: nn.Module, batch: Batch, loss: LossFunction | None = None) ->
         if batched[names.index(name)] and isinstance(size, int):
             where = line_that_fixes(lambda: _export(wrapper, examples, dims))
             raise CaptureError(
-                f"{type(model).__name__} fixes the batch size of {name!r} at {where or 'a line that is not known'}: the "
+                f"{type(model).__name__} fixes the batch size of {name!r} at {where or 'an unknown line'}: the "
                 "graph would hold for one size only. Take sizes from the input (x.shape[0]), and have no constants of "
                 "the batch's size in forward"
             )
@@ -186,8 +186,9 @@ def _captured(model: nn.Module, exported: Any, names: list[str], batch_size: int
     ]
     if mutated:
         raise UnsupportedError(
-            f"{type(model).__name__} updates {mutated[0]} in its forward ({len(mutated)} such buffers): statistics "
-            "kept across steps, as in BatchNorm, are not supported; use GroupNorm or LayerNorm, or freeze them with eval()"
+            f"{type(model).__name__} updates {mutated[0]} in its forward ({len(mutated)} such buffers): "
+            "statistics kept across steps, as in BatchNorm, are not supported; use GroupNorm or LayerNorm, or freeze "
+            "them with eval()"
         )
     canonical, aliases = _parameter_names(model)
     translator = Translator()

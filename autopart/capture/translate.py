@@ -150,8 +150,8 @@ def _scalar(result: Any, node: torch.fx.Node) -> Arg:
     if isinstance(result, bool | int | float):
         return result
     raise CaptureError(
-        f"{location(node)}: a number read from a tensor ({result}) enters the graph: it must be the same for every batch. "
-        "Keep the value in a tensor (drop .item() or int(), use torch.where to choose)"
+        f"{location(node)}: a number read from a tensor ({result}) enters the graph, which must be the same for every "
+        "batch. Keep the value in a tensor (drop .item() or int(), use torch.where to choose)"
     )
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from autopart.ir.folded import Folded, Loop
 from autopart.ir.units import Unit
@@ -42,7 +43,7 @@ def stage_specs(folded: Folded, units: Sequence[Unit], cuts: Sequence[int]) -> t
     """The stages that `cuts` (indices of the units that begin a new stage) make of `folded`."""
     bounds = [0, *cuts, len(units)]
     graph = folded.graph
-    all_items = [_items(folded, units[a:b]) for a, b in zip(bounds, bounds[1:], strict=False)]
+    all_items = [_items(folded, units[a:b]) for a, b in pairwise(bounds)]
     made = [_made(folded, items) for items in all_items]
     model_inputs = {item.value.name for item in graph.inputs}
     specs: list[StageSpec] = []

@@ -189,7 +189,7 @@ class Prices:
         return names[1:] if short_name(node.op) in ("addmm", "baddbmm") else names
 
     def _matmul_sizes(self, node: Node, strategy: Strategy | None) -> tuple[float, float, float, float]:
-        """(batch, m, n, k) of the product on one rank, read off the letters; a node without a rule counts as its output."""
+        """(batch, m, n, k) of the product on one rank, read off the letters; without a rule, of its output."""
         rule = self.rules[node.name]
         shapes = [self.shapes[name] for name in node.inputs]
         out_shape = self.shapes[node.output.name]
@@ -227,7 +227,7 @@ class Prices:
         return Cost(0.0, seconds)
 
     def _inside(self, node: Node, strategy: Strategy) -> Cost:
-        """Collectives inside a sharded call: a vocabulary-parallel loss reduces a maximum, a sum and the targets' logits."""
+        """Collectives inside a sharded call: a vocabulary-parallel loss reduces a maximum, a sum and logits."""
         if strategy.call != "cross_entropy":
             return Cost()
         rows = self.shapes[node.inputs[0]][0]

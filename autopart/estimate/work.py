@@ -24,16 +24,65 @@ class Keeps(Enum):
     BOTH = "both"
 
 
-_VIEWS = ["view", "reshape", "_unsafe_view", "flatten", "unflatten", "transpose", "t", "permute", "unsqueeze", "squeeze", "expand", "slice", "narrow", "select", "split", "split_with_sizes", "chunk", "unbind", "detach", "alias"]
+_VIEWS = [
+    "view",
+    "reshape",
+    "_unsafe_view",
+    "flatten",
+    "unflatten",
+    "transpose",
+    "t",
+    "permute",
+    "unsqueeze",
+    "squeeze",
+    "expand",
+    "slice",
+    "narrow",
+    "select",
+    "split",
+    "split_with_sizes",
+    "chunk",
+    "unbind",
+    "detach",
+    "alias",
+]
 _MATMULS = ["linear", "mm", "addmm", "bmm", "baddbmm", "matmul", "einsum", "conv1d", "conv2d", "conv3d"]
-_KEEP_NOTHING = (
-    ["add", "sub", "neg", "to", "_to_copy", "type_as", "contiguous", "clone", "mean", "sum", "cat", "concat", "stack", "pad", "constant_pad_nd", "mse"]
-)
-_KEEP_OUTPUT = ["relu", "sigmoid", "tanh", "exp", "sqrt", "rsqrt", "reciprocal", "softmax", "_softmax", "log_softmax", "_log_softmax", "dropout"]
+_KEEP_NOTHING = [
+    "add",
+    "sub",
+    "neg",
+    "to",
+    "_to_copy",
+    "type_as",
+    "contiguous",
+    "clone",
+    "mean",
+    "sum",
+    "cat",
+    "concat",
+    "stack",
+    "pad",
+    "constant_pad_nd",
+    "mse",
+]
+_KEEP_OUTPUT = [
+    "relu",
+    "sigmoid",
+    "tanh",
+    "exp",
+    "sqrt",
+    "rsqrt",
+    "reciprocal",
+    "softmax",
+    "_softmax",
+    "log_softmax",
+    "_log_softmax",
+    "dropout",
+]
 
 
 def short_name(op: str) -> str:
-    """ "aten.linear.default" -> "linear" """
+    """The middle of an op's name: "linear" of "aten.linear.default"."""
     return op.split(".")[1]
 
 

@@ -20,7 +20,7 @@ LEAVE = "autopart.leave"
 
 @dataclass(frozen=True, slots=True)
 class Loop:
-    """One region of the folded graph: `start` and `stop` are the indices of its first enter and after its last leave."""
+    """One region of the folded graph, from its first enter at index `start` to its last leave before `stop`."""
 
     region: Region
     start: int

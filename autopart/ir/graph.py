@@ -38,12 +38,12 @@ class Literal:
     text: str
 
 
-Arg: TypeAlias = "Ref | Literal | int | float | bool | str | None | sympy.Expr | tuple[Arg, ...]"
+Arg: TypeAlias = "Ref | Literal | int | float | bool | str | sympy.Expr | tuple[Arg, ...] | None"
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One call. `op` is the ATen overload ("aten.linear.default"); `scope` the module it ran in; `location` the user's line."""
+    """One call of `op`, an ATen overload ("aten.linear.default"), in the module `scope`, at the user's line `location`."""
 
     name: str
     op: str

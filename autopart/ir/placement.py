@@ -85,7 +85,7 @@ def part_sizes(size: int, parts: tuple[int, ...]) -> tuple[int, ...] | None:
 
 
 def divides(shard: Shard, shape: tuple[Size, ...], degree: int) -> bool:
-    """Whether `degree` ranks can share every piece of a tensor of `shape` equally (a symbolic size cannot be shared)."""
+    """Whether `degree` ranks can share every piece of a tensor of `shape` equally; a symbolic size they cannot."""
     size = shape[shard.dim]
     if not isinstance(size, int):
         return False

@@ -11,7 +11,7 @@ from autopart.ir.folded import Folded, Loop
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """`nodes` are indices into the folded graph; of a loop's unit, `run` says which run it is. `name` is the module's."""
+    """`nodes` are indices into the folded graph, `name` is the module's; a loop's unit is its run number `run`."""
 
     name: str
     nodes: tuple[int, ...]

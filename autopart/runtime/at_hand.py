@@ -24,7 +24,7 @@ def cluster_at_hand() -> str | None:
     fitting = [c for c in clusters if c.device.name.split("-")[0] in properties.name.lower()]
     if not fitting:
         raise UnknownNameError(
-            f"no cluster file has a {properties.name}: pass cluster=, one of {', '.join(cluster_names())}, or a path to "
-            "a file like those in cost_models/clusters"
+            f"no cluster file has a {properties.name}: pass cluster=, one of {', '.join(cluster_names())}, or "
+            "a path to a file like those in cost_models/clusters"
         )
     return min(fitting, key=lambda c: abs(c.device.memory_bytes - properties.total_memory)).name

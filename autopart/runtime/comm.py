@@ -42,7 +42,7 @@ class Comm:
         self.totals: list[torch.Tensor] = []
 
     def share(self, mean: torch.Tensor) -> torch.Tensor:
-        """This micro-batch's part of a mean over the global batch: the parts of all micro-batches and replicas add up."""
+        """This micro-batch's part of a mean over the global batch; the parts of all add up to it."""
         return mean * self.fraction
 
     def count(self, index: int) -> torch.Tensor:

@@ -25,7 +25,7 @@ def run(function: Callable[..., Any], world: int, args: Sequence[Any] = (), time
         function: importable by its name, since each process starts afresh; a function of the running script is.
         world: how many processes.
         args: arguments, the same for each.
-        timeout_s: after so many seconds, all processes are ended and an error is raised. It also bounds each collective.
+        timeout_s: after so many seconds all processes are ended with an error. It also bounds each collective.
 
     Returns:
         What each rank returned, in order of rank.

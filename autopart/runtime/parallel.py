@@ -42,7 +42,8 @@ class Parallel(Generic[PlanT]):
         if dist.is_initialized() and dist.get_world_size() == plan.world:
             sources = "\n".join(text for _, text in program.sources)
             check_agreement(
-                f"{plan.fingerprint} {plan.cuts} {plan.nodes} {plan.parameters} {plan.micro_batch} {plan.global_batch} {sources}"
+                f"{plan.fingerprint} {plan.cuts} {plan.nodes} {plan.parameters} {plan.micro_batch} {plan.global_batch} "
+                f"{sources}"
             )
             self._folder = tempfile.TemporaryDirectory(prefix="autopart-emitted-")
             directory = Path(self._folder.name)
@@ -80,8 +81,8 @@ class Parallel(Generic[PlanT]):
         share = self.plan.global_batch // self.plan.dp
         if batch_size(named) != share:
             raise BatchError(
-                f"the batch has {batch_size(named)} samples, the plan gives each of dp={self.plan.dp} replicas {share} of "
-                f"global_batch={self.plan.global_batch}: pass this replica's share (par.shard_batch(batch) takes it), or plan "
+                f"the batch has {batch_size(named)} samples, the plan gives each of dp={self.plan.dp} replicas {share} "
+                f"of global_batch={self.plan.global_batch}: pass this replica's share (par.shard_batch(batch)), or plan "
                 f"again with global_batch={batch_size(named) * self.plan.dp}"
             )
         return worker.step(named, self.plan.micro_batch, self.plan.global_batch)
@@ -97,8 +98,8 @@ class Parallel(Generic[PlanT]):
         size = batch_size(self._named(batch))
         if size != self.plan.global_batch:
             raise BatchError(
-                f"the batch has {size} samples, the plan was made for global_batch={self.plan.global_batch}: pass such a "
-                f"batch, or plan again with global_batch={size}"
+                f"the batch has {size} samples, the plan was made for global_batch={self.plan.global_batch}: pass such "
+                f"a batch, or plan again with global_batch={size}"
             )
         share = size // self.plan.dp
 
@@ -122,7 +123,7 @@ class Parallel(Generic[PlanT]):
         return iter(self._inside().named_parameters().items())
 
     def full_state_dict(self) -> dict[str, torch.Tensor]:
-        """The model's `state_dict` with trained values: whole tensors, original names, on the CPU of rank 0; {} elsewhere.
+        """The model's `state_dict` as trained: whole tensors, original names, on the CPU of rank 0; {} elsewhere.
 
         All ranks must call it together.
         """
@@ -164,8 +165,8 @@ class Parallel(Generic[PlanT]):
         per_node = min(world, self.plan.devices_per_node)
         many = f" --nnodes {nodes} --rdzv-backend c10d --rdzv-endpoint HOST:PORT" if nodes > 1 else ""
         raise LaunchError(
-            f"the plan is for {world} ranks, {running}: launch with `torchrun{many} --nproc-per-node {per_node} SCRIPT.py`, "
-            f"or run a function on local processes with autopart.run(function, world={world})"
+            f"the plan is for {world} ranks, {running}: launch with `torchrun{many} --nproc-per-node {per_node} "
+            f"SCRIPT.py`, or run a function on local processes with autopart.run(function, world={world})"
         )
 
     def _named(self, batch: Any) -> dict[str, torch.Tensor]:
@@ -183,7 +184,8 @@ class Parallel(Generic[PlanT]):
             tensor = items.get(item.path)
             if not isinstance(tensor, torch.Tensor):
                 raise BatchError(
-                    f"the batch has no tensor {item.path!r}: the plan was made with {[i.path for i in self._graph.inputs]}"
+                    f"the batch has no tensor {item.path!r}: the plan was made with "
+                    f"{[known.path for known in self._graph.inputs]}"
                 )
             expected = tuple(item.value.shape)
             fits = tensor.ndim == len(expected) and all(
@@ -192,7 +194,8 @@ class Parallel(Generic[PlanT]):
             if not fits or str(tensor.dtype) != f"torch.{item.value.dtype}":
                 raise BatchError(
                     f"batch item {item.path!r} is {tensor.dtype} of shape {tuple(tensor.shape)}, the plan was made for "
-                    f"torch.{item.value.dtype} of shape ({', '.join(map(str, expected))}): pass such a batch, or plan again with inputs="
+                    f"torch.{item.value.dtype} of shape ({', '.join(map(str, expected))}): pass such a batch, or plan "
+                    "again with inputs="
                 )
             named[item.path] = tensor
         return named

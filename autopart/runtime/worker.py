@@ -71,7 +71,7 @@ class Worker:
             parameter.grad = None
         devices = [self.mesh.device] if self.mesh.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
-            # The same numbers on all tp ranks of a stage, which compute the same where nothing is sharded; others elsewhere.
+            # The same numbers on the tp ranks of a stage, which agree where nothing is sharded; others elsewhere.
             torch.manual_seed(_digest(f"{self._seed} {self._steps} {self.mesh.stage} {self.mesh.replica}"))
             loss = self._executor.run(self._actions, micro_batches, global_batch)
         self._steps += 1

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 from autopart.estimate.block import UnitCost
 from autopart.estimate.memory import parameter_bytes, stage_memory
@@ -14,6 +15,8 @@ from autopart.schedules.timeline import Timeline
 from autopart.search.tensor import TensorPlan
 from cost_models.cluster import Cluster
 from cost_models.collective import Group, all_reduce_s, send_s
+
+STEADY = 4  # a pipeline is filled long before four micro-batches a stage
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class Candidate:
     def stages(self) -> tuple[tuple[UnitCost, ...], ...]:
         """The units of each stage."""
         bounds = [0, *self.cuts, len(self.costs)]
-        return tuple(self.costs[a:b] for a, b in zip(bounds, bounds[1:], strict=False))
+        return tuple(self.costs[a:b] for a, b in pairwise(bounds))
 
     @cached_property
     def forward_s(self) -> tuple[float, ...]:
@@ -136,7 +139,19 @@ class Candidate:
 
 
 def peak_in_flight(schedule: str, stages: int, micro_batches: int) -> tuple[int, ...]:
-    """For each stage of a schedule, the most micro-batches between their forward and backward pass."""
+    """For each stage of a schedule, the most micro-batches between their forward and backward pass.
+
+    Of a long schedule two short ones are looked at: from there on a peak stays, or grows evenly.
+    """
+    short = STEADY * stages + micro_batches % stages
+    if micro_batches <= short + stages:
+        return _counted_peaks(schedule, stages, micro_batches)
+    before, after = (_counted_peaks(schedule, stages, count) for count in (short, short + stages))
+    rounds = (micro_batches - short) // stages
+    return tuple(a + (b - a) * rounds for a, b in zip(before, after, strict=True))
+
+
+def _counted_peaks(schedule: str, stages: int, micro_batches: int) -> tuple[int, ...]:
     peaks = []
     for actions in find_schedule(schedule)(stages, micro_batches):
         flying = peak = 0

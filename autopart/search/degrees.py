@@ -187,25 +187,28 @@ class DegreeSearch:
         """Raise the error that says why there is no plan."""
         find_schedule(self.request.schedule or DEFAULT_SCHEDULE)
         request = self.request
-        unlimited = [c for c in self._candidates(float("inf"))]
+        unlimited = list(self._candidates(float("inf")))
         if not unlimited:
             named = {
                 axis.name: axis.size for axis in self.axes.axes if isinstance(axis.size, int) and "[" not in axis.name
             }
             sizes = ", ".join(f"{name} {size}" for name, size in sorted(named.items()) if size > 1) or "it has none"
             raise PlanningError(
-                f"no tp x pp x dp makes world={request.world}: tp must divide an axis (among them {sizes}), pp can be at most "
-                f"{len(self.units)}, and dp must divide global_batch={request.global_batch}; try world={_nearby(request)}"
+                f"no tp x pp x dp makes world={request.world}: tp must divide an axis (among them {sizes}), pp can be "
+                f"at most {len(self.units)}, and dp must divide global_batch={request.global_batch}; try "
+                f"world={_nearby(request)}"
             )
         least = min(unlimited, key=lambda c: c.peak_bytes)
         stage, memory = max(enumerate(least.memory), key=lambda item: item[1].total_bytes)
         device = request.cluster.device
         gib = 2**30
         raise InfeasiblePlanError(
-            f"stage {stage} needs {memory.total_bytes / gib:.1f} GiB at the least (parameters {memory.parameters_bytes / gib:.1f}, "
+            f"stage {stage} needs {memory.total_bytes / gib:.1f} GiB at the least (parameters "
+            f"{memory.parameters_bytes / gib:.1f}, "
             f"gradients {memory.gradients_bytes / gib:.1f}, optimizer {memory.optimizer_bytes / gib:.1f}, activations "
             f"{memory.activations_bytes / gib:.1f}, temporary {memory.temporary_bytes / gib:.1f}, reserve "
-            f"{memory.reserve_bytes / gib:.1f}), {device.name} has {device.memory_bytes / gib:.1f}, with tp={least.tp} pp={least.pp} "
+            f"{memory.reserve_bytes / gib:.1f}), {device.name} has {device.memory_bytes / gib:.1f}, with tp={least.tp} "
+            f"pp={least.pp} "
             f"dp={least.dp} micro_batch={least.micro_batch} recompute={least.recompute!r}: {self._remedies()}"
         )
 

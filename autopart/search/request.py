@@ -43,7 +43,8 @@ def check(request: Request, unit_count: int) -> None:
     if request.cuts is not None and request.pp is None and world % (len(request.cuts) + 1):
         stages = len(request.cuts) + 1
         raise PinError(
-            f"cuts names {len(request.cuts)} places, which makes {stages} stages, and {stages} does not divide world={world}: "
+            f"cuts names {len(request.cuts)} places, which makes {stages} stages, and {stages} does not divide "
+            f"world={world}: "
             f"name one less than {_near(divisors(world), stages)}"
         )
     pinned = 1

@@ -7,7 +7,7 @@ from autopart.ir.placement import Layout, Partial, Replicate, Shard
 
 @dataclass(frozen=True, slots=True)
 class Conversion:
-    """`call` is the function of the runtime; `forward` and `backward` name the collectives, None where nothing is sent."""
+    """`call` is the runtime's function; `forward` and `backward` name the collectives, None where nothing is sent."""
 
     call: str
     forward: str | None

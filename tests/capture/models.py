@@ -15,7 +15,8 @@ def tiny_llama(device: str = "meta", layers: int = 2, **sizes: Any) -> nn.Module
     from transformers import LlamaConfig, LlamaForCausalLM
 
     settings: dict[str, Any] = {
-        "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4,
+        "num_key_value_heads": 2,
         "max_position_embeddings": 16, "bos_token_id": 0, "eos_token_id": 0, "num_hidden_layers": layers,
     }  # fmt: skip
     with torch.device(device):

@@ -5,10 +5,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from tests.equality.parallel import prepared
-from tests.models import CASES, SAMPLES
 
 from autopart import api
+from tests.equality.parallel import prepared
+from tests.models import CASES, SAMPLES
 
 
 def _program(name: str, **pins: object) -> api.Program:

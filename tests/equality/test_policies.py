@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from tests.equality.parallel import train_parallel
 from tests.equality.single import assert_equal, single_process, tolerance
 from tests.worker_pool import WorkerPool

@@ -1,4 +1,4 @@
-"""Layouts that no search would choose: every op and tensor sharded at random, as far as the rules allow, and still equal."""
+"""Layouts that no search would choose: everything sharded at random, as far as the rules allow, and still equal."""
 
 import random
 from collections import Counter
@@ -6,9 +6,6 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
-from tests.equality.parallel import prepared, train_parallel, train_plan
-from tests.equality.single import assert_equal, single_process, tolerance
-from tests.worker_pool import WorkerPool
 
 from autopart.estimate.node import Cost, Prices
 from autopart.ir.graph import Node
@@ -19,6 +16,9 @@ from autopart.sharding.infer_axes import infer_axes
 from autopart.sharding.reshard import conversion
 from autopart.sharding.strategies import Strategy, strategies
 from cost_models.cluster import load_cluster
+from tests.equality.parallel import prepared, train_parallel, train_plan
+from tests.equality.single import assert_equal, single_process, tolerance
+from tests.worker_pool import WorkerPool
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,9 @@ class RandomPrices(Prices):
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize(("name", "tp", "pp"), [("gpt", 2, 1), ("gpt", 4, 2), ("llama", 2, 2), ("llama", 4, 1), ("conv_net", 2, 1)])
+@pytest.mark.parametrize(
+    ("name", "tp", "pp"), [("gpt", 2, 1), ("gpt", 4, 2), ("llama", 2, 2), ("llama", 4, 1), ("conv_net", 2, 1)]
+)
 def test_a_random_layout_is_equal_too(worker_pool: WorkerPool, name: str, tp: int, pp: int, seed: int) -> None:
     dtype = torch.float64
     ready = prepared(name, dtype)

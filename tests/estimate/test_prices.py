@@ -51,7 +51,7 @@ class TestFlops:
 
     @pytest.mark.parametrize("batch", [1, 4])
     def test_causal_attention(self, batch: int) -> None:
-        """Two products of (seq x head size) and (head size x seq) a head, half of it masked; 2.5 times that backward."""
+        """Two products of (seq x head size) and (head size x seq) a head, half of it masked; backward 2.5 times."""
         prices = gpt().prices(1, batch)
         (attention,) = nodes(gpt(), "scaled_dot_product_attention")
         expected = 2 * (2 * batch * SEQUENCE * SEQUENCE * HIDDEN) / 2
@@ -105,7 +105,7 @@ class TestFlops:
 class TestSeconds:
     @pytest.mark.parametrize(("tp", "byte_price"), [(1, 0.0), (4, 0.0), (4, 1.0)])
     def test_units_sum_to_the_objective(self, tp: int, byte_price: float) -> None:
-        """What the tensor search minimizes is what the units cost, and a micro-batch's share of what a step does once."""
+        """What the tensor search minimizes is what the units cost, and its share of what a step does once."""
         whole, prices = gpt(), gpt().prices(tp, 2)
         plan = search_tensor(whole.folded, whole.options(tp), prices, 8, byte_price)
         units = unit_costs(whole.folded, whole.units, prices, plan.strategies, plan.parameters)
@@ -144,9 +144,8 @@ class TestSeconds:
 class TestBytes:
     def test_parameters_of_a_gpt(self) -> None:
         units = costs(gpt(), 1, 2)
-        assert parameter_bytes(units) == (4 * (LAYERS * LAYER_ELEMENTS + OUTSIDE_ELEMENTS),) + (
-            LAYERS * LAYER_ELEMENTS + OUTSIDE_ELEMENTS,
-        )
+        elements = LAYERS * LAYER_ELEMENTS + OUTSIDE_ELEMENTS
+        assert parameter_bytes(units) == (4 * elements, elements)
         layer = next(cost for cost, unit in zip(units, gpt().units, strict=True) if unit.loop)
         assert sum(size for _, size, _ in layer.parameters) == 4 * LAYER_ELEMENTS
 

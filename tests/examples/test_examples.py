@@ -31,7 +31,17 @@ def test_train_gpt(launcher: list[str], tmp_path: Path) -> None:
     assert [path.name for path in emitted] == ["stage_0.py", "stage_1.py"]
 
 
-def test_plan_llama_70b(tmp_path: Path) -> None:
+def test_plan_llama_70b_prints_what_the_readme_shows(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     printed = _run([sys.executable, str(EXAMPLES / "plan_llama_70b.py")], tmp_path)
     assert "70.6 B parameters" in printed and "64 devices" in printed
     assert re.search(r"\d+ TFLOP/s a device \(MFU \d+\.\d %\)", printed)
+    readme = EXAMPLES.parent / "README.md"
+    before, _, rest = readme.read_text(encoding="utf-8").partition("<!-- demo:begin -->\n")
+    shown, _, after = rest.partition("<!-- demo:end -->")
+    wanted = f"```\n{printed.rstrip()}\n```\n"
+    if request.config.getoption("--update-snapshots"):
+        readme.write_text(f"{before}<!-- demo:begin -->\n{wanted}<!-- demo:end -->{after}", encoding="utf-8")
+    else:
+        assert shown == wanted, (
+            "README.md shows another plan: run pytest with --update-snapshots, and read what changed"
+        )

@@ -3,11 +3,11 @@
 import pytest
 import torch
 import torch.distributed as dist
-from tests.worker_pool import WorkerPool
 
 from autopart.ir.placement import Shard
 from autopart.runtime.comm import Comm
 from autopart.runtime.pieces import join, own_piece, pad_piece
+from tests.worker_pool import WorkerPool
 
 WORLD = 4
 SHARDS = [Shard(0), Shard(1), Shard(1, (1, 1, 1)), Shard(1, (4, 1, 1))]
@@ -65,7 +65,18 @@ def _rank_through(call: str, shard: Shard) -> dict[str, torch.Tensor]:
     return _through(call, dist.get_rank(), shard)
 
 
-CALLS = "copy all_reduce all_reduce_both all_gather gather reduce_scatter split slice all_to_all once".split()
+CALLS = [
+    "copy",
+    "all_reduce",
+    "all_reduce_both",
+    "all_gather",
+    "gather",
+    "reduce_scatter",
+    "split",
+    "slice",
+    "all_to_all",
+    "once",
+]
 
 
 @pytest.mark.parametrize("shard", SHARDS, ids=str)

@@ -4,12 +4,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from tests.equality.single import single_process
-from tests.models import CASES, build
-from tests.worker_pool import WorkerPool
 from torch import nn
 
 import autopart
+from tests.equality.single import single_process
+from tests.models import CASES, build
+from tests.worker_pool import WorkerPool
 
 
 def _accumulate(world: int, pins: dict[str, int]) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:

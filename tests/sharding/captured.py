@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from autopart.capture.constants import concrete, overload
+from autopart.capture.constants import SAMPLES
+from autopart.capture.evaluate import concrete, overload
 from autopart.capture.torch_export import capture
 from autopart.ir.graph import Arg, Graph, Node, Parameter, Ref, Value
 
@@ -86,7 +87,7 @@ def apply(node: Node, tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ..
     def arg(item: Arg) -> Any:
         if isinstance(item, Ref):
             return next(queue)
-        return [arg(inner) for inner in item] if isinstance(item, tuple) else concrete(item, {})
+        return [arg(inner) for inner in item] if isinstance(item, tuple) else concrete(item, {}, SAMPLES)
 
     args = [arg(item) for item in node.args]
     result = overload(node.op)(*args, **{key: arg(item) for key, item in node.kwargs})
