@@ -22,7 +22,7 @@ class WorkerPool:
         self._calls = 0
 
     def run(self, function: Callable[..., Any], world: int, *args: Any) -> list[Any]:
-        """What `function(*args)` returned on each of `world` ranks; an AssertionError with its traceback if one failed."""
+        """What `function(*args)` returned on each of `world` ranks; an AssertionError if one failed."""
         self._start()
         self._calls += 1
         rendezvous = Path(self._folder.name) / f"rendezvous-{self._calls}"

@@ -43,7 +43,7 @@ Arg: TypeAlias = "Ref | Literal | int | float | bool | str | sympy.Expr | tuple[
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One call of `op`, an ATen overload ("aten.linear.default"), in the module `scope`, at the user's line `location`."""
+    """One call of `op`, an ATen overload ("aten.linear.default"), in module `scope`, at the user's line `location`."""
 
     name: str
     op: str

@@ -82,8 +82,8 @@ class Parallel(Generic[PlanT]):
         if batch_size(named) != share:
             raise BatchError(
                 f"the batch has {batch_size(named)} samples, the plan gives each of dp={self.plan.dp} replicas {share} "
-                f"of global_batch={self.plan.global_batch}: pass this replica's share (par.shard_batch(batch)), or plan "
-                f"again with global_batch={batch_size(named) * self.plan.dp}"
+                f"of global_batch={self.plan.global_batch}: pass this replica's share (par.shard_batch(batch)), or "
+                f"plan again with global_batch={batch_size(named) * self.plan.dp}"
             )
         return worker.step(named, self.plan.micro_batch, self.plan.global_batch)
 

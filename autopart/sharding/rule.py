@@ -1,9 +1,9 @@
 """Rule: which dims of an op's tensors are the same axis, and what sharding one of them does.
 
 A rule is one string in the field's usual notation, `"b* i, o i, o? -> b* o"`: a letter a dim. A letter of the output
-may be sharded; a letter missing from the output is contracted and leaves a partial sum. `b*` stands for any leading dims,
-`1` for a dim that belongs to no axis, a capital for an axis that must stay whole, and an operand marked `?` may be left
-out and is only added, so that of a partial sum it is added once.
+may be sharded; a letter missing from the output is contracted and leaves a partial sum. `b*` stands for any leading
+dims, `1` for a dim that belongs to no axis, a capital for an axis that must stay whole, and an operand marked `?` may
+be left out and is only added, so that of a partial sum it is added once.
 
 Ops whose letters depend on shapes (views, concatenations) build the same object in a function.
 """
