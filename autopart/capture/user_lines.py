@@ -24,7 +24,9 @@ def line_that_fixes(export: Callable[[], object]) -> str | None:
     Export says that it happened and not where, so it is run again with an eye on the place where torch notes it.
     """
     environments: Any = ShapeEnv
-    original = environments._set_replacement
+    original = getattr(environments, "_set_replacement", None)  # private to torch: without it the line stays unknown
+    if original is None:
+        return None
     found: list[str] = []
 
     def watched(environment: ShapeEnv, symbol: Any, target: Any, *rest: Any) -> None:
