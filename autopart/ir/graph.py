@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 import sympy
 
-from autopart.ir.size import Size
+from autopart.ir.size import BATCH, Size
 
 RANDOM = ("rand", "dropout", "bernoulli", "multinomial", "normal_", "uniform", "exponential")
 
@@ -155,6 +155,11 @@ class Graph:
     def parameter_of(self) -> dict[str, Parameter]:
         """Every parameter by the name of its value."""
         return {parameter.value.name: parameter for parameter in self.parameters}
+
+    @cached_property
+    def batched_inputs(self) -> tuple[str, ...]:
+        """The paths of the inputs whose first dim is the batch, in order."""
+        return tuple(item.path for item in self.inputs if item.value.shape and item.value.shape[0] == BATCH)
 
     @cached_property
     def targets(self) -> dict[str, str]:

@@ -34,26 +34,29 @@ class Executor:
         transfers: list[Transfer] = [transfer for own in program.stages for transfer in own.sends]
         self._p2p = P2P(mesh, transfers)
 
-    def run(self, actions: Sequence[Action], micro_batches: Sequence[MicroBatch], global_batch: int) -> torch.Tensor:
+    def run(
+        self, actions: Sequence[Action], micro_batches: Sequence[MicroBatch], micro_batch: int, global_batch: int
+    ) -> torch.Tensor:
         """All actions of a step; gradients are left in the parameters' `grad`, summed over micro-batches.
+
+        Every micro-batch has `micro_batch` of the `global_batch` samples.
 
         Returns the loss over the global batch, on every rank.
         """
-        sizes = [next(iter(batch.values())).shape[0] for batch in micro_batches]
         self._comm.totals = self._count(micro_batches)
         flying: dict[int, _InFlight] = {}
         total = torch.zeros(
             (), dtype=torch.float64 if self._mesh.device.type == "cpu" else torch.float32, device=self._mesh.device
         )
-        ahead = self._receive(actions[0], sizes) if actions else []
+        ahead = self._receive(actions[0], micro_batch) if actions else []
         for position, action in enumerate(actions):
             pending = ahead
             arrived = [[item.wait() for item in group] for group in pending]
             # Posted before the computation, so that the next input travels while this action computes.
-            ahead = self._receive(actions[position + 1], sizes) if position + 1 < len(actions) else []
+            ahead = self._receive(actions[position + 1], micro_batch) if position + 1 < len(actions) else []
             index = action.micro_batch
             if action.kind is Kind.FORWARD:
-                self._comm.fraction = sizes[index] / global_batch
+                self._comm.fraction = micro_batch / global_batch
                 flying[index] = self._forward(micro_batches[index], [group[0] for group in arrived], index)
                 if (loss := flying[index].loss) is not None:
                     total += loss.detach()
@@ -73,12 +76,12 @@ class Executor:
         dist.all_reduce(total, group=self._mesh.group("dp"))
         return list(total)
 
-    def _receive(self, action: Action, sizes: Sequence[int]) -> list[list[Pending]]:
+    def _receive(self, action: Action, micro_batch: int) -> list[list[Pending]]:
         program, index = self._stage_program, action.micro_batch
         if action.kind is Kind.FORWARD:
-            return [[self._p2p.receive_value(transfer, index, sizes[index])] for transfer in program.receives]
+            return [[self._p2p.receive_value(transfer, index, micro_batch)] for transfer in program.receives]
         return [
-            self._p2p.receive_gradients(transfer, index, sizes[index])
+            self._p2p.receive_gradients(transfer, index, micro_batch)
             for transfer in program.sends
             if transfer.requires_grad
         ]

@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from datetime import timedelta
@@ -16,16 +17,20 @@ import torch.multiprocessing as multiprocessing
 from autopart.errors import WorkerError
 
 GRACE_S = 5.0
+COLLECTIVE_TIMEOUT_S = 600.0
 
 
-def run(function: Callable[..., Any], world: int, args: Sequence[Any] = (), timeout_s: float = 600.0) -> list[Any]:
+def run(
+    function: Callable[..., Any], world: int, args: Sequence[Any] = (), timeout_s: float | None = None
+) -> list[Any]:
     """Call `function(*args)` on `world` local processes with a gloo process group, and wait for all of them.
 
     Args:
         function: importable by its name, since each process starts afresh; a function of the running script is.
         world: how many processes.
         args: arguments, the same for each.
-        timeout_s: after so many seconds all processes are ended with an error. It also bounds each collective.
+        timeout_s: after so many seconds all processes are ended with an error; left out, they may run on as long as
+            no single collective waits for more than ten minutes.
 
     Returns:
         What each rank returned, in order of rank.
@@ -66,11 +71,12 @@ def _end(processes: Sequence[Any]) -> None:
             process.join()
 
 
-def _collect(pipes: Sequence[Connection], processes: Sequence[Any], timeout_s: float) -> list[Any]:
+def _collect(pipes: Sequence[Connection], processes: Sequence[Any], timeout_s: float | None) -> list[Any]:
     results: dict[int, Any] = {}
     waiting = {pipe: rank for rank, pipe in enumerate(pipes)}
+    end_s = None if timeout_s is None else time.monotonic() + timeout_s
     while waiting:
-        ready = wait(list(waiting), timeout_s)
+        ready = wait(list(waiting), None if end_s is None else max(0.0, end_s - time.monotonic()))
         if not ready:
             raise WorkerError(f"ranks {sorted(waiting.values())} did not finish within {timeout_s:.0f} s")
         for pipe in ready:
@@ -97,13 +103,13 @@ def _worker(
     rank: int,
     world: int,
     folder: str,
-    timeout_s: float,
+    timeout_s: float | None,
     threads: int,
     pipe: Connection,
 ) -> None:
     torch.set_num_threads(threads)
     try:
-        join_group(rank, world, Path(folder) / "rendezvous", timeout_s)
+        join_group(rank, world, Path(folder) / "rendezvous", timeout_s or COLLECTIVE_TIMEOUT_S)
         result = function(*args)
         pipe.send((False, result))
         dist.destroy_process_group()

@@ -14,7 +14,7 @@ from autopart.ir.graph import Graph
 from autopart.ir.plan import PlanData
 from autopart.ir.program import Program
 from autopart.runtime.load import write_sources
-from autopart.runtime.worker import Worker, batch_size, check_agreement
+from autopart.runtime.worker import Worker, check_agreement
 from autopart.schedules.find import find_schedule
 
 PlanT = TypeVar("PlanT", bound=PlanData)
@@ -79,13 +79,14 @@ class Parallel(Generic[PlanT]):
             )
         named = self._named(batch)
         share = self.plan.global_batch // self.plan.dp
-        if batch_size(named) != share:
+        size = self._samples(named)
+        if size != share:
             raise BatchError(
-                f"the batch has {batch_size(named)} samples, the plan gives each of dp={self.plan.dp} replicas {share} "
+                f"the batch has {size} samples, the plan gives each of dp={self.plan.dp} replicas {share} "
                 f"of global_batch={self.plan.global_batch}: pass this replica's share (par.shard_batch(batch)), or "
-                f"plan again with global_batch={batch_size(named) * self.plan.dp}"
+                f"plan again with global_batch={size * self.plan.dp}"
             )
-        return worker.step(named, self.plan.micro_batch, self.plan.global_batch)
+        return worker.step(named, self._graph.batched_inputs, self.plan.micro_batch, self.plan.global_batch)
 
     def shard_batch(self, batch: Any) -> Any:
         """This rank's share of a global batch, in the same form.
@@ -95,7 +96,8 @@ class Parallel(Generic[PlanT]):
             BatchError: the batch has not `global_batch` samples.
         """
         replica = self._inside().mesh.replica
-        size = batch_size(self._named(batch))
+        named = self._named(batch)
+        size = self._samples(named)
         if size != self.plan.global_batch:
             raise BatchError(
                 f"the batch has {size} samples, the plan was made for global_batch={self.plan.global_batch}: pass such "
@@ -103,16 +105,14 @@ class Parallel(Generic[PlanT]):
             )
         share = size // self.plan.dp
 
-        def own(item: Any) -> Any:
-            if isinstance(item, torch.Tensor) and item.ndim and item.shape[0] == size:
-                return item[replica * share : (replica + 1) * share]
-            return item
+        def own(path: str, item: Any) -> Any:
+            return item[replica * share : (replica + 1) * share] if path in self._graph.batched_inputs else item
 
         if isinstance(batch, Mapping):
-            return {name: own(item) for name, item in batch.items()}
+            return {name: own(str(name), item) for name, item in batch.items()}
         if isinstance(batch, tuple | list):
-            return type(batch)(own(item) for item in batch)
-        return own(batch)
+            return type(batch)(own(str(position), item) for position, item in enumerate(batch))
+        return own("0", batch)
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """This rank's parameters, for an optimizer."""
@@ -155,6 +155,12 @@ class Parallel(Generic[PlanT]):
             if name in parameter.aliases:
                 return parameter.target
         return name
+
+    def _samples(self, named: Mapping[str, torch.Tensor]) -> int:
+        sizes = {path: named[path].shape[0] for path in self._graph.batched_inputs}
+        if len(set(sizes.values())) != 1:
+            raise BatchError(f"the items of the batch have different numbers of samples: {sizes}")
+        return next(iter(sizes.values()))
 
     def _inside(self) -> Worker:
         if self._worker is not None:

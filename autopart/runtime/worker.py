@@ -8,12 +8,12 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from autopart.errors import BatchError, LaunchError
+from autopart.errors import LaunchError
 from autopart.ir.action import Schedule
 from autopart.ir.placement import Partial
 from autopart.ir.program import ParameterShard, Program
 from autopart.runtime.comm import Comm
-from autopart.runtime.executor import Executor
+from autopart.runtime.executor import Executor, MicroBatch
 from autopart.runtime.gather import gather
 from autopart.runtime.gradients import Reduction, reduce_gradients
 from autopart.runtime.load import fill_stage, load_stage
@@ -60,11 +60,16 @@ class Worker:
         """This rank's pieces, by the original names."""
         return self._named
 
-    def step(self, batch: Mapping[str, torch.Tensor], micro_batch: int, global_batch: int) -> torch.Tensor:
-        """Forward, backward and gradient sums over this replica's share; the loss of the global batch."""
+    def step(
+        self, batch: Mapping[str, torch.Tensor], batched: Sequence[str], micro_batch: int, global_batch: int
+    ) -> torch.Tensor:
+        """Forward, backward and gradient sums over this replica's share; the loss of the global batch.
+
+        `batched` are the paths of the items that have samples, cut into micro-batches of `micro_batch`.
+        """
         micro_batches = [
             {path: tensor.to(self.mesh.device) for path, tensor in piece.items()}
-            for piece in split_batch(batch, micro_batch)
+            for piece in split_batch(batch, batched, micro_batch)
         ]
         before = {name: parameter.grad for name, parameter in self._named.items()}
         for parameter in self._named.values():
@@ -73,7 +78,7 @@ class Worker:
         with torch.random.fork_rng(devices=devices):
             # The same numbers on the tp ranks of a stage, which agree where nothing is sharded; others elsewhere.
             torch.manual_seed(_digest(f"{self._seed} {self._steps} {self.mesh.stage} {self.mesh.replica}"))
-            loss = self._executor.run(self._actions, micro_batches, global_batch)
+            loss = self._executor.run(self._actions, micro_batches, micro_batch, global_batch)
         self._steps += 1
         reduce_gradients(self._reductions)
         for name, parameter in self._named.items():
@@ -138,23 +143,13 @@ class Worker:
         return [*reductions, Reduction(everything, self.mesh.group("dp"))]
 
 
-def split_batch(batch: Mapping[str, torch.Tensor], micro_batch: int) -> list[dict[str, torch.Tensor]]:
-    """The micro-batches of a replica's share. A tensor that has no batch dim goes to each of them whole."""
-    size = batch_size(batch)
-    pieces = []
-    for start in range(0, size, micro_batch):
-        pieces.append(
-            {path: t[start : start + micro_batch] if t.ndim and t.shape[0] == size else t for path, t in batch.items()}
-        )
-    return pieces
-
-
-def batch_size(batch: Mapping[str, torch.Tensor]) -> int:
-    """The size of the first tensor's first dim."""
-    for tensor in batch.values():
-        if tensor.ndim:
-            return int(tensor.shape[0])
-    raise BatchError("the batch holds no tensor with a batch dim")
+def split_batch(batch: Mapping[str, torch.Tensor], batched: Sequence[str], micro_batch: int) -> list[MicroBatch]:
+    """The micro-batches of a replica's share; items that are not `batched` go to each of them whole."""
+    samples = batch[batched[0]].shape[0]
+    return [
+        {path: item[start : start + micro_batch] if path in batched else item for path, item in batch.items()}
+        for start in range(0, samples, micro_batch)
+    ]
 
 
 def check_agreement(fingerprint: str) -> None:

@@ -116,3 +116,35 @@ def test_dropout_is_reproduced_and_agrees_with_a_single_process_on_average(worke
     assert runs[0] == runs[1] == worker_pool.run(_drop, 2, 2, "none")[0]
     single = worker_pool.run(_drop, 1, 1, "none")[0]
     assert abs(sum(runs[0]) / sum(single) - 1) < 0.1
+
+
+class Weighted(nn.Module):
+    """Takes a vector that belongs to no sample, though it is as long as a replica's share of the batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        """x: (batch, 4), weights: (4,) -> mean."""
+        return (self.layer(x) * weights).square().mean()
+
+
+def _weighted() -> tuple[float, dict[str, torch.Tensor]]:
+    torch.manual_seed(0)
+    x, weights = torch.randn(8, 4, dtype=torch.float64), torch.arange(4.0, dtype=torch.float64)
+    par = autopart.parallelize(Weighted().double(), 2, inputs=(x, weights), dp=2, global_batch=8, micro_batch=2)
+    return float(par.train_step(par.shard_batch((x, weights)))), par.full_gradients()
+
+
+def test_what_has_no_samples_is_never_cut(worker_pool: WorkerPool) -> None:
+    torch.manual_seed(0)
+    x, weights = torch.randn(8, 4, dtype=torch.float64), torch.arange(4.0, dtype=torch.float64)
+    model = Weighted().double()
+    expected = model(x, weights)
+    expected.backward()
+    loss, gradients = worker_pool.run(_weighted, 2)[0]
+    assert abs(loss - float(expected.detach())) < 1e-12
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None
+        torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-12, atol=1e-14)
