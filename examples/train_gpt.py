@@ -22,7 +22,7 @@ import autopart
 CONFIG = GPTConfig(layers=4, hidden=128, heads=4, context=128)
 STEPS = 40
 GLOBAL_BATCH = 16
-LEARNING_RATE = 1e-3
+LEARNING_RATE = 5e-4
 EMITTED = Path("emitted/train_gpt")
 
 

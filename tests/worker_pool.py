@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 TIMEOUT_S = 120.0
+MOST_TRIES = 3
+NOT_CONNECTED = "connectFullMesh failed"
 
 
 class WorkerPool:
@@ -22,7 +24,19 @@ class WorkerPool:
         self._calls = 0
 
     def run(self, function: Callable[..., Any], world: int, *args: Any) -> list[Any]:
-        """What `function(*args)` returned on each of `world` ranks; an AssertionError if one failed."""
+        """What `function(*args)` returned on each of `world` ranks; an AssertionError if one failed.
+
+        Gloo now and then fails to connect the ranks of a new group; then, and only then, it is tried again.
+        """
+        for _ in range(MOST_TRIES - 1):
+            try:
+                return self._run(function, world, args)
+            except AssertionError as error:
+                if NOT_CONNECTED not in str(error):
+                    raise
+        return self._run(function, world, args)
+
+    def _run(self, function: Callable[..., Any], world: int, args: tuple[Any, ...]) -> list[Any]:
         self._start()
         self._calls += 1
         rendezvous = Path(self._folder.name) / f"rendezvous-{self._calls}"

@@ -18,6 +18,7 @@ from autopart.errors import WorkerError
 
 GRACE_S = 5.0
 COLLECTIVE_TIMEOUT_S = 600.0
+MOST_STARTS = 3
 
 
 def run(
@@ -38,6 +39,19 @@ def run(
     Raises:
         WorkerError: a process raised or died; the others are ended at once. The message has its rank and traceback.
     """
+    for _ in range(MOST_STARTS - 1):
+        try:
+            return _run_once(function, world, args, timeout_s)
+        except _UnconnectedError:
+            continue  # gloo now and then fails to connect fresh processes; nothing of the function has run
+    return _run_once(function, world, args, timeout_s)
+
+
+class _UnconnectedError(WorkerError):
+    """The processes did not find each other."""
+
+
+def _run_once(function: Callable[..., Any], world: int, args: Sequence[Any], timeout_s: float | None) -> list[Any]:
     context = multiprocessing.get_context("spawn")
     threads = max(1, (os.cpu_count() or 1) // world)
     with tempfile.TemporaryDirectory(prefix="autopart-") as folder:
@@ -84,15 +98,15 @@ def _collect(pipes: Sequence[Connection], processes: Sequence[Any], timeout_s: f
                 continue
             rank = waiting.pop(pipe)
             try:
-                failed, result = pipe.recv()
+                error, result = pipe.recv()
             except EOFError:
                 processes[rank].join(GRACE_S)
                 code = processes[rank].exitcode
                 raise WorkerError(
                     f"rank {rank} of {len(pipes)} died with exit code {code} and without an error message"
                 ) from None
-            if failed:
-                raise WorkerError(f"rank {rank} of {len(pipes)} failed:\n{result}")
+            if error is not None:
+                raise error(f"rank {rank} of {len(pipes)} failed:\n{result}")
             results[rank] = result
     return [results[rank] for rank in range(len(pipes))]
 
@@ -108,13 +122,14 @@ def _worker(
     pipe: Connection,
 ) -> None:
     torch.set_num_threads(threads)
+    error: type[WorkerError] = _UnconnectedError
     try:
         join_group(rank, world, Path(folder) / "rendezvous", timeout_s or COLLECTIVE_TIMEOUT_S)
-        result = function(*args)
-        pipe.send((False, result))
+        error = WorkerError
+        pipe.send((None, function(*args)))
         dist.destroy_process_group()
     except BaseException:  # whatever ends this rank must reach the parent, which ends the others
-        pipe.send((True, traceback.format_exc()))
+        pipe.send((error, traceback.format_exc()))
     finally:
         pipe.close()
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
+from typing import NoReturn
 
 from autopart.errors import InfeasiblePlanError, PinError, PlanningError
 from autopart.estimate.block import UnitCost, unit_costs
@@ -57,9 +58,7 @@ class DegreeSearch:
             PlanningError: no way to use so many devices.
         """
         found = self._search()
-        if found is None:
-            self._explain()
-        return found  # type: ignore[return-value]
+        return found if found is not None else self._explain()
 
     def _search(self) -> Found | None:
         check(self.request, len(self.units))
@@ -183,7 +182,7 @@ class DegreeSearch:
             tp, pp, dp, micro_batch, count, schedule, recompute, cuts, costs, tensor, cluster, optimizer, flying
         )
 
-    def _explain(self) -> None:
+    def _explain(self) -> NoReturn:
         """Raise the error that says why there is no plan."""
         find_schedule(self.request.schedule or DEFAULT_SCHEDULE)
         request = self.request
