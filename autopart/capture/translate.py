@@ -1,5 +1,6 @@
 """Translate the nodes of an exported program into the nodes of a Graph."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import sympy
@@ -49,8 +50,7 @@ class Translator:
             elif node.op == "get_attr":
                 self._env[node] = getattr(module, node.target)
             elif node.op == "output":
-                flat, _ = torch.utils._pytree.tree_flatten(node.args[0])
-                return tuple(self._env[item] for item in flat if isinstance(item, torch.fx.Node))
+                return tuple(self._env[item] for item in _nodes(node.args))
         return ()
 
     def _call(self, module: torch.fx.GraphModule, node: torch.fx.Node, grad_enabled: bool) -> None:
@@ -175,3 +175,12 @@ def location(node: torch.fx.Node) -> str:
         return ""
     file, line, *_ = outside[-1].removeprefix("File ").split(", ")
     return f"{file.strip(chr(34))}:{line.removeprefix('line ')}"
+
+
+def _nodes(argument: Any) -> Iterator[torch.fx.Node]:
+    """The nodes in nested tuples, in order."""
+    if isinstance(argument, torch.fx.Node):
+        yield argument
+    elif isinstance(argument, tuple | list):
+        for item in argument:
+            yield from _nodes(item)
