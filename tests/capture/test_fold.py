@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from autopart.capture.fold import fold
@@ -242,118 +241,6 @@ class TestUnequalLayers:
                 return x.sum()
 
         assert fold(graph_of(Weightless(8, 8), BATCH)).regions == ()
-
-
-class TestWiring:
-    def test_a_skip_into_every_layer(self) -> None:
-        """A value from before the loop that every run takes is fixed, not carried."""
-
-        class Skips(nn.Module):
-            def __init__(self) -> None:
-                super().__init__()
-                self.enter = nn.Linear(8, 8)
-                self.layers = nn.ModuleList(nn.Linear(8, 8) for _ in range(4))
-
-            def forward(self, x: torch.Tensor) -> torch.Tensor:
-                first = x = self.enter(x)
-                for layer in self.layers:
-                    x = torch.relu(layer(x)) + first
-                return x.sum()
-
-        whole = folded(fold(graph_of(Skips(), BATCH)))
-        assert_consistent(whole)
-        for loop in whole.loops:
-            assert len(loop.region.carried) == 1
-
-    def test_a_u_net(self) -> None:
-        """What each run hands to a later part of the model cannot be folded away."""
-
-        class UNet(nn.Module):
-            def __init__(self) -> None:
-                super().__init__()
-                self.down = nn.ModuleList(nn.Linear(8, 8) for _ in range(4))
-                self.up = nn.ModuleList(nn.Linear(8, 8) for _ in range(4))
-
-            def forward(self, x: torch.Tensor) -> torch.Tensor:
-                kept = []
-                for layer in self.down:
-                    x = torch.relu(layer(x))
-                    kept.append(x)
-                for layer in self.up:
-                    x = torch.relu(layer(x)) + kept.pop()
-                return x.sum()
-
-        whole = folded(fold(graph_of(UNet(), BATCH)))
-        assert whole.source.regions == ()
-
-    def test_two_carried_values(self) -> None:
-        class Reversible(nn.Module):
-            def __init__(self) -> None:
-                super().__init__()
-                self.enter = nn.Linear(8, 8)
-                self.f = nn.ModuleList(nn.Linear(8, 8) for _ in range(4))
-
-            def forward(self, x: torch.Tensor) -> torch.Tensor:
-                x = self.enter(x)
-                a, b = x.relu(), x.sigmoid()
-                for f in self.f:
-                    a, b = b, a + torch.tanh(f(b))
-                return (a * b).sum()
-
-        whole = folded(fold(graph_of(Reversible(), BATCH)))
-        assert_consistent(whole)
-        # A run takes the results of the two before it, which is a run of two layers and both their results.
-        assert regions(whole.source) == [(6, 2)]
-        assert len(whole.loops[0].enters) == 2
-
-    def test_outputs_of_every_layer(self) -> None:
-        class Heads(nn.Module):
-            def __init__(self) -> None:
-                super().__init__()
-                self.layers = nn.ModuleList(nn.Linear(8, 8) for _ in range(4))
-
-            def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-                found = []
-                for layer in self.layers:
-                    x = torch.relu(layer(x))
-                    found.append(x)
-                return tuple(found)
-
-        assert fold(graph_of(Heads(), BATCH)).regions == ()
-
-
-class TestSharedLayers:
-    """The same module applied again and again, as in ALBERT."""
-
-    class Shared(nn.Module):
-        def __init__(self, own: bool) -> None:
-            super().__init__()
-            self.enter = nn.Linear(8, 8)
-            self.block = Block()
-            self.scales = nn.ModuleList(Gate() for _ in range(4)) if own else None
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            x = self.enter(x).sigmoid()
-            for number in range(4):
-                x = self.block(x)
-                if self.scales is not None:
-                    x = self.scales[number](x)
-            return F.mse_loss(x, torch.ones_like(x))
-
-    @pytest.mark.parametrize("own", [False, True], ids=["shared alone", "shared and own"])
-    def test_it_is_consistent(self, own: bool) -> None:
-        whole = folded(fold(graph_of(self.Shared(own), BATCH)))
-        assert_consistent(whole)
-        shared = [parameter for parameter in whole.graph.parameters if parameter.target.startswith("block.")]
-        assert len(shared) == 4
-        assert all(whole.copies[parameter.value.name] == 1 for parameter in shared)
-        everything = sum(whole.copies[parameter.value.name] for parameter in whole.graph.parameters)
-        assert everything == len(whole.source.parameters)
-
-    def test_own_weights_beside_shared_ones_fold(self) -> None:
-        whole = folded(fold(graph_of(self.Shared(True), BATCH)))
-        assert [count for _, count in regions(whole.source)] == [4]
-        assert layer_parts(whole, whole.loops[0]) == tuple((f"scales.{number}",) for number in range(4))
 
 
 def test_the_fingerprint_is_of_the_whole_graph() -> None:
