@@ -62,12 +62,20 @@ class _Problem:
         seconds_per_byte: float,
     ) -> None:
         self.folded, self.graph, self.prices = folded, folded.graph, prices
-        self.options = options
+        self.options = {node.name: self._worth_trying(node, options[node.name]) for node in self.graph.nodes}
         self.micro_batches, self.seconds_per_byte = micro_batches, seconds_per_byte
         self.runs = dict(zip((node.name for node in self.graph.nodes), folded.runs, strict=True))
         self.loop_variable = self._loop_variables()
         self.tables: list[Table] = []
         self.storage: dict[str, tuple[Layout, ...]] = {}
+
+    def _worth_trying(self, node: Node, options: tuple[Strategy, ...]) -> tuple[Strategy, ...]:
+        """What inputs and constants decide (masks, rotary tables) each rank computes whole and slices.
+
+        It is cheap and used all over the graph: left free, it would tie the strategies of all its users together.
+        """
+        decided = all(value.name in self.graph.recomputable for value in node.outputs)
+        return options[:1] if decided and node.op not in (ENTER, LEAVE) else options
 
     def _loop_variables(self) -> dict[str, str]:
         """A leave has the strategy of its enter: one variable for both."""
@@ -105,13 +113,13 @@ class _Problem:
             return
         variable, haves = source
         times = max(self.runs[node.name] if node.op != ENTER else 1 for node, _ in wants)
-        if len(wants) == 1:
-            node, slot = wants[0]
-            costs = [
-                [self._convert(name, have, option.inputs[slot]) * times for option in self.options[node.name]]
-                for have in haves
-            ]
-            self._tie(variable, self.variable(node), np.array(costs))
+        if len(wants) == 1 or haves == (REPLICATED,):  # slices of what every rank has are nobody's to share
+            for node, slot in wants:
+                costs = [
+                    [self._convert(name, have, option.inputs[slot]) * times for option in self.options[node.name]]
+                    for have in haves
+                ]
+                self._tie(variable, self.variable(node), np.array(costs))
             return
         states = self._states(name, haves, wants)
         bridge: Variable = ("conversions", name)
