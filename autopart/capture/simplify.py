@@ -6,6 +6,7 @@ from dataclasses import replace
 import torch
 
 from autopart.capture.constants import evaluate_constant
+from autopart.capture.filled import without_filling
 from autopart.ir.graph import Arg, Graph, Literal, Node, Ref, Value, references
 
 CASTS = ("aten.to.", "aten._to_copy.", "aten.type_as.")
@@ -22,7 +23,7 @@ def simplify(graph: Graph, constants: Mapping[str, torch.Tensor]) -> Graph:
 
     The result is the same on every device: a plan made on `meta` must fit the model on GPUs.
     """
-    graph = _drop_identities(graph)
+    graph = _drop_identities(without_filling(graph))
     graph = _use_is_causal(graph, constants)
     return _renumber(_drop_dead(graph))
 
