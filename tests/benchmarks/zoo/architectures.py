@@ -98,9 +98,10 @@ def _has(parts: Iterable[Any], names: Iterable[str]) -> bool:
 
 def _build(make: Callable[[], Built], dtype: str) -> Built:
     """What `make` makes from the same random numbers at every call, in `dtype` and in training mode."""
-    torch.manual_seed(0)
-    model, batch = make()
-    _stir(model)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model, batch = make()
+        _stir(model)
     number = getattr(torch, dtype)
     batch = {
         key: value.to(number) if isinstance(value, torch.Tensor) and value.is_floating_point() else value

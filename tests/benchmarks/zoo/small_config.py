@@ -43,6 +43,7 @@ NAMES: dict[str, int] = {
     "patch_size": PATCH,
     "num_codebooks": CODEBOOKS,
     "use_cache": False,
+    "is_decoder": True,  # BERT and its kin see later tokens otherwise
 }
 SIZES = {name: size for names, size in NAMES.items() for name in names.split()}
 # Of these None by default means off, not "as wide as the rest".
