@@ -1,11 +1,14 @@
 """The zoo's models: all are there, small, the same at every call, and train."""
 
+from typing import Any
+
 import pytest
 import torch
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from tests.benchmarks.zoo.architectures import Architecture, architectures, causal_lm
 from tests.benchmarks.zoo.settings import FLOAT32, NOT_RUNNABLE, SETTINGS
+from tests.benchmarks.zoo.small_config import CONFIG_MAPPING, small_config
 from tests.benchmarks.zoo.tasks import TASKS
 
 # One of each family, and each of the batches.
@@ -78,6 +81,28 @@ def test_an_architecture_is_small_repeatable_and_trains(name: str) -> None:
 )
 def test_the_family_follows_from_the_configuration(name: str, family: str) -> None:
     assert named(name).family == family
+
+
+def kinds(config: Any) -> set[str]:
+    text = config.get_text_config(decoder=True)
+    return {kind for name in ("layer_types", "mlp_layer_types") for kind in getattr(text, name, None) or ()}
+
+
+def test_four_layers_hold_every_kind_of_the_default_configuration() -> None:
+    lost = {
+        name: sorted(
+            kinds(CONFIG_MAPPING[name]()) - kinds(small_config(CONFIG_MAPPING[name], **SETTINGS.get(name, {})))
+        )
+        for name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+        if name not in NOT_RUNNABLE
+    }
+    assert not {name: missing for name, missing in lost.items() if missing}
+
+
+def test_grouped_experts_have_no_float64() -> None:
+    model, batch = named("mixtral").build()
+    with pytest.raises(RuntimeError, match="Double"):
+        model.double()(**batch)
 
 
 @pytest.mark.parametrize("name", NOT_RUNNABLE)
