@@ -66,7 +66,7 @@ def causal_lm(name: str) -> Built:
 
 
 def _config(name: str) -> Any:
-    """The small configuration of `name`: of several modalities the part of its language model, where it is all it takes."""
+    """The small configuration of `name`; where the model takes only that of the text, only that."""
     config = small_config(CONFIG_MAPPING[name], **SETTINGS.get(name, {}))
     for part, part_class in config.sub_configs.items():
         if part_class is _model_class(name).config_class:
@@ -98,9 +98,10 @@ def _has(parts: Iterable[Any], names: Iterable[str]) -> bool:
 
 def _build(make: Callable[[], Built], dtype: str) -> Built:
     """What `make` makes from the same random numbers at every call, in `dtype` and in training mode."""
-    torch.manual_seed(0)
-    model, batch = make()
-    _stir(model)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model, batch = make()
+        _stir(model)
     number = getattr(torch, dtype)
     batch = {
         key: value.to(number) if isinstance(value, torch.Tensor) and value.is_floating_point() else value

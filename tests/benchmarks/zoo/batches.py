@@ -53,7 +53,7 @@ def chinese() -> Batch:
 
 
 def audio_codes() -> Batch:
-    """Codes of several codebooks; the codebooks of a sample lie along the batch, but along the last dim of the labels."""
+    """Codes of several codebooks, which lie along the batch in the codes and along the last dim in the labels."""
     codes = _ids(SAMPLES, CODEBOOKS, LENGTH)
     return {"input_ids": codes.reshape(-1, LENGTH), "labels": _masked(codes.transpose(1, 2))}
 

@@ -15,7 +15,7 @@ Built = tuple[nn.Module, batches.Batch]
 
 def bert_masked_lm() -> Built:
     """BERT, which fills in masked tokens."""
-    return transformers.BertForMaskedLM(small_config(CONFIG_MAPPING["bert"])), batches.tokens()
+    return transformers.BertForMaskedLM(small_config(CONFIG_MAPPING["bert"], is_decoder=False)), batches.tokens()
 
 
 def t5_conditional_generation() -> Built:
