@@ -1,10 +1,12 @@
 """`python -m tests.benchmarks.zoo [NAME ...]`: try architectures and print a row each; all of them write docs/zoo.md."""
 
 import argparse
+import atexit
 import os
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from functools import cache
 from pathlib import Path
 
 from tests.benchmarks.zoo.architectures import architectures
@@ -43,12 +45,15 @@ def run_trials(names: list[str], jobs: int) -> Iterator[Trial]:
 
 
 def _run(name: str) -> Trial:
-    architecture = next(item for item in architectures() if item.name == name)
+    return run_trial(_ranks(), next(item for item in architectures() if item.name == name))
+
+
+@cache
+def _ranks() -> WorkerPool:
+    """The ranks of this job, for all its trials."""
     pool = WorkerPool(RANKS)
-    try:
-        return run_trial(pool, architecture)
-    finally:
-        pool.close()
+    atexit.register(pool.close)
+    return pool
 
 
 if __name__ == "__main__":
