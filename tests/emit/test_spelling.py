@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from autopart.emit.spelling import spell, uses_batch
 from autopart.ir.graph import Literal, Node, Ref, Value
 from autopart.ir.size import BATCH, Size
-from tests.sharding.captured import Case, apply, nodes, single
+from autopart.probe.traced import apply, single
+from tests.sharding.captured import Case, nodes
 from tests.sharding.op_examples import FAMILIES, UNCAPTURED
 from tests.sharding.tensors import b, i, of, t, u
 
