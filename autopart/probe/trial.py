@@ -206,22 +206,25 @@ def _continuous(x: torch.Tensor) -> bool:
 
 
 def _rounds(traced: Traced) -> bool:
-    """Whether the op computes in float32 inside: then of some input it does not see what float32 cannot tell apart."""
+    """Whether the op computes in float32 inside: some input matters, but not what float32 cannot tell apart in it."""
     node, inputs = traced.graph.nodes[0], _inputs(traced)
     expected = [traced.values[value.name] for value in node.outputs]
-    for place, x in enumerate(inputs):
-        if x.dtype is not torch.float64:
-            continue
-        rounded = [own.float().double() if i == place else own for i, own in enumerate(inputs)]
-        if torch.equal(rounded[place], x):
-            continue
+    generator = torch.Generator().manual_seed(1)
+
+    def same(place: int, other: torch.Tensor) -> bool:
         try:
-            found = apply(node, rounded)
+            found = apply(node, [other if i == place else own for i, own in enumerate(inputs)])
         except Exception:  # what another's op raises may be anything
-            continue
-        if all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(found, expected, strict=True)):
-            return True
-    return False
+            return False
+        return all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(found, expected, strict=True))
+
+    return any(
+        x.dtype is torch.float64
+        and not torch.equal(x.float().double(), x)
+        and same(place, x.float().double())
+        and not same(place, redraw(x, generator))
+        for place, x in enumerate(inputs)
+    )
 
 
 def _has_gradients(traced: Traced) -> bool:
