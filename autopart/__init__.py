@@ -1,5 +1,6 @@
 """autopart: an automatic model partitioner for PyTorch. The public names, nothing else."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from autopart.errors import (
@@ -13,12 +14,14 @@ from autopart.errors import (
     PlanFileError,
     PlanMismatchError,
     PlanningError,
+    RuleError,
     UnknownNameError,
     UnsupportedError,
     WorkerError,
 )
 
 if TYPE_CHECKING:
+    from autopart import rules
     from autopart.api import Parallel, Plan, load_plan, parallelize, plan, run
 
 __all__ = [
@@ -34,18 +37,22 @@ __all__ = [
     "PlanFileError",
     "PlanMismatchError",
     "PlanningError",
+    "RuleError",
     "UnknownNameError",
     "UnsupportedError",
     "WorkerError",
     "load_plan",
     "parallelize",
     "plan",
+    "rules",
     "run",
 ]
 
 
 def __getattr__(name: str) -> Any:
     """Import torch only when something that needs it is used: the planning layers start without (PEP 562)."""
+    if name == "rules":
+        return import_module("autopart.rules")
     if name in __all__:
         from autopart import api
 

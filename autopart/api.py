@@ -1,7 +1,7 @@
 """The composer: capture, rules, search, emission and runtime in a row."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from autopart.capture.evaluate import overload
 from autopart.capture.example_inputs import example_inputs
 from autopart.capture.fold import fold
 from autopart.capture.samplewise import samplewise
@@ -31,7 +32,7 @@ from autopart.schedules.find import find_schedule
 from autopart.search.request import Request
 from autopart.search.solve import solve, unit_named
 from autopart.sharding.batch import BatchSharding, batch_sharding
-from autopart.sharding.find_rule import find_rule
+from autopart.sharding.find_rule import RuleSource, check_notation, find_rule
 from autopart.sharding.infer_axes import infer_axes
 from autopart.sharding.rule import Rule
 from autopart.sharding.strategies import Strategy, strategies
@@ -55,6 +56,7 @@ def plan(
     global_batch: int | None = None,
     inputs: object | None = None,
     loss: LossFunction | None = None,
+    rules: Mapping[str, RuleSource] | None = None,
     tp: int | None = None,
     pp: int | None = None,
     dp: int | None = None,
@@ -74,6 +76,7 @@ def plan(
         global_batch: samples a step. Left out: about 4 million tokens for a token model, 32 samples a device otherwise.
         inputs: an example batch; see `example_inputs` for what is derived when it is left out.
         loss: a function of (output, batch); left out, the model's own loss.
+        rules: sharding rules of your own ops, by their names: {"mylib.my_op.default": "b* i, o i -> b* o"}.
         tp: degree of tensor parallelism; tp x pp x dp is `world`.
         pp: degree of pipeline parallelism.
         dp: degree of data parallelism.
@@ -87,11 +90,12 @@ def plan(
         CaptureError: the model cannot be captured, or no example batch is known.
         PinError: a pin that cannot be met.
         InfeasiblePlanError: nothing fits the memory.
-        UnknownNameError: no such cluster or schedule.
+        UnknownNameError: no such cluster or schedule, or an operator of `rules` that is not registered.
+        RuleError: a rule of `rules` that cannot be read.
     """
     pins = Pins(tp, pp, dp, micro_batch, recompute, schedule, tuple(cuts) if cuts is not None else None, zero)
     check_names(cluster, pins)
-    return make_plan(prepare(model, inputs, loss), world, cluster, global_batch, pins)
+    return make_plan(prepare(model, inputs, loss, rules), world, cluster, global_batch, pins)
 
 
 def parallelize(
@@ -103,6 +107,7 @@ def parallelize(
     global_batch: int | None = None,
     inputs: object | None = None,
     loss: LossFunction | None = None,
+    rules: Mapping[str, RuleSource] | None = None,
     tp: int | None = None,
     pp: int | None = None,
     dp: int | None = None,
@@ -114,7 +119,8 @@ def parallelize(
 ) -> Parallel[Plan]:
     """Plan `model`, or take a `plan` made before, write it out, and inside a job of `world` ranks get ready to train.
 
-    The arguments are those of `plan`. With `plan=`, pins are left out, and the model must be the one it was made for.
+    The arguments are those of `plan`. With `plan=`, pins are left out, and the model and the `rules` must be those that
+    it was made for.
     Under `torchrun` the process group is started if it is not running yet.
 
     Raises:
@@ -127,7 +133,7 @@ def parallelize(
         raise PinError("world is missing: parallelize(model, world=64), or parallelize(model, plan=plan)")
     check_names(cluster, pins)
     _join_job(world if world is not None else plan.world if plan is not None else 1)
-    prepared = prepare(model, inputs, loss)
+    prepared = prepare(model, inputs, loss, rules)
     if plan is not None:
         _check_plan(plan, prepared, world, global_batch, pins)
         made = Plan(**{item.name: getattr(plan, item.name) for item in fields(PlanData)})
@@ -176,11 +182,47 @@ def check_names(cluster: str | Path | None, pins: Pins) -> None:
         raise UnsupportedError(f"zero={pins.zero}: sharded optimizer state is not supported yet, leave zero out")
 
 
-def prepare(model: nn.Module, inputs: object | None, loss: LossFunction | None) -> Prepared:
-    """Capture a model, fold it and find the rules of its nodes: what planning and emission start from."""
+def check_rules(given: Mapping[str, RuleSource]) -> None:
+    """Whether rules of the caller's own are of operators that exist, and can be read.
+
+    Raises:
+        UnknownNameError: an operator that is not registered.
+        RuleError: a notation that cannot be read.
+    """
+    for op, source in given.items():
+        try:
+            overload(op)
+        except (AttributeError, ValueError) as error:
+            raise UnknownNameError(
+                f"rules: no operator {op!r} is registered; the name is 'namespace.name.overload', as "
+                "'mylib.my_op.default', and the module that registers it must have been imported"
+            ) from error
+        check_notation(op, source)
+
+
+def prepare(
+    model: nn.Module,
+    inputs: object | None,
+    loss: LossFunction | None,
+    given: Mapping[str, RuleSource] | None = None,
+) -> Prepared:
+    """Capture a model, fold it and find the rules of its nodes: what planning and emission start from.
+
+    Args:
+        model: any module.
+        inputs: an example batch, or None.
+        loss: a function of (output, batch), or None.
+        given: rules of the caller's own, by the names of their ops.
+
+    Raises:
+        UnknownNameError: an operator of `given` that is not registered.
+        RuleError: a rule of `given` that cannot be read.
+        and what `capture` raises.
+    """
+    check_rules(given or {})
     captured = capture(model, example_inputs(model, inputs), loss)
     whole = folded(fold(captured.graph))
-    rules = {node.name: find_rule(node, whole.graph) for node in whole.graph.nodes}
+    rules = {node.name: find_rule(node, whole.graph, given) for node in whole.graph.nodes}
     batch = batch_sharding(whole.graph, rules)
     if batch.doubtful:
         batch = batch_sharding(whole.graph, rules, samplewise(captured.graph, batch.doubtful))
@@ -302,7 +344,8 @@ def make_program(plan: PlanData, prepared: Prepared) -> Program:
         ]
         if not match:
             raise PlanMismatchError(
-                f"the plan's choice for {node.name} ({node.op}) is none that this version knows: plan again"
+                f"the plan's choice for {node.name} ({node.op}) is none that this version knows: plan again, or pass "
+                "the rules= that it was made with"
             )
         chosen[node.name] = match[0]
     layouts = {choice.name: choice.layout for choice in plan.parameters}

@@ -6,7 +6,8 @@ AutopartError
 ├── PlanningError            no plan for what was asked
 │   ├── InfeasiblePlanError  nothing fits the memory of the devices
 │   └── PinError             a pinned degree or policy cannot be met
-├── UnknownNameError         no such cluster, device, schedule or target
+├── UnknownNameError         no such cluster, device, schedule, operator or target
+├── RuleError                a sharding rule that cannot be read, or an op that none can be discovered for
 ├── PlanFileError            a plan file is damaged, or of another version
 ├── PlanMismatchError        a plan made for another model, graph, world or batch
 ├── LaunchError              `train_step` outside a job of the plan's size, or ranks that disagree
@@ -42,6 +43,10 @@ class PinError(PlanningError):
 
 class UnknownNameError(AutopartError):
     """A name that is not in its catalogue; the message lists the known ones."""
+
+
+class RuleError(AutopartError):
+    """A sharding rule that cannot be read, or an op that none can be discovered for; the message says why."""
 
 
 class PlanFileError(AutopartError):

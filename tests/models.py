@@ -15,12 +15,16 @@ VOCABULARY = 32
 
 @dataclass(frozen=True)
 class Case:
-    """A model, its batch and its loss; `drops` says that the model computes its loss in float32 whatever its dtype."""
+    """A model, its batch, its loss and the rules of its own ops.
+
+    `drops` says that the model computes its loss in float32 whatever its dtype.
+    """
 
     build: Callable[[], nn.Module]
     batch: Callable[[torch.dtype], Any]
     loss: Callable[[Any, Any], torch.Tensor] | None = None
     drops: bool = False
+    rules: Mapping[str, str] | None = None
 
 
 def gpt() -> nn.Module:
@@ -191,9 +195,51 @@ MORE_CASES: Mapping[str, Case] = {
 }
 
 
+class GatedMLP(nn.Module):
+    """Layers that call an operator of the user's own."""
+
+    def __init__(self, width: int = 16, layers: int = 4) -> None:
+        super().__init__()
+        import tests.custom_ops  # noqa: F401 - registers the operator, on every rank
+
+        self.enter = nn.Linear(8, width)
+        self.layers = nn.ModuleList(GatedLayer(width, 4 * width) for _ in range(layers))
+        self.leave = nn.Linear(width, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x: (batch, 8) -> (batch, 4)."""
+        x = self.enter(x)
+        for layer in self.layers:
+            x = x + layer(x)
+        result: torch.Tensor = self.leave(x)
+        return result
+
+
+class GatedLayer(nn.Module):
+    """Two projections, the one gating the other, and one back."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.up, self.by = nn.Linear(width, hidden), nn.Linear(width, hidden)
+        self.scale = nn.Parameter(torch.rand(hidden))
+        self.down = nn.Linear(hidden, width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x: (batch, width) -> (batch, width)."""
+        result: torch.Tensor = self.down(torch.ops.autopart_tests.gate(self.up(x), self.by(x), self.scale))
+        return result
+
+
+GATE = "autopart_tests.gate.default"
+OPERATOR_CASES: Mapping[str, Case] = {
+    "gated_mlp": Case(GatedMLP, _vectors, _squared_to_ones),
+    "gated_mlp_ruled": Case(GatedMLP, _vectors, _squared_to_ones, rules={GATE: "b* a, b* a, a -> b* a"}),
+}
+
+
 def case(name: str) -> Case:
     """The case called `name`."""
-    return CASES[name] if name in CASES else MORE_CASES[name]
+    return {**CASES, **MORE_CASES, **OPERATOR_CASES}[name]
 
 
 def build(name: str, dtype: torch.dtype) -> nn.Module:

@@ -14,8 +14,8 @@ ROOT = Path(__file__).parents[1]
 
 NAMES = [
     "AutopartError", "BatchError", "CaptureError", "InfeasiblePlanError", "InputsError", "LaunchError", "Parallel",
-    "PinError", "Plan", "PlanFileError", "PlanMismatchError", "PlanningError", "UnknownNameError", "UnsupportedError",
-    "WorkerError", "load_plan", "parallelize", "plan", "run",
+    "PinError", "Plan", "PlanFileError", "PlanMismatchError", "PlanningError", "RuleError", "UnknownNameError",
+    "UnsupportedError", "WorkerError", "load_plan", "parallelize", "plan", "rules", "run",
 ]  # fmt: skip
 PINS = ["tp", "pp", "dp", "micro_batch", "recompute", "schedule", "cuts", "zero"]
 
@@ -41,13 +41,20 @@ def test_unknown_name() -> None:
 
 
 def test_plan() -> None:
-    keywords = ["cluster=", "global_batch=", "inputs=", "loss="]
+    keywords = ["cluster=", "global_batch=", "inputs=", "loss=", "rules="]
     assert parameters(autopart.plan) == ["model", "world", "*", *keywords, *(f"{pin}=" for pin in PINS)]
 
 
 def test_parallelize() -> None:
-    keywords = ["plan=", "cluster=", "global_batch=", "inputs=", "loss="]
+    keywords = ["plan=", "cluster=", "global_batch=", "inputs=", "loss=", "rules="]
     assert parameters(autopart.parallelize) == ["model", "world=", "*", *keywords, *(f"{pin}=" for pin in PINS)]
+
+
+def test_rules() -> None:
+    assert autopart.rules.__all__ == ["Discovery", "discover"]
+    assert parameters(autopart.rules.discover) == ["op", "examples"]
+    public = {name for name in dir(autopart.rules.Discovery) if not name.startswith("_")}
+    assert public == {"op", "notation", "letters", "whole", "linear", "once", "notes", "source"}
 
 
 def test_defaults_decide_nothing() -> None:
@@ -92,7 +99,7 @@ def test_methods_of_a_plan() -> None:
 
 def test_every_error_is_an_autopart_error() -> None:
     errors = [getattr(autopart, name) for name in NAMES if name.endswith("Error")]
-    assert len(errors) == 13
+    assert len(errors) == 14
     assert all(issubclass(error, autopart.AutopartError) for error in errors)
     assert issubclass(autopart.InputsError, autopart.CaptureError)
     assert issubclass(autopart.InfeasiblePlanError, autopart.PlanningError)

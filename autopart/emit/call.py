@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from autopart.estimate.work import short_name
 from autopart.ir.graph import Arg, Literal, Node, Ref, references
 from autopart.ir.size import Size
 
@@ -22,8 +23,8 @@ class Call:
 
     @property
     def name(self) -> str:
-        """The op without its namespace and overload."""
-        return self.node.op.split(".")[1]
+        """An ATen op without its namespace and overload; of any other op the whole name."""
+        return short_name(self.node.op)
 
     @property
     def shape(self) -> Shape:
@@ -40,6 +41,8 @@ class Call:
         """The keyword arguments, those left out that say nothing."""
         queue = list(self.operands[len(list(references(self.node.args))) :])
         texts = {key: expression(arg, queue, self.device) for key, arg in self.node.kwargs}
+        if not self.node.op.startswith("aten."):
+            return texts
         return {key: text for key, text in texts.items() if key not in NOISE and text != "None"}
 
     def items(self, args: tuple[Arg, ...], before: int) -> list[str]:

@@ -5,6 +5,7 @@ import sympy
 from autopart.emit.call import Call, Shape, atom, infix, keywords, tuple_text
 from autopart.emit.signatures import OPERATORS, SIGNATURES, Signature
 from autopart.emit.writers import EXPANDED, FILLED, RESHAPES, WRITERS
+from autopart.estimate.work import short_name
 from autopart.ir.graph import Arg, Node
 from autopart.ir.size import BATCH
 
@@ -40,7 +41,7 @@ def shape_comment(shape: Shape) -> str:
 
 def uses_batch(node: Node, output_shape: Shape) -> bool:
     """Whether the call is written with the name of the batch size in it."""
-    name = node.op.split(".")[1]
+    name = short_name(node.op)
     if name in RESHAPES or node.op == "aten.squeeze.default":
         return sum(not isinstance(size, int) for size in output_shape) > 1
     if name in (*EXPANDED, *FILLED):

@@ -82,8 +82,8 @@ _KEEP_OUTPUT = [
 
 
 def short_name(op: str) -> str:
-    """The middle of an op's name: "linear" of "aten.linear.default"."""
-    return op.split(".")[1]
+    """The middle of an ATen op's name, "linear" of "aten.linear.default"; the whole name of any other op."""
+    return op.split(".")[1] if op.startswith("aten.") else op
 
 
 def work_of(node: Node) -> Work:

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from autopart.emit.spelling import spell, uses_batch
 from autopart.ir.graph import Literal, Node, Ref, Value
 from autopart.ir.size import BATCH, Size
-from tests.sharding.captured import Case, apply, nodes, single
+from autopart.probe.traced import apply, single
+from tests.sharding.captured import Case, nodes
 from tests.sharding.op_examples import FAMILIES, UNCAPTURED
 from tests.sharding.tensors import b, i, of, t, u
 
@@ -180,3 +181,11 @@ def test_split_sizes_are_the_ranks_own() -> None:
 def test_an_unknown_op_is_called_as_it_is() -> None:
     call = node("mine.op.default", Ref("x"), (1, 2), None, flag=True, name="a")
     assert spell(call, ("x",), ((),), "d") == 'torch.ops.mine.op.default(x, (1, 2), None, flag=True, name="a")'
+
+
+def test_an_operator_with_the_name_of_another_is_called_by_its_own() -> None:
+    import tests.custom_ops  # noqa: F401 - registers it
+
+    node = single("autopart_tests.silu.default", t(4, 8), copy=True).graph.nodes[0]
+    assert spell(node, ("x",), ((4, 8),), "device") == "torch.ops.autopart_tests.silu.default(x, copy=True)"
+    assert not uses_batch(node, (4 * BATCH, 8))

@@ -21,7 +21,7 @@ from tests.worker_pool import WorkerPool
 def prepared(name: str, dtype: torch.dtype) -> api.Prepared:
     """The captured model, once for all layouts."""
     case = case_of(name)
-    return api.prepare(build(name, dtype), case.batch(dtype), case.loss)
+    return api.prepare(build(name, dtype), case.batch(dtype), case.loss, case.rules)
 
 
 def train_parallel(

@@ -1,16 +1,15 @@
 """Examples as graphs: captured by `torch.export` as models are, and run node by node for the values."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
-from autopart.capture.constants import SAMPLES
-from autopart.capture.evaluate import concrete, overload
 from autopart.capture.torch_export import capture
-from autopart.ir.graph import Arg, Graph, Node, Parameter, Ref, Value
+from autopart.ir.graph import Node
+from autopart.probe.traced import Traced, run
 
 BATCH = torch.zeros(2)  # the only thing with a batch: all other sizes stay integers, which can be sharded
 
@@ -21,14 +20,6 @@ class Example:
 
     call: Callable[..., Any]
     tensors: tuple[torch.Tensor, ...]
-
-
-@dataclass(frozen=True)
-class Traced:
-    """A graph and the value of everything in it."""
-
-    graph: Graph
-    values: Mapping[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -73,54 +64,6 @@ def trace(examples: tuple[Example, ...]) -> Traced:
         for node in graph.nodes:
             values.update(zip((value.name for value in node.outputs), run(node, values), strict=True))
     return Traced(graph, values)
-
-
-def run(node: Node, values: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
-    """The results of one node."""
-    return apply(node, [values[name] for name in node.inputs])
-
-
-def apply(node: Node, tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
-    """The results of the op, with a tensor for every tensor argument in order."""
-    queue = iter(tensors)
-
-    def arg(item: Arg) -> Any:
-        if isinstance(item, Ref):
-            return next(queue)
-        return [arg(inner) for inner in item] if isinstance(item, tuple) else concrete(item, {}, SAMPLES)
-
-    args = [arg(item) for item in node.args]
-    result = overload(node.op)(*args, **{key: arg(item) for key, item in node.kwargs})
-    return tuple(result) if isinstance(result, tuple | list) else (result,)
-
-
-def single(op: str, *args: Any, **kwargs: Any) -> Traced:
-    """A graph of one node, made without export; tensors among `args` are its inputs."""
-    values: dict[str, torch.Tensor] = {}
-
-    def arg(item: Any) -> Any:
-        if isinstance(item, torch.Tensor):
-            name = f"x{len(values)}"
-            values[name] = item.detach()
-            grads[name] = item.requires_grad
-            return Ref(name)
-        return tuple(map(arg, item)) if isinstance(item, tuple | list) else item
-
-    grads: dict[str, bool] = {}
-    node = Node("call", op, tuple(map(arg, args)), tuple((key, arg(item)) for key, item in kwargs.items()), ())
-    inputs = tuple(describe(name, value, grads[name]) for name, value in values.items())
-    results = run(node, values)
-    outputs = tuple(
-        describe(f"y{i}", value, any(grads.values()) and value.is_floating_point()) for i, value in enumerate(results)
-    )
-    node = Node("call", op, node.args, node.kwargs, outputs)
-    values.update({value.name: result for value, result in zip(outputs, results, strict=True)})
-    parameters = tuple(Parameter(value, value.name) for value in inputs)
-    return Traced(Graph("single", (), parameters, (), (node,), tuple(v.name for v in outputs), None), values)
-
-
-def describe(name: str, tensor: torch.Tensor, requires_grad: bool) -> Value:
-    return Value(name, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."), requires_grad)
 
 
 def nodes(families: Mapping[str, tuple[Example, ...]], others: Mapping[str, Traced]) -> Iterator[Case]:

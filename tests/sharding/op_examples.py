@@ -1,6 +1,6 @@
 """At least one example of every op that has a rule, by family; small sizes that two and four ranks can share."""
 
-from tests.sharding.captured import single
+from autopart.probe.traced import single
 from tests.sharding.examples_of_layers import ATTENTION, CONVOLUTION, LOSS
 from tests.sharding.examples_of_numbers import ELEMENTWISE, MATMUL, NORMALIZATION, RANDOM, REDUCTION
 from tests.sharding.examples_of_shapes import CUTTING, INDEXING, VIEW

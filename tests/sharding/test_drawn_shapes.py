@@ -7,10 +7,11 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from autopart.probe.prove import all_strategies
+from autopart.probe.traced import Traced, single
 from autopart.sharding.find_rule import find_rule
 from autopart.sharding.infer_axes import infer_axes
-from tests.sharding.captured import Traced, single
-from tests.sharding.proof import all_strategies, prove
+from tests.sharding.proof import prove
 
 SIZES = st.sampled_from((1, 2, 3, 4, 6, 8))
 SHAPES = st.lists(SIZES, min_size=1, max_size=4)

@@ -4,13 +4,16 @@ import pytest
 import torch
 
 from autopart.capture.evaluate import overload
+from autopart.probe.prove import all_strategies, cut, show
+from autopart.probe.ranks import run_ranks
+from autopart.probe.traced import Traced, single
 from autopart.sharding.find_rule import find_rule, rule_table
 from autopart.sharding.infer_axes import infer_axes
 from autopart.sharding.rule import Rule
 from autopart.sharding.strategies import PartsOf, Strategy
-from tests.sharding.captured import Case, Traced, nodes, single
+from tests.sharding.captured import Case, nodes
 from tests.sharding.op_examples import FAMILIES, UNCAPTURED
-from tests.sharding.proof import all_strategies, cut, prove, run_ranks, show
+from tests.sharding.proof import prove
 from tests.sharding.tensors import b, i, n, t, u
 
 pytestmark = pytest.mark.filterwarnings("ignore:reduction. .mean. divides:UserWarning")  # kl_div
@@ -88,7 +91,7 @@ def test_random_numbers_are_common_where_the_work_is_and_differ_where_it_is_not(
     for strategy in all_strategies(node, traced, rule, {}, 4):
         torch.manual_seed(0)
         inputs = cut(traced.values["x0"], strategy.inputs[0].value, 4)
-        kept = [own for (own,) in run_ranks(node, traced, rule, strategy, [[x] for x in inputs])]
+        kept = [own for (own,) in run_ranks(node, rule, strategy, [[x] for x in inputs])]
         if strategy.divided:
             assert not any(torch.equal(kept[0], other) for other in kept[1:])
         assert all(set(own.unique().tolist()) == {0.0, 1 / 0.75} for own in kept)
