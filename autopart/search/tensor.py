@@ -72,7 +72,8 @@ class _Problem:
     def _worth_trying(self, node: Node, options: tuple[Strategy, ...]) -> tuple[Strategy, ...]:
         """What inputs and constants decide (masks, rotary tables) each rank computes whole and slices.
 
-        It is cheap and used all over the graph: left free, it would tie the strategies of all its users together.
+        It is cheap and used all over the graph: left free, it would tie the strategies of all its users together, and
+        no elimination order would keep the tables small.
         """
         decided = all(value.name in self.graph.recomputable for value in node.outputs)
         return options[:1] if decided and node.op not in (ENTER, LEAVE) else options
@@ -113,7 +114,9 @@ class _Problem:
             return
         variable, haves = source
         times = max(self.runs[node.name] if node.op != ENTER else 1 for node, _ in wants)
-        if len(wants) == 1 or haves == (REPLICATED,):  # slices of what every rank has are nobody's to share
+        # Of what inputs decide, each consumer's slice is priced by itself; were the slices shared, so would be the choice.
+        decided = name in self.graph.recomputable and name in self.graph.producer
+        if len(wants) == 1 or (decided and haves == (REPLICATED,)):
             for node, slot in wants:
                 costs = [
                     [self._convert(name, have, option.inputs[slot]) * times for option in self.options[node.name]]
