@@ -205,7 +205,7 @@ def _results_carried(graph: Graph, start: int, period: int, stop: int, carried: 
     """Whether all that leaves the region is what its last run would hand to a next one."""
     for index in range(start, stop):
         for output, value in enumerate(graph.nodes[index].outputs):
-            escapes = value.name in graph.outputs or any(user >= stop for user in graph.consumers[value.name])
+            escapes = value.name in graph.leaving or any(user >= stop for user in graph.consumers[value.name])
             if escapes and (index < stop - period or ((index - start) % period, output) not in carried):
                 return False
     return True

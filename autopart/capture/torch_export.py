@@ -18,7 +18,7 @@ from autopart.capture.simplify import simplify
 from autopart.capture.translate import Translator, to_size
 from autopart.capture.user_lines import line_that_fixes, user_line
 from autopart.errors import CaptureError, InputsError, UnsupportedError
-from autopart.ir.graph import Constant, Graph, Input, Parameter
+from autopart.ir.graph import Constant, Graph, Input, Parameter, Update
 
 # Export treats sizes 0 and 1 as special, so the example batch is enlarged; the number itself leaves no trace.
 EXPORT_BATCH = 4
@@ -179,17 +179,13 @@ def _explain(model: nn.Module, error: Exception) -> str:
 
 def _captured(model: nn.Module, exported: Any, names: list[str], batch_size: int) -> Captured:
     signature = exported.graph_signature
-    mutated = [
-        str(spec.target).removeprefix("model.")
-        for spec in signature.output_specs
-        if spec.kind is not OutputKind.USER_OUTPUT
-    ]
-    if mutated:
-        raise UnsupportedError(
-            f"{type(model).__name__} updates {mutated[0]} in its forward ({len(mutated)} such buffers): "
-            "statistics kept across steps, as in BatchNorm, are not supported; use GroupNorm or LayerNorm, or freeze "
-            "them with eval()"
-        )
+    mutated = [spec for spec in signature.output_specs if spec.kind is not OutputKind.USER_OUTPUT]
+    for spec in mutated:
+        if spec.kind is not OutputKind.BUFFER_MUTATION:
+            raise UnsupportedError(
+                f"{type(model).__name__} changes {_own_name(spec)} in its forward: only buffers "
+                "may change there; write the result to a new tensor"
+            )
     canonical, aliases = _parameter_names(model)
     translator = Translator()
     inputs: list[Input] = []
@@ -212,7 +208,9 @@ def _captured(model: nn.Module, exported: Any, names: list[str], batch_size: int
             source = exported.constants if spec.target in exported.constants else exported.state_dict
             tensors[target] = source[spec.target]
     translator.body(exported.graph_module)
-    outputs = translator.outputs
+    changed = dict(zip((_own_name(spec) for spec in mutated), translator.outputs, strict=False))
+    updates = tuple(Update(item.value.name, changed[item.target]) for item in constants if item.target in changed)
+    outputs = translator.outputs[len(mutated) :]
     shapes = {value.name: value.shape for node in translator.nodes for value in node.outputs}
     scalar = len(outputs) == 1 and shapes.get(outputs[0]) == ()  # only a loss is returned as a scalar
     graph = Graph(
@@ -224,8 +222,14 @@ def _captured(model: nn.Module, exported: Any, names: list[str], batch_size: int
         outputs=outputs,
         loss=outputs[0] if scalar else None,
         example_batch=batch_size,
+        updates=updates,
     )
     return Captured(simplify(graph, tensors), tensors)
+
+
+def _own_name(spec: Any) -> str:
+    """What the model itself calls the buffer of an export's specification."""
+    return str(spec.target).removeprefix("model.")
 
 
 def _argument_name(model: nn.Module, path: str) -> str:

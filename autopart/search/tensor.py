@@ -107,7 +107,7 @@ class _Problem:
         """Tie the layout that a value has to those in which its consumers want it."""
         consumers = [self.graph.nodes[index] for index in self.graph.consumers[name]]
         wants = [(node, slot) for node in consumers for slot, used in enumerate(node.inputs) if used == name]
-        if name in self.graph.outputs and name in self.graph.producer:
+        if name in self.graph.leaving and name in self.graph.producer:
             self._require_whole(name)
         source = self._source(name, wants)
         if source is None or not wants:
