@@ -63,6 +63,7 @@ def plan(
     schedule: str | None = None,
     cuts: Sequence[str] | None = None,
     zero: int | None = None,
+    sequence_parallel: bool | None = None,
 ) -> Plan:
     """The fastest way to train `model` on `world` devices that fits their memory. Needs no GPU and no process group.
 
@@ -82,6 +83,8 @@ def plan(
         schedule: "1f1b" or "gpipe".
         cuts: names of the modules at which the second and later stages begin.
         zero: 0; sharded optimizer state is not supported yet.
+        sequence_parallel: True shards what goes from layer to layer along the sequence (the second dim of an input)
+            wherever tp can; False shards nothing along it.
 
     Raises:
         CaptureError: the model cannot be captured, or no example batch is known.
@@ -89,7 +92,8 @@ def plan(
         InfeasiblePlanError: nothing fits the memory.
         UnknownNameError: no such cluster or schedule.
     """
-    pins = Pins(tp, pp, dp, micro_batch, recompute, schedule, tuple(cuts) if cuts is not None else None, zero)
+    names = tuple(cuts) if cuts is not None else None
+    pins = Pins(tp, pp, dp, micro_batch, recompute, schedule, names, zero, sequence_parallel)
     check_names(cluster, pins)
     return make_plan(prepare(model, inputs, loss), world, cluster, global_batch, pins)
 
@@ -111,6 +115,7 @@ def parallelize(
     schedule: str | None = None,
     cuts: Sequence[str] | None = None,
     zero: int | None = None,
+    sequence_parallel: bool | None = None,
 ) -> Parallel[Plan]:
     """Plan `model`, or take a `plan` made before, write it out, and inside a job of `world` ranks get ready to train.
 
@@ -122,7 +127,8 @@ def parallelize(
         LaunchError: ranks of the job disagree.
         and what `plan` raises.
     """
-    pins = Pins(tp, pp, dp, micro_batch, recompute, schedule, tuple(cuts) if cuts is not None else None, zero)
+    names = tuple(cuts) if cuts is not None else None
+    pins = Pins(tp, pp, dp, micro_batch, recompute, schedule, names, zero, sequence_parallel)
     if plan is None and world is None:
         raise PinError("world is missing: parallelize(model, world=64), or parallelize(model, plan=plan)")
     check_names(cluster, pins)
@@ -149,6 +155,7 @@ class Pins:
     schedule: str | None = None
     cuts: tuple[str, ...] | None = None
     zero: int | None = None
+    sequence_parallel: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -216,6 +223,7 @@ def make_plan(prepared: Prepared, world: int, cluster: str | Path | None, global
         recompute=pins.recompute,
         schedule=pins.schedule,
         cuts=_cut_indices(prepared.units, pins.cuts),
+        sequence_parallel=pins.sequence_parallel,
     )
     data = solve(prepared.folded, prepared.rules, prepared.batch, request, notes)
     return Plan(**{item.name: getattr(data, item.name) for item in fields(PlanData)})

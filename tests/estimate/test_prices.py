@@ -115,6 +115,10 @@ class TestSeconds:
             for name, layout in plan.parameters.items()
             if layout == PARTIAL_GRADIENT
         )
+        # The gradients of the first micro-batch are not added to any.
+        once -= sum(
+            prices.gradient_sum_s(name, layout) * whole.folded.copies[name] for name, layout in plan.parameters.items()
+        )
         in_units = {index for unit in whole.units for index in unit.nodes} | set(whole.folded.loop_of)
         helpers = [node for index, node in enumerate(whole.folded.graph.nodes) if index not in in_units]
         apart = sum(prices.node(node, plan.strategies[node.name]).total_s for node in helpers)
