@@ -23,9 +23,8 @@ from cost_models.memory import usable_bytes
 LARGEST_MICRO_BATCH = 32
 REPLAYED = 12
 STATE_COPIES = 4.0  # parameters, gradients, and the two moments of AdamW
-# In a lean layout, the memory of all parameters weighs as much as this many unsharded passes: enough for a matrix to be
-# shared though that takes collectives, too little for a norm's weight to decide where they are.
-LEAN_WEIGHT = 10.0
+# In a lean layout, the memory of all parameters weighs as much as this many unsharded passes.
+LEAN_WEIGHT = 100.0
 # In a sparing layout, which is lean too, all activations that are kept weigh as much as this share of such a pass:
 # enough to keep shards of what norms take, too little for splits that keep less still and send many times as much.
 SPARING_WEIGHT = 0.3

@@ -48,7 +48,7 @@ def search_tensor(
         options: every node's strategies, by its name.
         prices: what nodes and conversions cost.
         micro_batches: how many share what is done once a step: reducing partial gradients of parameters, the optimizer.
-        seconds_per_byte: a price on parameter memory, to find layouts that take less of it.
+        seconds_per_byte: a price on the memory of matrices, to find layouts that take less of it.
         seconds_per_kept_byte: the same on what nodes keep for their backward pass.
     """
     return _Problem(folded, options, prices, micro_batches, seconds_per_byte, seconds_per_kept_byte).solve()
@@ -232,7 +232,10 @@ class _Problem:
         # Each use adds to the gradient, but for the first micro-batch of a step, whose gradient is taken as it is.
         uses = sum(self.runs[node.name] for node, _ in wants)
         sums = prices.gradient_sum_s(name, layout) * (uses - copies / self.micro_batches)
-        return sums + (reduce + prices.optimizer_s(size)) / self.micro_batches + self.seconds_per_byte * size
+        once = reduce + prices.optimizer_s(size)
+        # Vectors are a ten-thousandth of a model's memory; priced, they would decide where collectives are.
+        memory = self.seconds_per_byte * size if len(self.graph.values[name].shape) > 1 else 0.0
+        return sums + once / self.micro_batches + memory
 
     def _require_whole(self, name: str) -> None:
         """What the model returns is whole on every rank."""

@@ -150,7 +150,8 @@ class Evaluator:
         once += self.prices.partial_gradient_s(name) if have == PARTIAL_GRADIENT else 0.0
         uses = sum(node.inputs.count(name) for node in self.graph.nodes)
         sums = (uses - 1 / MICRO_BATCHES) * self.prices.gradient_sum_s(name, have)
-        return sums + once / MICRO_BATCHES + self.seconds_per_byte * size
+        memory = self.seconds_per_byte * size if len(self.graph.values[name].shape) > 1 else 0.0
+        return sums + once / MICRO_BATCHES + memory
 
 
 def brute_force(options: Mapping[str, tuple[Strategy, ...]], evaluator: Evaluator) -> float:
