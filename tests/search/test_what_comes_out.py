@@ -33,7 +33,7 @@ class Model:
     """How to build a model, and the names of its projections: those split by their outputs, and by their inputs.
 
     `parts` are those in which the first of `columns` is cut, a fused one that is. `reductions` are the all-reduces (or
-    their halves) each way in a layer: 1 where attention and MLP are added before they are reduced.
+    their halves) each way in what repeats: 2 a layer, 1 where attention and MLP are added before they are reduced.
     """
 
     build: Callable[[], nn.Module]
@@ -84,6 +84,10 @@ MODELS = {
     "llama 8b": Model(llama(4096, 14336, 32, 8), 8192, *GATED),
     "llama 70b": Model(llama(8192, 28672, 64, 8), 4096, *GATED),
     "qwen 3 32b": Model(llama(5120, 25600, 64, 8, "Qwen3", head_dim=128), 4096, *GATED),
+    "gemma 2 27b": Model(  # two kinds of attention by turns: what repeats is two layers
+        llama(4608, 36864, 32, 16, "Gemma2", head_dim=128, num_hidden_layers=2 * LAYERS), 4096, *GATED,
+        reductions=4, tied=True,
+    ),
     "gpt-2 2.5b": Model(gpt2(1920, 24, 1024), 1024, *GPT2, parts=(1, 1, 1), tied=True),
     "gpt-3 22b": Model(gpt2(6144, 64, 2048), 2048, *GPT2, parts=(1, 1, 1), tied=True),
     "gpt-3 175b": Model(gpt2(12288, 96, 2048), 2048, *GPT2, parts=(1, 1, 1), tied=True),
@@ -194,7 +198,7 @@ class TestEveryModel:
         assert weight == Shard(output_dim, MODELS[name].parts)
 
     def test_attention_is_split_by_heads(self, name: str) -> None:
-        attentions = list(found(name).nodes("scaled_dot_product_attention"))
+        attentions = list(found(name).nodes("scaled_dot_product_attention", "softmax"))  # fused, or spelled out
         assert attentions
         for _, own in attentions:
             assert {layout.shard for layout in (*own.inputs[:3], *own.outputs)} == {Shard(1)}
