@@ -25,9 +25,10 @@ class Table:
 def eliminate(tables: Sequence[Table]) -> tuple[dict[Hashable, int], float]:
     """The choice for every variable that minimizes the sum of all tables, and that sum.
 
-    Variables go one by one, first the one whose joint table is smallest (min-weight ordering); where that leads to large
-    tables, first the one that ties the fewest others anew (weighted min-fill; Koller and Friedman 2009, 9.4.3). Ties go to the variable seen first, and equal costs to the lower choice, so the answer is the same on every
-    machine.
+    Variables go one by one, first the one whose joint table is smallest (min-weight ordering). Where that leads to
+    large tables, it is first the one that ties the fewest others anew (weighted min-fill). Both are in Koller and
+    Friedman 2009, section 9.4.3. Ties go to the variable seen first, and equal costs to the lower choice, so the answer
+    is the same on every machine.
 
     Raises:
         PlanningError: every joint choice is forbidden, or a joint table would exceed 50 million entries.
