@@ -14,6 +14,7 @@ from torch.export import Dim
 from torch.export.graph_signature import InputKind, OutputKind
 
 from autopart.capture.example_inputs import Batch
+from autopart.capture.own_gradients import refusing_own_gradients
 from autopart.capture.simplify import simplify
 from autopart.capture.trace_once import TraceOnce
 from autopart.capture.translate import Translator, to_size
@@ -172,7 +173,7 @@ def _flatten(batch: Batch) -> tuple[list[str], list[torch.Tensor], Callable[...,
 
 def _export(wrapper: _WithLoss, example: _Example) -> Any:
     try:
-        with warnings.catch_warnings(), _without_cache(wrapper.model):
+        with warnings.catch_warnings(), _without_cache(wrapper.model), refusing_own_gradients():
             warnings.simplefilter("ignore")
             exported = torch.export.export(
                 wrapper, example.tensors, dynamic_shapes={"tensors": example.dims}, strict=False

@@ -146,6 +146,8 @@ class Translator:
 
     def _arg(self, arg: Any) -> Arg:
         if isinstance(arg, torch.fx.Node):
+            if isinstance(self._env[arg], CaptureError):
+                raise self._env[arg]
             known: Arg = self._env[arg]
             return known
         if isinstance(arg, tuple | list):
@@ -174,12 +176,13 @@ def to_size(size: int | torch.SymInt) -> Size:
     return int(expression) if expression.is_Integer else expression
 
 
-def _scalar(result: Any, node: torch.fx.Node) -> Arg:
+def _scalar(result: Any, node: torch.fx.Node) -> "Arg | CaptureError":
+    """A number of the graph; one that is read from a tensor is an error for whoever uses it, unlike a mere check."""
     if isinstance(result, torch.SymInt):
         return to_size(result)
     if isinstance(result, bool | int | float):
         return result
-    raise CaptureError(
+    return CaptureError(
         f"{location(node)}: a number read from a tensor ({result}) enters the graph, which must be the same for every "
         "batch. Keep the value in a tensor (drop .item() or int(), use torch.where to choose)"
     )

@@ -104,7 +104,8 @@ def _through(pool: WorkerPool, architecture: Architecture, trial: Trial) -> Tria
 
 def single_process(model: torch.nn.Module, batch: dict[str, Any]) -> tuple[float, dict[str, torch.Tensor]]:
     """The loss and all gradients of the unmodified model."""
-    loss = model(**batch).loss
+    output = model(**batch)
+    loss = output if isinstance(output, torch.Tensor) else output["loss"]
     loss.backward()
     found = {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
     return float(loss.detach()), found
