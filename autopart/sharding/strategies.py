@@ -1,7 +1,7 @@
 """Strategies: all the ways in which the ranks of one mesh axis can compute one node."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from autopart.ir.folded import ENTER, LEAVE
 from autopart.ir.graph import Graph, Node
@@ -115,7 +115,7 @@ def _deeper_moves(node: Node, rule: Rule, parts_of: PartsOf) -> list[Move]:
         for parts in sorted(deeper_parts(node, move, parts_of)):
             inputs = tuple(shard and Shard(shard.dim, parts * len(shard.parts)) for shard in move.inputs)
             outputs = tuple(shard and Shard(shard.dim, parts * len(shard.parts)) for shard in move.outputs)
-            moves.append(Move(move.letter, inputs, outputs, move.call, move.reduces))
+            moves.append(replace(move, inputs=inputs, outputs=outputs))
     return moves
 
 
@@ -141,6 +141,8 @@ def _strategy(node: Node, graph: Graph, rule: Rule, move: Move, degree: int) -> 
     shapes = [graph.values[name].shape for name in node.inputs] + [value.shape for value in node.outputs]
     for shape, shard in zip(shapes, (*move.inputs, *move.outputs), strict=True):
         if shard is not None and not divides(shard, shape, degree):
+            return None
+        if shard is not None and move.units is not None and not divides(Shard(0, shard.parts), (move.units,), degree):
             return None
     contracted = all(shard is None for shard in move.outputs)
     if contracted and all(shard is None for shard in move.inputs):

@@ -111,7 +111,8 @@ def single(op: str, *args: Any, **kwargs: Any) -> Traced:
     inputs = tuple(describe(name, value, grads[name]) for name, value in values.items())
     results = run(node, values)
     outputs = tuple(
-        describe(f"y{i}", value, any(grads.values()) and value.is_floating_point()) for i, value in enumerate(results)
+        describe(f"y{i}", value, any(grads.values()) and (value.is_floating_point() or value.is_complex()))
+        for i, value in enumerate(results)
     )
     node = Node("call", op, node.args, node.kwargs, outputs)
     values.update({value.name: result for value, result in zip(outputs, results, strict=True)})

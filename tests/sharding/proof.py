@@ -19,6 +19,7 @@ from autopart.emit.spelling import spell
 from autopart.ir.graph import Node
 from autopart.ir.placement import Layout, Partial, Placement, Replicate, Shard, local_shape
 from autopart.runtime.comm import Comm
+from autopart.runtime.grouped_mm import grouped_mm
 from autopart.runtime.pieces import join, own_piece
 from autopart.sharding.rule import Rule
 from autopart.sharding.strategies import PartsOf, Strategy, divides, strategies
@@ -113,7 +114,8 @@ def cut(x: torch.Tensor, placement: Placement, degree: int) -> list[torch.Tensor
     if isinstance(placement, Shard):
         return [own_piece(x, placement, rank, degree) for rank in range(degree)]
     assert x.dtype is not torch.bool, "a sum of booleans"
-    summands = [torch.randn_like(x) if x.is_floating_point() else torch.randint_like(x, 9) for _ in range(degree - 1)]
+    real = x.is_floating_point() or x.is_complex()
+    summands = [torch.randn_like(x) if real else torch.randint_like(x, 9) for _ in range(degree - 1)]
     return [*summands, x - sum(summands)]
 
 
@@ -145,7 +147,11 @@ def run_ranks(
     shapes = tuple(
         local_shape(value.shape, layout, degree) for value, layout in zip(node.outputs, strategy.outputs, strict=True)
     )
-    text = spell(node, tuple(f"x{i}" for i in range(len(node.inputs))), shapes, "device")
+    own = tuple(
+        local_shape(traced.graph.values[name].shape, layout, degree)
+        for name, layout in zip(node.inputs, strategy.inputs, strict=True)
+    )
+    text = spell(node, tuple(f"x{i}" for i in range(len(node.inputs))), shapes, "device", own)
     if strategy.call is not None:
         text = text.replace("F.", "self.comm.", 1)
     if rule.random and strategy.divided:
@@ -164,7 +170,8 @@ def run_ranks(
 
 def namespace(inputs: list[torch.Tensor], comm: Comm | None) -> dict[str, Any]:
     names: dict[str, Any] = {f"x{i}": x for i, x in enumerate(inputs)}
-    return {**names, "torch": torch, "F": F, "self": SimpleNamespace(comm=comm), "device": torch.device("cpu")}
+    emitted = {"torch": torch, "F": F, "grouped_mm": grouped_mm}
+    return {**names, **emitted, "self": SimpleNamespace(comm=comm), "device": torch.device("cpu")}
 
 
 def together(rank_run: Any, local: list[list[torch.Tensor]]) -> list[tuple[torch.Tensor, ...]]:
