@@ -192,6 +192,7 @@ METHODS_WITH_PARAMETERS = """
     x.scatter(dim, index, src)
     x.scatter_add(dim, index, src)
     x.scatter_reduce(dim, index, src, reduce, *, include_self=True)
+    x.tile(dims)
     x.unfold(dimension, size, step)
     x.argsort(dim=-1, descending=False)
     x.chunk(chunks, dim=0)

@@ -186,7 +186,6 @@ WRITERS: Mapping[str, Callable[[Call], str | None]] = {
     "index_put": _index_put,
     "tensordot": _tensordot,
     "meshgrid": _meshgrid,
-    "tile": _spread(".tile", 1),
     **dict.fromkeys(("mH", "matrix_H", "adjoint"), _unary("{}.mH")),
     "real": _unary("{}.real"),
     "imag": _unary("{}.imag"),
