@@ -20,21 +20,23 @@ def convolution(node: Node, graph: Graph) -> Rule | None:
     whole = frozenset((*positions, *window, *outside))
     groups = node.arg(6, "groups", 1)
     if groups != 1:
-        return _grouped(groups, samples, (positions, window, outside), whole, bias)
+        return _grouped(groups, samples, (positions, window, outside), "transpose" in node.op, bias)
     filters = ("c", "o") if "transpose" in node.op else ("o", "c")
     inputs = ((*samples, "c", *positions), (*filters, *window), *((("o",),) if bias else ()))
     once = frozenset({2}) if bias else frozenset[int]()
     return Rule(inputs, ((*samples, "o", *outside),), whole=whole, once=once)
 
 
-def _grouped(groups: Arg, samples: Letters, spatial: tuple[Letters, ...], whole: frozenset[str], bias: bool) -> Rule:
+def _grouped(groups: Arg, samples: Letters, spatial: tuple[Letters, ...], transposed: bool, bias: bool) -> Rule:
     """Groups are convolutions of their own, in order along the channels: a rank takes whole groups."""
     positions, window, outside = spatial
-    sources = ((*samples, None, *positions), (None, None, *window), *(((None,),) if bias else ()))
+    filters, letter = (("C", "G"), "C") if transposed else (("O", "G"), "O")
+    inputs: tuple[Letters, ...] = ((*samples, "C", *positions), (*filters, *window), *((("O",),) if bias else ()))
     channels = Shard(len(samples))
     units = groups if isinstance(groups, int) else 1
-    shared = Move("g", (channels, Shard(0), *((Shard(0),) if bias else ())), (channels,), units=units)
-    return Rule(sources, ((*samples, None, *outside),), whole=whole, moves=(shared,))
+    shared = Move(letter, (channels, Shard(0), *((Shard(0),) if bias else ())), (channels,), units=units)
+    whole = frozenset(name for name in ("O", "G", "C", *positions, *window, *outside) if name)
+    return Rule(inputs, ((*samples, "O", *outside),), whole=whole, moves=(shared,))
 
 
 def pooling(node: Node, graph: Graph) -> Rule:
