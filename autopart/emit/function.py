@@ -95,6 +95,7 @@ class Function:
         operands = [self.wanted(name, want) for name, want in zip(node.inputs, strategy.inputs, strict=True)]
         outputs = zip(node.outputs, strategy.outputs, strict=True)
         shapes = tuple(sharded.shape(value.name, layout) for value, layout in outputs)
+        inputs = tuple(sharded.shape(name, want) for name, want in zip(node.inputs, strategy.inputs, strict=True))
         rule = sharded.rules.get(node.name)
         counted = node.name in sharded.batch.counted
         written = summed(node) if counted else node
@@ -103,7 +104,7 @@ class Function:
         sharded_draws = draws and strategy.divided and sharded.tp > 1
 
         def write(texts: Sequence[str]) -> str:
-            text = spell(written, tuple(texts), shapes, self.device)
+            text = spell(written, tuple(texts), shapes, self.device, inputs)
             if strategy.call is not None:
                 text = text.replace("F.", "self.comm.", 1)
             if sharded_draws:

@@ -253,7 +253,8 @@ class Prices:
         ]  # contracted, a convolution's window too
         batch = prod(sizes[x] for x in output if x and x in first and x in second)
         n = prod(sizes[x] for x in output if x and x in second and x not in first)
-        m = prod(sizes[x] for x in output if x and x not in second)
+        # A dim of no axis (the rows of grouped products) is one of rows too.
+        m = prod(sizes[x] if x else size for x, size in zip(output, out_shape, strict=True) if not x or x not in second)
         return batch, m, n, prod(sizes[x] for x in inside)
 
     def _attention_flops(self, node: Node, share: int) -> float:

@@ -275,7 +275,9 @@ class TestOwnGradients:
             def forward(self, x: torch.Tensor) -> torch.Tensor:
                 return _Straight.apply(super().forward(x)).sum()  # the function
 
-        with pytest.raises(CaptureError, match=r"_Straight, a torch\.autograd\.Function: .* register_autograd") as caught:
+        with pytest.raises(
+            CaptureError, match=r"_Straight, a torch\.autograd\.Function: .* register_autograd"
+        ) as caught:
             graph_of(Rounding(8, 8), BATCHED)
         assert f"{Path(__file__).name}:{line_of('  # the function')}" in str(caught.value)
 

@@ -1,4 +1,4 @@
-"""Cutting and joining: slice, select, pad, split, cat, stack, repeat.
+"""Cutting and joining: slice, select, pad, split, cat, stack.
 
 A dim that is cut or indexed has a letter that must stay whole; a dim that falls into pieces is sharded in parts.
 """
@@ -93,6 +93,16 @@ def split(node: Node, graph: Graph) -> Rule:
     return Rule((letters,), outputs, linear=linear(node, graph), moves=moves)
 
 
+def differences(node: Node, graph: Graph) -> Rule | None:
+    """Diff (x, n, dim, before, after): along a dim that stays whole."""
+    rank = len(node.output.shape)
+    dim = axis(node, rank, 2, -1)
+    letters = lettered(rank, {dim})
+    output: Letters = tuple(letter if i != dim else None for i, letter in enumerate(letters))
+    added = (output,) * (len(node.inputs) - 1)
+    return Rule((letters, *added), (output,), whole=frozenset({f"X{dim}"}), linear=linear(node, graph))
+
+
 def glu(node: Node, graph: Graph) -> Rule:
     """glu: the first half times the sigmoid of the second."""
     rank = len(node.output.shape)
@@ -101,37 +111,33 @@ def glu(node: Node, graph: Graph) -> Rule:
     return Rule((letters,), (letters,), moves=(Move(f"d{dim}", (Shard(dim, (1, 1)),), (Shard(dim),)),))
 
 
-def repeat(node: Node, graph: Graph) -> Rule:
-    """repeat: copies one after another, each a part."""
-    source, times = graph.values[node.inputs[0]].shape, node.args[1]
+def cat(node: Node, graph: Graph) -> Rule:
+    """cat: the converse of split. An empty tensor of one dim, which torch lets pass, belongs to no axis."""
     rank = len(node.output.shape)
-    inputs: list[str | None] = [None] * len(source)
-    outputs: list[str | None] = [None] * rank
-    moves = []
-    for dim in range(len(source)):
-        place = rank - len(source) + dim
-        count = times[place] if isinstance(times, tuple) else None
-        if count == 1:
-            inputs[dim] = outputs[place] = f"d{dim}"
-        elif isinstance(count, int) and count > 0:
-            moves.append(Move(f"d{dim}", (Shard(dim),), (Shard(place, (1,) * count),)))
-    return Rule((tuple(inputs),), (tuple(outputs),), linear=linear(node, graph), moves=tuple(moves))
+    return _joined(node, graph, axis(node, rank, 1, 0))
 
 
-def cat(node: Node, graph: Graph) -> Rule | None:
-    """cat: the converse of split."""
+def stacked(node: Node, graph: Graph) -> Rule | None:
+    """hstack, vstack, dstack: cat along a dim that the name gives, where no operand is given another dim first."""
+    rank, name = len(node.output.shape), node.op.split(".")[1]
+    dim = {"vstack": 0, "hstack": 1, "dstack": 2}[name]
+    if any(len(graph.values[operand].shape) != rank for operand in node.inputs):
+        return None
+    return _joined(node, graph, dim if rank > 1 else 0)
+
+
+def _joined(node: Node, graph: Graph, dim: int) -> Rule:
     shapes = [graph.values[name].shape for name in node.inputs]
     rank = len(node.output.shape)
-    if any(len(shape) != rank for shape in shapes):
-        return None  # an empty tensor, which torch lets pass
-    dim = axis(node, rank, 1, 0)
     letters: Letters = tuple(f"d{i}" if i != dim else None for i in range(rank))
-    sizes = tuple(shape[dim] for shape in shapes)
+    real = [shape != (0,) or rank == 1 for shape in shapes]
+    sizes = tuple(shape[dim] for shape, counts in zip(shapes, real, strict=True) if counts)
     moves: tuple[Move, ...] = ()
-    if all(isinstance(size, int) and size > 0 for size in sizes):
+    if sizes and all(isinstance(size, int) and size > 0 for size in sizes):
         parts = normalized(tuple(size for size in sizes if isinstance(size, int)))
-        moves = (Move(f"d{dim}", (Shard(dim),) * len(sizes), (Shard(dim, parts),)),)
-    return Rule((letters,) * len(shapes), (letters,), linear=linear(node, graph), moves=moves)
+        moves = (Move(f"d{dim}", tuple(Shard(dim) if counts else None for counts in real), (Shard(dim, parts),)),)
+    inputs: tuple[Letters, ...] = tuple(letters if counts else (None,) for counts in real)
+    return Rule(inputs, (letters,), linear=linear(node, graph), moves=moves)
 
 
 def stack(node: Node, graph: Graph) -> Rule:
@@ -145,6 +151,7 @@ def stack(node: Node, graph: Graph) -> Rule:
 
 RULES = {
     "aten.slice.Tensor": slice_,
+    "aten.narrow.default": slice_,
     "aten.select.int": select,
     "aten.pad.default": pad,
     "aten.constant_pad_nd.default": pad,
@@ -152,10 +159,13 @@ RULES = {
     "aten.split.sizes": split,
     "aten.split_with_sizes.default": split,
     "aten.chunk.default": split,
+    "aten.diff.default": differences,
     "aten.glu.default": glu,
-    "aten.repeat.default": repeat,
     "aten.cat.default": cat,
     "aten.concat.default": cat,
+    "aten.hstack.default": stacked,
+    "aten.vstack.default": stacked,
+    "aten.dstack.default": stacked,
     "aten.stack.default": stack,
     "aten.unbind.int": select,
 }
