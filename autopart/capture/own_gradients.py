@@ -28,8 +28,8 @@ def refusing_own_gradients() -> Iterator[None]:
             return original.__get__(None, cls)(*args, **kwargs)
         where = user_line(traceback.extract_stack()) or "a line that is not known"
         raise CaptureError(
-            f"{where} calls {cls.__qualname__}, a torch.autograd.Function: a graph holds its forward pass only, and its "
-            "own backward would be lost. Write it in differentiable operations, or as a custom operator with "
+            f"{where} calls {cls.__qualname__}, a torch.autograd.Function: a graph holds its forward pass only, and "
+            "its own backward would be lost. Write it in differentiable operations, or as a custom operator with "
             "torch.library.custom_op and register_autograd"
         )
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import sympy
 import torch
+from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
 from autopart.capture.expand import TracedLayer, expand
 from autopart.capture.layer_ops import NAMESPACE
@@ -171,6 +172,11 @@ def to_size(size: int | torch.SymInt) -> Size:
     """A size of a captured tensor, in the batch symbol."""
     if isinstance(size, int):
         return size
+    if free_unbacked_symbols(size):
+        raise CaptureError(
+            f"a size of the graph ({size}) is read from the values of a tensor, as nonzero, masked_select and tolist do: "
+            "the graph must be the same for every batch. Keep the size and mask what does not count"
+        )
     expression = sympy.sympify(size.node.expr)
     expression = expression.xreplace(dict.fromkeys(expression.free_symbols, BATCH))
     return int(expression) if expression.is_Integer else expression
@@ -178,7 +184,7 @@ def to_size(size: int | torch.SymInt) -> Size:
 
 def _scalar(result: Any, node: torch.fx.Node) -> "Arg | CaptureError":
     """A number of the graph; one that is read from a tensor is an error for whoever uses it, unlike a mere check."""
-    if isinstance(result, torch.SymInt):
+    if isinstance(result, torch.SymInt) and not free_unbacked_symbols(result):
         return to_size(result)
     if isinstance(result, bool | int | float):
         return result

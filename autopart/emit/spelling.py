@@ -11,6 +11,8 @@ from autopart.ir.graph import Arg, Node
 from autopart.ir.size import BATCH
 
 REDUCTIONS = ("none", "mean", "sum")
+# What returns several tensors, even if there is but one.
+LISTS = ("broadcast_tensors", "chunk", "meshgrid", "split", "split_with_sizes", "unbind")
 EACH_ALIKE = ("stride", "padding", "dilation", "kernel_size", "output_size", "dim")  # where (2, 2) may be written 2
 
 
@@ -39,7 +41,8 @@ def spell(
         overload = node.op.removeprefix("aten.")
         signature = SIGNATURES.get(overload) or SIGNATURES.get(call.name)
         text = _by_signature(call, signature) if signature is not None else None
-    return text or f"torch.ops.{node.op}({', '.join([*call.args, *keywords(call.kwargs)])})"
+    text = text or f"torch.ops.{node.op}({', '.join([*call.args, *keywords(call.kwargs)])})"
+    return f"{text}[0]" if call.name in LISTS and len(node.outputs) == 1 else text
 
 
 def shape_comment(shape: Shape) -> str:

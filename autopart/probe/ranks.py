@@ -53,7 +53,7 @@ def run_ranks(
 
     def rank_run(comm: Comm, inputs: list[torch.Tensor]) -> Tensors:
         result = eval(text, namespace(inputs, comm))
-        return tuple(result) if isinstance(result, tuple | list) else (result,)
+        return tuple(result) if len(node.outputs) > 1 else (result,)
 
     return runner(rank_run, local)
 

@@ -127,7 +127,7 @@ class _Problem:
             return
         variable, haves = source
         times = max(self.runs[node.name] for node, _ in wants)
-        # Of what inputs decide, each consumer's slice is priced by itself; were the slices shared, so would be the choice.
+        # Of what inputs decide, each consumer's slice is priced by itself: shared slices would tie the consumers.
         decided = name in self.graph.recomputable and name in self.graph.producer
         if len(wants) == 1 or (decided and haves == (REPLICATED,)):
             for node, slot in wants:

@@ -294,7 +294,7 @@ class TestNumbersReadFromTensors:
     def test_a_check(self) -> None:
         class Checking(nn.Linear):
             def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-                assert lengths.max().item() <= 8
+                torch._check(lengths.max().item() <= 8)
                 return super().forward(x).sum()
 
         graph = graph_of(Checking(8, 8), (torch.empty(2, 8), torch.ones(2, dtype=torch.long)))
@@ -307,3 +307,12 @@ class TestNumbersReadFromTensors:
 
         with pytest.raises(CaptureError, match="a number read from a tensor"):
             graph_of(Using(8, 8), (torch.empty(2, 8), torch.ones(2, dtype=torch.long)))
+
+    def test_a_size(self) -> None:
+        class Splitting(nn.Linear):
+            def forward(self, x: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+                pieces = super().forward(x).split(counts.tolist(), dim=-1)
+                return sum(piece.sum() for piece in pieces)
+
+        with pytest.raises(CaptureError, match=r"read from (a tensor|the values of a tensor)"):
+            graph_of(Splitting(8, 8), (torch.empty(2, 8), torch.tensor([3, 5, 0])))

@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from tests.sharding.captured import single
+from autopart.probe.traced import single
 from tests.sharding.tensors import aten, b, i, n, of, of_aten, t, u, with_last
 
 UNARY = """

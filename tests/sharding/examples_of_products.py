@@ -3,7 +3,8 @@
 import torch
 import torch.nn.functional as F
 
-from tests.sharding.captured import Example, Traced, single
+from autopart.probe.traced import Traced, single
+from tests.sharding.captured import Example
 from tests.sharding.tensors import n, of, t, with_last
 
 PRODUCTS = (

@@ -2,7 +2,7 @@
 
 import torch
 
-from tests.sharding.captured import single
+from autopart.probe.traced import single
 from tests.sharding.tensors import aten, b, i, n, of, t, with_last
 
 SPOTS = torch.tensor([5, 0, 3, 6])
