@@ -42,7 +42,7 @@ def spell(
         signature = SIGNATURES.get(overload) or SIGNATURES.get(call.name)
         text = _by_signature(call, signature) if signature is not None else None
     text = text or f"torch.ops.{node.op}({', '.join([*call.args, *keywords(call.kwargs)])})"
-    return f"{text}[0]" if call.name in LISTS and len(node.outputs) == 1 else text
+    return f"{text}[0]" if call.name in LISTS and len(output_shapes) == 1 else text
 
 
 def shape_comment(shape: Shape) -> str:

@@ -186,7 +186,7 @@ WRITERS: Mapping[str, Callable[[Call], str | None]] = {
     "batch_norm": _batch_norm,
     "instance_norm": _instance_norm,
     **dict.fromkeys(INTERPOLATIONS, _interpolate),
-    **dict.fromkeys(("_grouped_mm", "grouped_mm_fallback"), _grouped_mm),
+    **dict.fromkeys(("_grouped_mm", "transformers.grouped_mm_fallback.default"), _grouped_mm),
     "index_put": _index_put,
     "tensordot": _tensordot,
     "meshgrid": _meshgrid,

@@ -47,7 +47,7 @@ _VIEWS = [
     "alias",
 ]
 _MATMULS = ["linear", "mm", "addmm", "bmm", "baddbmm", "matmul", "einsum", "conv1d", "conv2d", "conv3d"]
-_MATMULS += ["_grouped_mm", "grouped_mm_fallback"]
+_MATMULS += ["_grouped_mm", "transformers.grouped_mm_fallback.default"]
 _KEEP_NOTHING = [
     "add",
     "sub",

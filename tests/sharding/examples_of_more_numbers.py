@@ -35,8 +35,6 @@ RARE = (
     of(torch.float_power, u(4, 8), u(8)),
     of(with_last(aten.fill.Scalar, 2.0), t(4, 8)),
     of(aten.fill.Tensor, t(4, 8), t()),
-    of(aten.copy.default, t(4, 8), t(8)),
-    of(aten.copy.default, n(4, 8).float(), t(4, 1)),
 )
 
 

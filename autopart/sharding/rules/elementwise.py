@@ -38,12 +38,6 @@ def product(node: Node, graph: Graph) -> Rule:
     return linear(node, graph) if len(node.inputs) == 1 else elementwise(node, graph)
 
 
-def copied(node: Node, graph: Graph) -> Rule:
-    """`copy`: the second tensor in the shape and the dtype of the first, of which nothing else is read."""
-    rule = elementwise(node, graph)
-    return replace(rule, linear=linear(node, graph).linear & {1})
-
-
 def prelu(node: Node, graph: Graph) -> Rule:
     """(x, slopes): one slope, or one a channel, which is dim 1."""
     rule = elementwise(node, graph)
@@ -106,7 +100,6 @@ RULES = {f"aten.{name}.{overload}": elementwise for overload, names in NONLINEAR
     "aten.positive.default": linear,
     "aten.negative.default": linear,
     "aten.subtract.Tensor": sum_of_two,
-    "aten.copy.default": copied,
     "aten.prelu.default": prelu,
     "aten.broadcast_tensors.default": broadcast,
 }

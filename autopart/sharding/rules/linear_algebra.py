@@ -21,8 +21,8 @@ RULES = {
     "aten.linalg_det.default": "b* M N -> b*",
     "aten.logdet.default": "b* M N -> b*",
     "aten.linalg_slogdet.default": "b* M N -> b*, b*",
-    "aten.linalg_qr.default": "b* M N -> b* M 1, b* 1 N",
-    "aten.linalg_eigh.default": "b* M N -> b* 1, b* M 1",
+    "aten.linalg_qr.default": "b* M N -> b* M K, b* K N",
+    "aten.linalg_eigh.default": "b* M N -> b* K, b* M K",
     "aten.linalg_solve.default": solve,
     "aten.linalg_solve_triangular.default": solve,
 }
