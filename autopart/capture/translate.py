@@ -174,7 +174,7 @@ def to_size(size: int | torch.SymInt) -> Size:
         return size
     if free_unbacked_symbols(size):
         raise CaptureError(
-            f"a size of the graph ({size}) is read from the values of a tensor, as nonzero, masked_select and tolist do: "
+            f"a size of the graph ({size}) is read from the values of a tensor, as nonzero and tolist do: "
             "the graph must be the same for every batch. Keep the size and mask what does not count"
         )
     expression = sympy.sympify(size.node.expr)
