@@ -1,12 +1,15 @@
 """Following the batch axis: sums and means over samples, targets that count, and what mixes samples."""
 
+import inspect
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 
 from autopart import api
+from autopart.search.solve import mixing_notes
 from autopart.sharding.batch import BatchSharding
 
 
@@ -76,3 +79,28 @@ def test_what_letters_cannot_tell_is_found_out_by_running() -> None:
     mask = torch.randint(0, 2, (4, 4))
     assert not _batch(Masked(shifted=False), X, mask).mixing
     assert _batch(Masked(shifted=True), X, mask).mixing
+
+
+def test_a_balancing_loss_is_named_once() -> None:
+    """The auxiliary loss of a router is a product of two means over the batch."""
+    from transformers import MixtralConfig, MixtralForCausalLM
+
+    config = MixtralConfig(
+        vocab_size=32, hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=2, max_position_embeddings=8, num_local_experts=4, output_router_logits=True,
+    )  # fmt: skip
+    tokens = torch.randint(0, 32, (4, 8))
+    prepared = api.prepare(MixtralForCausalLM(config), {"input_ids": tokens, "labels": tokens.clone()}, None)
+    (note,) = mixing_notes(prepared.batch)
+    assert prepared.batch.weighted and "modeling_mixtral.py" in note.text
+    line = int(note.text.partition(".py:")[2].partition(")")[0])
+    source, start = inspect.getsourcelines(load_balancing_loss_func)
+    assert start <= line < start + len(source)
+
+
+def test_one_note_a_line() -> None:
+    model = Of(lambda x, y: ((x - x.mean(0)) * x.flip(0).cumsum(0)).square().mean())
+    prepared = api.prepare(model, (X, Y), None)
+    assert len(prepared.batch.mixing) > 1
+    (note,) = mixing_notes(prepared.batch)
+    assert all(item.op in note.subject for item in prepared.batch.mixing)
