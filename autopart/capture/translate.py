@@ -5,6 +5,8 @@ from typing import Any
 
 import sympy
 import torch
+from torch.utils._sympy.functions import ToFloat
+from torch.utils._sympy.symbol import SymT, symbol_is_type
 
 from autopart.errors import CaptureError, UnsupportedError
 from autopart.ir.graph import Arg, Literal, Node, Ref, Value
@@ -135,17 +137,17 @@ class Translator:
         raise UnsupportedError(f"an argument of type {type(arg).__name__} in the graph is not supported")
 
 
-def to_size(size: int | torch.SymInt) -> Size:
-    """A size of a captured tensor, in the batch symbol."""
+def to_size(size: int | torch.SymInt | torch.SymFloat) -> Size:
+    """A size of a captured tensor, in the batch symbol; also where it was made a float."""
     if isinstance(size, int):
         return size
-    expression = sympy.sympify(size.node.expr)
+    expression = sympy.sympify(size.node.expr).replace(ToFloat, lambda inner: inner)
     expression = expression.xreplace(dict.fromkeys(expression.free_symbols, BATCH))
     return int(expression) if expression.is_Integer else expression
 
 
 def _scalar(result: Any, node: torch.fx.Node) -> Arg:
-    if isinstance(result, torch.SymInt):
+    if isinstance(result, torch.SymInt) or (isinstance(result, torch.SymFloat) and _of_sizes(result)):
         return to_size(result)
     if isinstance(result, bool | int | float):
         return result
@@ -153,6 +155,11 @@ def _scalar(result: Any, node: torch.fx.Node) -> Arg:
         f"{location(node)}: a number read from a tensor ({result}) enters the graph, which must be the same for every "
         "batch. Keep the value in a tensor (drop .item() or int(), use torch.where to choose)"
     )
+
+
+def _of_sizes(number: torch.SymFloat) -> bool:
+    """Whether only sizes decide `number`, and no element of a tensor."""
+    return all(symbol_is_type(symbol, SymT.SIZE) for symbol in number.node.expr.free_symbols)
 
 
 def scope(node: torch.fx.Node) -> str:

@@ -72,7 +72,6 @@ def solve(
     )
 
 
-
 def mixing_notes(batch: BatchSharding) -> tuple[Note, ...]:
     """What mixes the samples: one note for each line of the user's, with the ops that do it there."""
     lines: dict[str, dict[str, None]] = {}
@@ -86,6 +85,7 @@ def mixing_notes(batch: BatchSharding) -> tuple[Note, ...]:
         )
         for location, ops in lines.items()
     )
+
 
 def _parameter_count(folded: Folded) -> int:
     total = 0

@@ -9,11 +9,18 @@ sorted and put back (an expert's tokens) do not mix: `Dispatch` follows them.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import sympy
+
 from autopart.ir.folded import ENTER, LEAVE
 from autopart.ir.graph import Graph, Node
-from autopart.ir.size import Size, is_batched
+from autopart.ir.size import BATCH, Size, is_batched
 from autopart.sharding.dispatch import Dispatch
 from autopart.sharding.rule import Rule
+from autopart.sharding.rules import elementwise
+
+# Ops of which a number among the arguments is computed with; of others it is a size.
+NUMERICAL = frozenset(elementwise.RULES) | {"aten.full.default", "aten.new_full.default", "aten.scalar_tensor.default"}
+ZEROS = frozenset({"aten.zeros.default", "aten.zeros_like.default", "aten.new_zeros.default"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +101,7 @@ class _Walk:
         fine = self._separable(node, inherited, spreads, local)
         if all(name in graph.recomputable for name in outputs):
             origin = next((self.doubt[name] for name in node.inputs if name in self.doubt), None)
-            if origin is None and batched and not fine:
+            if origin is None and not fine and (batched or _counts_samples(node)):
                 origin = Mixing(node.name, node.op, node.location)
             if origin is not None:
                 self.doubt.update(dict.fromkeys((name for name in outputs if name not in self.proven), origin))
@@ -113,6 +120,8 @@ class _Walk:
             self.local.update(outputs)
             return
         self.partial.update(outputs)
+        if _counts_samples(node):
+            self.shares.add(node.name)
         if batched and rule is not None and rule.mean:
             _average(node, graph, rule, self.shares, self.counted)
 
@@ -141,6 +150,8 @@ def _letters_separate(node: Node, graph: Graph, rule: Rule | None, inherited: fr
         return True
     if rule is None or any(_batch_dims(value.shape) > 1 for value in node.outputs):
         return False
+    if _counts_samples(node) and not _averages(node, inherited):
+        return False
     for dims, name in zip(rule.inputs, node.inputs, strict=True):
         for letter, size in zip(dims, graph.values[name].shape, strict=True):
             if letter in rule.whole and is_batched(size):
@@ -148,7 +159,28 @@ def _letters_separate(node: Node, graph: Graph, rule: Rule | None, inherited: fr
     if not inherited:
         return True
     partial = {index for index, name in enumerate(node.inputs) if name in inherited}
-    return not spreads and partial == rule.linear
+    nothing = {index for index, name in enumerate(node.inputs) if _is_zero(graph, name)}
+    return not spreads and partial <= rule.linear <= partial | nothing
+
+
+def _averages(node: Node, inherited: frozenset[str]) -> bool:
+    """Whether a sum over samples is divided by a number that grows as they do: a mean, of which a part is a share."""
+    size = node.arg(1, "other")
+    divided = node.op in ("aten.div.Tensor", "aten.div.Scalar") and frozenset(node.inputs[:1]) == inherited
+    return divided and isinstance(size, sympy.Expr) and (size / BATCH).is_number is True
+
+
+def _counts_samples(node: Node) -> bool:
+    """Whether the number of samples is computed with."""
+    return node.op in NUMERICAL and any(is_batched(arg) for arg in node.args if isinstance(arg, sympy.Expr))
+
+
+def _is_zero(graph: Graph, name: str) -> bool:
+    """Whether `name` is made as zeros."""
+    if name not in graph.producer:
+        return False
+    node = graph.nodes[graph.producer[name]]
+    return node.op in ZEROS or (node.op == "aten.full.default" and node.args[1] == 0)
 
 
 def _ancestors(graph: Graph) -> frozenset[str]:

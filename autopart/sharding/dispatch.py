@@ -124,14 +124,18 @@ class Dispatch:
             return {node.output.name: replace(fact, ends=True)} if summed else None
         if isinstance(fact, Order):
             return None
-        if node.op == "aten.histc.default" and self._numbers.natural(source.name):
+        if node.op == "aten.histc.default":
             bins, lowest, highest = node.arg(1, "bins", 100), node.arg(2, "min", 0), node.arg(3, "max", 0)
-            each = isinstance(bins, int) and bins > 1 and (lowest, highest) == (0, bins - 1)
-            numbers = self._numbers.origin(source.name) if each else None
+            if lowest == highest:
+                return None  # the range is that of the elements
+            each = isinstance(bins, int) and (lowest, highest) == (0, bins - 1) and self._numbers.natural(source.name)
+            if not each:
+                return {}  # a sum over rows, of which nothing else is known
+            numbers = self._numbers.origin(source.name)
         elif node.op == "aten.sum.dim_IntList" and len(node.output.shape) == 1:
             dims, last = node.arg(1, "dim"), len(source.shape) - 1
-            summed = {dim % (last + 1) for dim in dims if isinstance(dim, int)} if isinstance(dims, tuple) else set()
-            numbers = self._numbers.classes(source.name) if summed == set(range(last)) else None
+            reduced = {dim % (last + 1) for dim in dims if isinstance(dim, int)} if isinstance(dims, tuple) else set()
+            numbers = self._numbers.classes(source.name) if reduced == set(range(last)) else None
         return {node.output.name: Count(numbers)} if numbers is not None else None
 
     def _divide(self, node: Node) -> Facts | None:

@@ -5,19 +5,17 @@ from autopart.ir.graph import Graph, Node
 SORTS = ("aten.sort.default", "aten.sort.stable", "aten.argsort.default", "aten.argsort.stable")
 CASTS = frozenset({"aten._to_copy.default", "aten.to.dtype", "aten.to.dtype_layout"})
 # What gives the same elements in another shape, order or dtype.
-COPIES = CASTS | frozenset(
-    f"aten.{name}"
-    for name in """
-        alias.default clone.default contiguous.default detach.default
-        view.default reshape.default _unsafe_view.default flatten.using_ints unflatten.int
-        unsqueeze.default squeeze.default squeeze.dim squeeze.dims transpose.int permute.default
-    """.split()
-)
+SAME = """
+    alias.default clone.default contiguous.default detach.default view.default reshape.default _unsafe_view.default
+    flatten.using_ints unflatten.int unsqueeze.default squeeze.default squeeze.dim squeeze.dims transpose.int
+    permute.default
+"""
+COPIES = CASTS | {f"aten.{name}" for name in SAME.split()}
 EXPANSIONS = frozenset({"aten.expand.default", "aten.expand_as.default"})
 WHOLE = ("int32", "int64")
 EXACT = (*WHOLE, "float32", "float64")  # dtypes that hold the number of any class
 # What gives places, which are counted from 0: the output that holds them.
-PLACES = {"aten.topk.default": 1, "aten.argmax.default": 0, "aten.argmin.default": 0} | {op: -1 for op in SORTS}
+PLACES = {"aten.topk.default": 1, "aten.argmax.default": 0, "aten.argmin.default": 0} | dict.fromkeys(SORTS, -1)
 CHOICES = EXPANSIONS | {"aten.slice.Tensor", "aten.select.int", "aten.cat.default", "aten.index.Tensor"}
 
 

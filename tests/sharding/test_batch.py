@@ -1,12 +1,11 @@
 """Following the batch axis: sums and means over samples, targets that count, and what mixes samples."""
 
-import inspect
+import linecache
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 
 from autopart import api
 from autopart.search.solve import mixing_notes
@@ -35,6 +34,28 @@ X, Y = torch.randn(4, 4), torch.randint(0, 4, (4,))
 def test_a_mean_is_a_share() -> None:
     found = _batch(Of(lambda x, y: x.square().mean()), X, Y)
     assert len(found.shares) == 1 and not found.counted and not found.weighted and not found.mixing
+
+
+def test_a_sum_divided_by_the_samples_is_a_share() -> None:
+    for loss in (lambda x, y: x.square().sum() / x.shape[0], lambda x, y: x.square().sum() / (3.0 * x.shape[0])):
+        found = _batch(Of(loss), X, Y)
+        assert len(found.shares) == 1 and not found.weighted and not found.mixing
+
+
+def test_other_numbers_of_samples_are_named() -> None:
+    for loss in (
+        lambda x, y: (x * x.shape[0]).mean(),
+        lambda x, y: x.square().sum() / (x.shape[0] + 1),
+        lambda x, y: x.mean() * torch.full((), x.shape[0], dtype=x.dtype),
+    ):
+        found = _batch(Of(loss), X, Y)
+        assert found.mixing
+
+
+def test_zeros_may_be_added_to_a_sum() -> None:
+    found = _batch(Of(lambda x, y: (torch.zeros(4) + x.sum(0)).sum()), X, Y)
+    assert not found.weighted and not found.mixing
+    assert _batch(Of(lambda x, y: (torch.ones(4) + x.sum(0)).sum()), X, Y).mixing
 
 
 def test_a_sum_needs_no_weight() -> None:
@@ -92,10 +113,8 @@ def test_a_balancing_loss_is_named_once() -> None:
     tokens = torch.randint(0, 32, (4, 8))
     prepared = api.prepare(MixtralForCausalLM(config), {"input_ids": tokens, "labels": tokens.clone()}, None)
     (note,) = mixing_notes(prepared.batch)
-    assert prepared.batch.weighted and "modeling_mixtral.py" in note.text
-    line = int(note.text.partition(".py:")[2].partition(")")[0])
-    source, start = inspect.getsourcelines(load_balancing_loss_func)
-    assert start <= line < start + len(source)
+    file, _, line = note.text.partition("(")[2].partition(")")[0].rpartition(":")
+    assert prepared.batch.weighted and "load_balancing_loss_func(" in linecache.getline(file, int(line))
 
 
 def test_one_note_a_line() -> None:
