@@ -65,6 +65,7 @@ def plan(
     schedule: str | None = None,
     cuts: Sequence[str] | None = None,
     zero: int | None = None,
+    sequence_parallel: bool | None = None,
 ) -> Plan:
     """The fastest way to train `model` on `world` devices that fits their memory. Needs no GPU and no process group.
 
@@ -85,6 +86,8 @@ def plan(
         schedule: "1f1b" or "gpipe".
         cuts: names of the modules at which the second and later stages begin.
         zero: 0; sharded optimizer state is not supported yet.
+        sequence_parallel: True shards what goes from layer to layer along the sequence (the second dim of an input)
+            wherever tp can; False shards nothing along it.
 
     Raises:
         CaptureError: the model cannot be captured, or no example batch is known.
@@ -93,7 +96,8 @@ def plan(
         UnknownNameError: no such cluster or schedule, or an operator of `rules` that is not registered.
         RuleError: a rule of `rules` that cannot be read.
     """
-    pins = Pins(tp, pp, dp, micro_batch, recompute, schedule, tuple(cuts) if cuts is not None else None, zero)
+    names = tuple(cuts) if cuts is not None else None
+    pins = Pins(tp, pp, dp, micro_batch, recompute, schedule, names, zero, sequence_parallel)
     check_names(cluster, pins)
     return make_plan(prepare(model, inputs, loss, rules), world, cluster, global_batch, pins)
 
@@ -116,6 +120,7 @@ def parallelize(
     schedule: str | None = None,
     cuts: Sequence[str] | None = None,
     zero: int | None = None,
+    sequence_parallel: bool | None = None,
 ) -> Parallel[Plan]:
     """Plan `model`, or take a `plan` made before, write it out, and inside a job of `world` ranks get ready to train.
 
@@ -128,7 +133,8 @@ def parallelize(
         LaunchError: ranks of the job disagree.
         and what `plan` raises.
     """
-    pins = Pins(tp, pp, dp, micro_batch, recompute, schedule, tuple(cuts) if cuts is not None else None, zero)
+    names = tuple(cuts) if cuts is not None else None
+    pins = Pins(tp, pp, dp, micro_batch, recompute, schedule, names, zero, sequence_parallel)
     if plan is None and world is None:
         raise PinError("world is missing: parallelize(model, world=64), or parallelize(model, plan=plan)")
     check_names(cluster, pins)
@@ -155,6 +161,7 @@ class Pins:
     schedule: str | None = None
     cuts: tuple[str, ...] | None = None
     zero: int | None = None
+    sequence_parallel: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -258,6 +265,7 @@ def make_plan(prepared: Prepared, world: int, cluster: str | Path | None, global
         recompute=pins.recompute,
         schedule=pins.schedule,
         cuts=_cut_indices(prepared.units, pins.cuts),
+        sequence_parallel=pins.sequence_parallel,
     )
     data = solve(prepared.folded, prepared.rules, prepared.batch, request, notes)
     return Plan(**{item.name: getattr(data, item.name) for item in fields(PlanData)})

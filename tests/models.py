@@ -166,6 +166,17 @@ def t5() -> nn.Module:
     return T5ForConditionalGeneration(config)
 
 
+def phi3() -> nn.Module:
+    """A fused projection to queries, keys and values of unequal widths, cut by slices; fused gates, cut by `chunk`."""
+    from transformers import Phi3Config, Phi3ForCausalLM
+
+    config = Phi3Config(
+        vocab_size=VOCABULARY, hidden_size=32, intermediate_size=48, num_hidden_layers=4, num_attention_heads=8,
+        num_key_value_heads=4, max_position_embeddings=SEQUENCE, bos_token_id=0, eos_token_id=0, pad_token_id=0,
+    )  # fmt: skip
+    return Phi3ForCausalLM(config)
+
+
 class UNet(nn.Module):
     """Down and up again, with skips that cross several stages of a pipeline."""
 
@@ -189,6 +200,7 @@ class UNet(nn.Module):
 
 MORE_CASES: Mapping[str, Case] = {
     "llama_padded": Case(llama, _padded, drops=True),
+    "phi3": Case(phi3, _tokens, drops=True),
     "bert": Case(bert, _padded, drops=False),
     "t5": Case(t5, _padded, drops=False),
     "u_net": Case(UNet, _images),

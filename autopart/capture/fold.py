@@ -12,6 +12,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from autopart.capture.wiring import Wiring
 from autopart.ir.folded import folded
 from autopart.ir.graph import Arg, Graph, Literal, Node, Ref, Region
 from autopart.ir.units import layer_parts
@@ -26,12 +27,12 @@ Labels = NDArray[np.int64]
 
 def fold(graph: Graph) -> Graph:
     """`graph` with its `regions` found, in order and disjoint."""
-    labels = _labels(graph)
+    labels, wiring = _labels(graph), Wiring(graph)
     regions: list[Region] = []
     pending = [(0, len(graph.nodes))]
     while pending:
         start, stop = pending.pop()
-        region = _best_region(graph, labels, start, stop)
+        region = _best_region(graph, wiring, labels, start, stop)
         if region is not None:
             regions.append(region)
             pending += [(start, region.start), (region.stop, stop)]
@@ -75,13 +76,13 @@ def _label(node: Node, shown: Callable[[str], object]) -> object:
     return (node.op, tuple(map(text, node.args)), tuple((key, text(arg)) for key, arg in node.kwargs), outputs)
 
 
-def _best_region(graph: Graph, labels: Labels, start: int, stop: int) -> Region | None:
+def _best_region(graph: Graph, wiring: Wiring, labels: Labels, start: int, stop: int) -> Region | None:
     runs = []
     for period in _periods(labels, start, stop):
         for first, last in _runs(labels, start, stop, period):
             runs.append((last - first, -period, first))
     for length, negative, first in sorted(runs, reverse=True):
-        region = _aligned(graph, first, length, -negative)
+        region = _aligned(graph, wiring, first, length, -negative)
         if region is not None:
             return region
     return None
@@ -116,7 +117,7 @@ def _runs(labels: Labels, start: int, stop: int, period: int) -> list[tuple[int,
     return [(first, last + period) for first, last in stretches if last - first >= period]
 
 
-def _aligned(graph: Graph, first: int, length: int, period: int) -> Region | None:
+def _aligned(graph: Graph, wiring: Wiring, first: int, length: int, period: int) -> Region | None:
     """The best region inside a run: among the possible starts, the one that carries least from layer to layer."""
     candidates: list[tuple[int, int, int, int, Region]] = []
     for shift in range(min(period, length - 2 * period + 1)):
@@ -124,7 +125,7 @@ def _aligned(graph: Graph, first: int, length: int, period: int) -> Region | Non
         if count < 2:
             break
         start = first + shift
-        region = _wired(graph, start, period, count) or _wired(graph, start, period, count - 1)
+        region = wiring.region(start, period, count) or wiring.region(start, period, count - 1)
         if region is not None and _has_parameters(graph, region):
             candidates.append((len(region.carried), _splits_layers(graph, region), -region.count, shift, region))
     ordered = sorted(candidates, key=lambda item: item[:4])
@@ -152,60 +153,3 @@ def _layer(scope: str) -> str:
     parts = scope.split(".")
     numbered = next((index for index, part in enumerate(parts) if part.isdigit()), None)
     return "" if numbered is None else ".".join(parts[: numbered + 1])
-
-
-def _wired(graph: Graph, start: int, period: int, count: int) -> Region | None:
-    """The region, if every run takes its values from the same places: itself, the run before, or one fixed value."""
-    if count < 2:
-        return None
-    stop = start + period * count
-    carried: dict[str, tuple[int, int]] = {}
-    fixed: set[str] = set()
-
-    def position(name: str) -> tuple[int, int, int] | None:
-        """(run, node in the run, output) of a value made in the region."""
-        index = graph.producer.get(name, -1)
-        if not start <= index < stop:
-            return None
-        return (*divmod(index - start, period), [value.name for value in graph.nodes[index].outputs].index(name))
-
-    for offset in range(period):
-        first = graph.nodes[start + offset].inputs
-        second = graph.nodes[start + period + offset].inputs
-        if len(first) != len(second):
-            return None
-        for slot, (a, b) in enumerate(zip(first, second, strict=True)):
-            others = [graph.nodes[start + run * period + offset].inputs[slot] for run in range(count)]
-            if (inside := position(a)) is not None:
-                if any(position(name) != (run, *inside[1:]) for run, name in enumerate(others)):
-                    return None
-            elif (before := position(b)) is not None:
-                source = before[1:]
-                if any(position(name) != (run - 1, *source) for run, name in enumerate(others) if run):
-                    return None
-                if carried.setdefault(a, source) != source:
-                    return None
-            elif a in graph.weights:
-                if any(name not in graph.weights for name in others):
-                    return None
-                if len(set(others)) not in (1, count):
-                    return None
-            elif any(name != a for name in others):
-                return None
-            else:
-                fixed.add(a)
-    if len(set(carried.values())) != len(carried) or fixed & carried.keys():
-        return None
-    if not _results_carried(graph, start, period, stop, frozenset(carried.values())):
-        return None
-    return Region(start, period, count, tuple(carried.items()))
-
-
-def _results_carried(graph: Graph, start: int, period: int, stop: int, carried: frozenset[tuple[int, int]]) -> bool:
-    """Whether all that leaves the region is what its last run would hand to a next one."""
-    for index in range(start, stop):
-        for output, value in enumerate(graph.nodes[index].outputs):
-            escapes = value.name in graph.outputs or any(user >= stop for user in graph.consumers[value.name])
-            if escapes and (index < stop - period or ((index - start) % period, output) not in carried):
-                return False
-    return True

@@ -7,7 +7,8 @@ import torch
 
 from autopart.capture.constants import evaluate_constant
 from autopart.capture.filled import without_filling
-from autopart.ir.graph import Arg, Graph, Literal, Node, Ref, Value, references
+from autopart.capture.running_statistics import without_running_statistics
+from autopart.ir.graph import Arg, Graph, Literal, Node, Ref, Update, Value, references
 
 CASTS = ("aten.to.", "aten._to_copy.", "aten.type_as.")
 IDENTITIES = ("aten.alias.default", "aten.lift_fresh_copy.default", "aten.lift_fresh.default", "aten.clone.default")
@@ -23,7 +24,7 @@ def simplify(graph: Graph, constants: Mapping[str, torch.Tensor]) -> Graph:
 
     The result is the same on every device: a plan made on `meta` must fit the model on GPUs.
     """
-    graph = _drop_identities(without_filling(graph))
+    graph = _drop_identities(without_filling(without_running_statistics(graph)))
     graph = _use_is_causal(graph, constants)
     return _renumber(_drop_dead(graph))
 
@@ -39,7 +40,11 @@ def _drop_identities(graph: Graph) -> Graph:
             nodes.append(node)
     outputs = tuple(renamed.get(name, name) for name in graph.outputs)
     loss = renamed.get(graph.loss, graph.loss) if graph.loss else None
-    return replace(graph, nodes=tuple(nodes), outputs=outputs, loss=loss)
+    return replace(graph, nodes=tuple(nodes), outputs=outputs, loss=loss, updates=_renamed_updates(graph, renamed))
+
+
+def _renamed_updates(graph: Graph, renamed: Mapping[str, str]) -> tuple[Update, ...]:
+    return tuple(Update(item.constant, renamed.get(item.value, item.value)) for item in graph.updates)
 
 
 def _is_identity(node: Node, source: Value) -> bool:
@@ -110,7 +115,7 @@ def _input_free(graph: Graph) -> frozenset[str]:
 
 
 def _drop_dead(graph: Graph) -> Graph:
-    live = set(graph.outputs)
+    live = set(graph.leaving)
     kept = []
     for node in reversed(graph.nodes):
         if any(value.name in live for value in node.outputs):
@@ -150,7 +155,8 @@ def _renumber(graph: Graph) -> Graph:
         nodes.append(replace(_rename(node, renamed), name=name, outputs=tuple(outputs)))
     outputs_of_graph = tuple(renamed.get(name, name) for name in graph.outputs)
     loss = renamed.get(graph.loss, graph.loss) if graph.loss else None
-    return replace(graph, nodes=tuple(nodes), outputs=outputs_of_graph, loss=loss)
+    updates = _renamed_updates(graph, renamed)
+    return replace(graph, nodes=tuple(nodes), outputs=outputs_of_graph, loss=loss, updates=updates)
 
 
 def _rename(node: Node, renamed: Mapping[str, str]) -> Node:

@@ -4,7 +4,7 @@ import inspect
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,10 +15,11 @@ from torch.export.graph_signature import InputKind, OutputKind
 
 from autopart.capture.example_inputs import Batch
 from autopart.capture.simplify import simplify
+from autopart.capture.trace_once import TraceOnce
 from autopart.capture.translate import Translator, to_size
 from autopart.capture.user_lines import line_that_fixes, user_line
 from autopart.errors import CaptureError, InputsError, UnsupportedError
-from autopart.ir.graph import Constant, Graph, Input, Parameter
+from autopart.ir.graph import Constant, Graph, Input, Parameter, Update
 
 # Export treats sizes 0 and 1 as special, so the example batch is enlarged; the number itself leaves no trace.
 EXPORT_BATCH = 4
@@ -34,18 +35,39 @@ class Captured:
     constants: Mapping[str, torch.Tensor]
 
 
-def capture(model: nn.Module, batch: Batch, loss: LossFunction | None = None) -> Captured:
+def capture(model: nn.Module, batch: Batch, loss: LossFunction | None = None, *, every_layer: bool = False) -> Captured:
     """Capture `model` on the example `batch`; nothing is computed and nothing allocated.
 
     Args:
         model: any module; its tensors may be on `meta`.
         batch: keyword arguments or positional ones; every tensor whose first dim is the batch size is taken as batched.
         loss: a function of (output, batch). Left out, the loss is the model's own: a scalar output, or `.loss` in it.
+        every_layer: trace layers that do the same as others too; slower, and the graph is the same.
 
     Raises:
         CaptureError: the model cannot be traced; the message gives the file and line.
         InputsError: the batch holds no tensor, or something that is neither a tensor nor a plain value.
     """
+    example = _example(model, batch)
+    if not every_layer:
+        # Whatever goes wrong on the short way, the long one is right, and its errors are the model's.
+        with suppress(Exception):
+            return _capture(model, example, _WithLoss(model, example.rebuild, loss, TraceOnce(model)))
+    return _capture(model, example, _WithLoss(model, example.rebuild, loss))
+
+
+@dataclass(frozen=True)
+class _Example:
+    """The tensors of a batch by name: what to export with, which of their dims are free, and the way back."""
+
+    names: list[str]
+    tensors: tuple[torch.Tensor, ...]
+    dims: tuple[dict[int, Any], ...]
+    batch_size: int
+    rebuild: Callable[..., Batch]
+
+
+def _example(model: nn.Module, batch: Batch) -> _Example:
     names, tensors, rebuild = _flatten(batch)
     batch_size = tensors[0].shape[0] if tensors[0].ndim else 0
     if not batch_size:
@@ -60,30 +82,48 @@ def capture(model: nn.Module, batch: Batch, loss: LossFunction | None = None) ->
         )
         for tensor, is_batched in zip(tensors, batched, strict=True)
     )
-    wrapper = _WithLoss(model, rebuild, loss)
     dims = tuple({0: Dim.AUTO} if flag else {} for flag in batched)
-    exported = _export(wrapper, examples, dims)
-    for name, size in zip(names, _first_sizes(exported), strict=True):
-        if batched[names.index(name)] and isinstance(size, int):
-            where = line_that_fixes(lambda: _export(wrapper, examples, dims))
+    return _Example(names, examples, dims, batch_size, rebuild)
+
+
+def _capture(model: nn.Module, example: _Example, wrapper: "_WithLoss") -> Captured:
+    exported = _export(wrapper, example)
+    for name, dims, size in zip(example.names, example.dims, _first_sizes(exported), strict=True):
+        if dims and isinstance(size, int):
+            where = line_that_fixes(lambda: _export(wrapper, example))
             raise CaptureError(
                 f"{type(model).__name__} fixes the batch size of {name!r} at {where or 'an unknown line'}: the "
                 "graph would hold for one size only. Take sizes from the input (x.shape[0]), and have no constants of "
                 "the batch's size in forward"
             )
-    return _captured(model, exported, names, batch_size)
+    return _captured(model, exported, example)
 
 
 class _WithLoss(nn.Module):
     """The model followed by its loss, taking the tensors of the batch by position."""
 
-    def __init__(self, model: nn.Module, rebuild: Callable[..., Batch], loss: LossFunction | None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        rebuild: Callable[..., Batch],
+        loss: LossFunction | None,
+        trace_once: TraceOnce | None = None,
+    ) -> None:
         super().__init__()
         self.model = model
         self._rebuild = rebuild
         self._loss = loss
+        self._trace_once = trace_once
 
     def forward(self, *tensors: torch.Tensor) -> Any:
+        if self._trace_once is None:
+            return self._result(tensors)
+        with self._trace_once.active():
+            result = self._result(tensors)
+        self._trace_once.check(result)
+        return result
+
+    def _result(self, tensors: tuple[torch.Tensor, ...]) -> Any:
         batch = self._rebuild(tensors)
         output = self.model(**batch) if isinstance(batch, Mapping) else self.model(*batch)
         loss = self._loss(output, batch) if self._loss is not None else _own_loss(output)
@@ -130,11 +170,13 @@ def _flatten(batch: Batch) -> tuple[list[str], list[torch.Tensor], Callable[...,
     return list(tensors), list(tensors.values()), rebuild
 
 
-def _export(wrapper: _WithLoss, examples: tuple[torch.Tensor, ...], dims: tuple[dict[int, Any], ...]) -> Any:
+def _export(wrapper: _WithLoss, example: _Example) -> Any:
     try:
         with warnings.catch_warnings(), _without_cache(wrapper.model):
             warnings.simplefilter("ignore")
-            exported = torch.export.export(wrapper, examples, dynamic_shapes={"tensors": dims}, strict=False)
+            exported = torch.export.export(
+                wrapper, example.tensors, dynamic_shapes={"tensors": example.dims}, strict=False
+            )
             if any(_mutates(node) for node in exported.graph.nodes):
                 exported = exported.run_decompositions({})  # makes in-place ops functional; composite ops stay whole
     except CaptureError:
@@ -147,15 +189,15 @@ def _export(wrapper: _WithLoss, examples: tuple[torch.Tensor, ...], dims: tuple[
 @contextmanager
 def _without_cache(model: nn.Module) -> Iterator[None]:
     """Hugging Face models fill a key-value cache in training too, where nothing reads it; it clutters the graph."""
-    config = getattr(model, "config", None)
-    if not getattr(config, "use_cache", False):
-        yield
-        return
-    config.use_cache = False  # type: ignore[union-attr]
+    configs = [getattr(module, "config", None) for module in model.modules()]  # an encoder and a decoder have their own
+    caching = [config for config in configs if getattr(config, "use_cache", False)]
+    for config in caching:
+        config.use_cache = False  # type: ignore[union-attr]
     try:
         yield
     finally:
-        config.use_cache = True  # type: ignore[union-attr]
+        for config in caching:
+            config.use_cache = True  # type: ignore[union-attr]
 
 
 def _mutates(node: torch.fx.Node) -> bool:
@@ -177,26 +219,22 @@ def _explain(model: nn.Module, error: Exception) -> str:
     return f"{type(model).__name__} cannot be captured at {where}: {type(error).__name__}: {reason}. {advice}"
 
 
-def _captured(model: nn.Module, exported: Any, names: list[str], batch_size: int) -> Captured:
+def _captured(model: nn.Module, exported: Any, example: _Example) -> Captured:
     signature = exported.graph_signature
-    mutated = [
-        str(spec.target).removeprefix("model.")
-        for spec in signature.output_specs
-        if spec.kind is not OutputKind.USER_OUTPUT
-    ]
-    if mutated:
-        raise UnsupportedError(
-            f"{type(model).__name__} updates {mutated[0]} in its forward ({len(mutated)} such buffers): "
-            "statistics kept across steps, as in BatchNorm, are not supported; use GroupNorm or LayerNorm, or freeze "
-            "them with eval()"
-        )
+    mutated = [spec for spec in signature.output_specs if spec.kind is not OutputKind.USER_OUTPUT]
+    for spec in mutated:
+        if spec.kind is not OutputKind.BUFFER_MUTATION:
+            raise UnsupportedError(
+                f"{type(model).__name__} changes {_own_name(spec)} in its forward: only buffers "
+                "may change there; write the result to a new tensor"
+            )
     canonical, aliases = _parameter_names(model)
     translator = Translator()
     inputs: list[Input] = []
     parameters: list[Parameter] = []
     constants: list[Constant] = []
     tensors: dict[str, torch.Tensor] = {}
-    user_names = iter(names)
+    user_names = iter(example.names)
     placeholders = [node for node in exported.graph.nodes if node.op == "placeholder"]
     for node, spec in zip(placeholders, signature.input_specs, strict=True):
         if spec.kind is InputKind.USER_INPUT:
@@ -212,7 +250,9 @@ def _captured(model: nn.Module, exported: Any, names: list[str], batch_size: int
             source = exported.constants if spec.target in exported.constants else exported.state_dict
             tensors[target] = source[spec.target]
     translator.body(exported.graph_module)
-    outputs = translator.outputs
+    changed = dict(zip((_own_name(spec) for spec in mutated), translator.outputs, strict=False))
+    updates = tuple(Update(item.value.name, changed[item.target]) for item in constants if item.target in changed)
+    outputs = translator.outputs[len(mutated) :]
     shapes = {value.name: value.shape for node in translator.nodes for value in node.outputs}
     scalar = len(outputs) == 1 and shapes.get(outputs[0]) == ()  # only a loss is returned as a scalar
     graph = Graph(
@@ -223,9 +263,15 @@ def _captured(model: nn.Module, exported: Any, names: list[str], batch_size: int
         nodes=tuple(translator.nodes),
         outputs=outputs,
         loss=outputs[0] if scalar else None,
-        example_batch=batch_size,
+        example_batch=example.batch_size,
+        updates=updates,
     )
     return Captured(simplify(graph, tensors), tensors)
+
+
+def _own_name(spec: Any) -> str:
+    """What the model itself calls the buffer of an export's specification."""
+    return str(spec.target).removeprefix("model.")
 
 
 def _argument_name(model: nn.Module, path: str) -> str:

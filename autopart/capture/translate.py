@@ -8,8 +8,10 @@ import torch
 from torch.utils._sympy.functions import ToFloat
 from torch.utils._sympy.symbol import SymT, symbol_is_type
 
+from autopart.capture.expand import TracedLayer, expand
+from autopart.capture.layer_ops import NAMESPACE
 from autopart.errors import CaptureError, UnsupportedError
-from autopart.ir.graph import Arg, Literal, Node, Ref, Value
+from autopart.ir.graph import Arg, Literal, Node, Ref, Value, references
 from autopart.ir.size import BATCH, Size
 
 # Calls that check or hint, and compute nothing.
@@ -33,6 +35,9 @@ class Translator:
         self._env: dict[torch.fx.Node, Any] = {}
         self._grad: set[str] = set()
         self._names: set[str] = set()
+        self._layers: dict[tuple[str, ...], TracedLayer] = {}  # by the names of their results
+        self._starts: dict[torch.fx.Node, int] = {}
+        self._copies = 0
 
     def placeholder(self, node: torch.fx.Node, name: str) -> Value:
         """The value of an input, a parameter or a constant of the program."""
@@ -71,6 +76,9 @@ class Translator:
                 grad_enabled and not (name == "wrap_with_set_grad_enabled" and node.args[0] is False),
             )
             return
+        if getattr(target, "namespace", "") == NAMESPACE:
+            self._mark(node, name.split(".")[0])
+            return
         if isinstance(result, torch.SymInt | int | torch.SymFloat | float | torch.SymBool | bool):
             self._env[node] = _scalar(result, node)
             return
@@ -87,6 +95,28 @@ class Translator:
         for placeholder, argument in zip(inner, arguments, strict=True):
             self._env[placeholder] = self._env[argument]  # type: ignore[index]
         self._env[node] = self._walk(submodule, grad_enabled)
+
+    def _mark(self, node: torch.fx.Node, name: str) -> None:
+        """A mark of `trace_once`: a layer begins, ends, or is repeated."""
+        if name == "enter_layer":
+            self._starts[node] = len(self.nodes)
+        elif name == "take_tensor":
+            self._env[node] = self._arg(node.args[0])
+        elif name == "leave_layer":
+            start = self._starts[node.args[0]]  # type: ignore[index]
+            outside, results, path = (self._arg(arg) for arg in node.args[1:])
+            layer = TracedLayer(tuple(self.nodes[start:]), _names(outside), str(path), location(node))
+            self._layers[_names(results)] = layer
+            self._env[node] = results
+        else:
+            first, outside, path = (self._arg(arg) for arg in node.args)
+            self._copies += 1
+            nodes, renamed = expand(
+                self._layers[_names(first)], _names(outside), str(path), location(node), self._copies
+            )
+            self.nodes += nodes
+            self._grad.update(value.name for copy in nodes for value in copy.outputs if value.requires_grad)
+            self._env[node] = tuple(Ref(renamed[result]) for result in _names(first))
 
     def _emit(self, node: torch.fx.Node, result: Any, grad_enabled: bool) -> None:
         args = tuple(self._arg(arg) for arg in node.args)
@@ -177,11 +207,17 @@ def location(node: torch.fx.Node) -> str:
     lines = [
         line.strip() for line in (node.meta.get("stack_trace") or "").splitlines() if line.strip().startswith("File ")
     ]
-    outside = [line for line in lines if "/torch/" not in line and "/autopart/capture/" not in line]
+    foreign = ("/torch/", "/autopart/capture/", 'File "<')  # the last are graphs that torch runs again
+    outside = [line for line in lines if not any(part in line for part in foreign)]
     if not outside:
         return ""
     file, line, *_ = outside[-1].removeprefix("File ").split(", ")
     return f"{file.strip(chr(34))}:{line.removeprefix('line ')}"
+
+
+def _names(args: Arg) -> tuple[str, ...]:
+    """The names of the values in `args`."""
+    return tuple(references((args,)))
 
 
 def _nodes(argument: Any) -> Iterator[torch.fx.Node]:

@@ -207,4 +207,4 @@ def _hints(
     hint = re.sub(r"_\d+$", "", hint) or "x"
     if len(statement.targets) > 1:
         return [f"{hint}_{number}" for number in range(len(statement.targets))]
-    return [hint]
+    return [hint for _ in statement.targets]

@@ -80,7 +80,7 @@ def atom(text: str) -> str:
     depth = 0
     for char in text:
         depth += (char in "([") - (char in ")]")
-        if depth == 0 and char == " ":
+        if depth == 0 and char in " */+":
             return f"({text})"
     return f"({text})" if text.startswith(("-", "~")) else text
 

@@ -52,6 +52,7 @@ FUNCTIONS = """
     F.linear(input, weight, bias=None)
     F.layer_norm(input, normalized_shape, weight=None, bias=None, eps=1e-05, _=True)
     F.rms_norm(input, normalized_shape, weight=None, eps=None)
+    torch.native_batch_norm(input, weight, bias, running_mean, running_var, training, momentum, eps)
     F.group_norm(input, num_groups, weight=None, bias=None, eps=1e-05, _=True)
     F.gelu(input, *, approximate="none")
     F.celu(input, alpha=1)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from autopart.ir.folded import Folded, Loop
+from autopart.ir.graph import Update
 from autopart.ir.units import Unit
 
 
@@ -19,7 +20,7 @@ class Runs:
 
 @dataclass(frozen=True)
 class StageSpec:
-    """A stage: `items` are node indices and runs of loops in order; `values` names what it takes and gives, in order.
+    """A stage: `items` are node indices and runs of loops in order; the others name what it takes, gives and updates.
 
     The value that a loop carries into run r > 0 is named by `carried_name`.
     """
@@ -28,6 +29,7 @@ class StageSpec:
     inputs: tuple[str, ...]
     receives: tuple[str, ...]
     gives: tuple[str, ...]
+    updates: tuple[Update, ...]
 
 
 def carried_name(folded: Folded, loop: Loop, number: int, run: int) -> str:
@@ -51,7 +53,8 @@ def stage_specs(folded: Folded, units: Sequence[Unit], cuts: Sequence[int]) -> t
     results = [graph.loss] if graph.loss is not None else list(graph.outputs)
     for stage, (items, own) in enumerate(zip(all_items, made, strict=True)):
         last = stage == len(made) - 1
-        helpers, missing = _needed(folded, items, own, results if last else [])
+        updates = _updates(folded, stage, own)
+        helpers, missing = _needed(folded, items, own, [*(update.value for update in updates), *(results if last else [])])
         ordered = _in_order(folded, items, helpers)
         needs.append({name for name in missing if name not in model_inputs})
         specs.append(
@@ -60,12 +63,20 @@ def stage_specs(folded: Folded, units: Sequence[Unit], cuts: Sequence[int]) -> t
                 tuple(item.value.name for item in graph.inputs if item.value.name in missing),
                 tuple(sorted(name for name in missing if name not in model_inputs)),
                 (),
+                updates,
             )
         )
     return tuple(
         replace(spec, gives=tuple(name for name in own if any(name in need for need in needs[stage + 1 :])))
         for stage, (spec, own) in enumerate(zip(specs, made, strict=True))
     )
+
+
+def _updates(folded: Folded, stage: int, own: Sequence[str]) -> tuple[Update, ...]:
+    """The constants that the stage updates: with what it makes; the first also with what needs no stage's work."""
+    graph, made = folded.graph, set(own)
+    free = graph.recomputable if stage == 0 else frozenset[str]()
+    return tuple(update for update in graph.updates if update.value in made or update.value in free)
 
 
 def _items(folded: Folded, units: Sequence[Unit]) -> list[int | Runs]:

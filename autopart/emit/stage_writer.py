@@ -67,6 +67,16 @@ class StageWriter:
         return tuple(source.targets[actual] for _, actual in self._held if actual not in source.parameter_of)
 
     @cached_property
+    def updated(self) -> tuple[ParameterShard, ...]:
+        """The constants that a forward pass of the stage changes, held whole by every rank."""
+        graph = self.sharded.graph
+        values = {update.constant: graph.values[update.constant] for update in self.spec.updates}
+        return tuple(
+            ParameterShard(graph.targets[name], tuple(int(s) for s in value.shape), value.dtype, REPLICATED, False)
+            for name, value in values.items()
+        )
+
+    @cached_property
     def _weights(self) -> tuple[str, ...]:
         """Weights that the stage itself holds: used outside loops, or by all runs of a loop together."""
         graph, folded = self.sharded.graph, self.sharded.folded
@@ -123,6 +133,10 @@ class StageWriter:
                 number += 1
             else:
                 function.add(graph.nodes[item])
+        for update in self.spec.updates:
+            value = function.wanted(update.value, REPLICATED)
+            write = partial(_update_text, self._paths[update.constant])
+            function.statements.append(Statement((), (value,), write, ""))
         results = [*self.spec.gives, *(function.wanted(name, REPLICATED) for name in self.results)]
         if sharded.batch.weighted and self.results:
             # The loss is no sum over samples: each micro-batch's counts by its share of them.
@@ -196,6 +210,10 @@ def _loop_text(number: int, carried: int, recompute: bool, texts: Sequence[str])
     names, left = ", ".join(texts), ", ".join(texts[:carried])
     call = f"checkpoint(block, {names}, use_reentrant=False)" if recompute else f"block({names})"
     return f"for block in self.stacks[{number}]:\n    {left} = {call}"
+
+
+def _update_text(path: str, texts: Sequence[str]) -> str:
+    return f"{path}.copy_({texts[0]})"
 
 
 def _count_text(ignored: object, texts: Sequence[str]) -> str:

@@ -34,6 +34,7 @@ def emit_program(sharded: Sharded, units: Sequence[Unit], cuts: Sequence[int], r
                 layers=writer.layers,
                 parameters=writer.parameters,
                 constants=writer.constants,
+                updated=writer.updated,
                 inputs=tuple(item.path for item in graph.inputs if item.value.name in spec.inputs),
                 receives=tuple(_transfer(sharded, name, home[name], specs) for name in spec.receives),
                 sends=tuple(_transfer(sharded, name, stage, specs) for name in spec.gives),

@@ -64,6 +64,10 @@ def _slice(call: Call) -> str:
     begin = "" if start is None or start == 0 else str(start)
     end = "" if stop is None or (isinstance(stop, int) and stop > 2**62) else str(stop)
     rank = len(call.shape)
+    own, whole = call.shape[int(str(dim)) % rank], node.output.shape[int(str(dim)) % rank]
+    if own != whole and isinstance(own, int) and isinstance(whole, int):  # a rank's share of every piece
+        first = int(str(start or 0)) * own // whole
+        begin, end = str(first) if first else "", str(first + own)
     return _indexed(call, int(str(dim)) % rank, f"{begin}:{end}" + (f":{step}" if step != 1 else ""), rank)
 
 

@@ -96,6 +96,14 @@ class Constant:
 
 
 @dataclass(frozen=True, slots=True)
+class Update:
+    """At the end of a forward pass, the constant named `constant` takes the value named `value`."""
+
+    constant: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
 class Region:
     """`count` structurally equal runs of `length` nodes, one after another from node `start`.
 
@@ -127,6 +135,7 @@ class Graph:
     loss: str | None
     regions: tuple[Region, ...] = ()
     example_batch: int = 1
+    updates: tuple[Update, ...] = ()
 
     @cached_property
     def values(self) -> dict[str, Value]:
@@ -162,6 +171,11 @@ class Graph:
         return tuple(item.path for item in self.inputs if item.value.shape and item.value.shape[0] == BATCH)
 
     @cached_property
+    def leaving(self) -> frozenset[str]:
+        """The names of the values that leave the graph: what it returns, and what constants are updated with."""
+        return frozenset(self.outputs).union(update.value for update in self.updates)
+
+    @cached_property
     def targets(self) -> dict[str, str]:
         """The names that the model gives its parameters and constants, by their values' names."""
         table = {parameter.value.name: parameter.target for parameter in self.parameters}
@@ -193,6 +207,7 @@ class Graph:
             kind = "parameter" if name in self.parameter_of else "constant"
             lines.append(f"    {kind} {name} = {target}: {describe(self.values[name])}")
         lines += [f"    {show(node)}" for node in self.nodes]
+        lines += [f"    update {update.constant} = {update.value}" for update in self.updates]
         lines.append(f"    return {', '.join(self.outputs)}" + (f"  # loss: {self.loss}" if self.loss else ""))
         return "\n".join(lines)
 

@@ -1,9 +1,12 @@
 """Placement: how one tensor lies on the ranks of a mesh axis. Layout: the placements of a value and of its gradient."""
 
 from dataclasses import dataclass
-from math import gcd
+from math import gcd, prod
 
 from autopart.ir.size import Size
+
+# Reading and writing this much takes a device about as long as it takes to start one more collective.
+LEAST_ROW_BYTES = 16 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +104,17 @@ def local_shape(shape: tuple[Size, ...], layout: Layout, degree: int) -> tuple[S
     return tuple(
         size // degree if dim == shard.dim and isinstance(size, int) else size for dim, size in enumerate(shape)
     )
+
+
+def rows(shard: Shard, shape: tuple[int, ...], element_bytes: int) -> int:
+    """How many collectives gather or scatter a tensor of `shape` where it lies: one for each row, a row being what the
+    dims before the sharded one leave.
+
+    0 where there are several rows and they are small, or the shard has parts: one collective on a copy is faster then.
+    """
+    count = prod(shape[: shard.dim])
+    large = count * LEAST_ROW_BYTES <= prod(shape) * element_bytes
+    return count if len(shard.parts) == 1 and (count == 1 or large) else 0
 
 
 def pieces(shard: Shard, size: int, degree: int, rank: int) -> tuple[tuple[int, int], ...]:

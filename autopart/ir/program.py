@@ -36,6 +36,7 @@ class StageProgram:
     Attributes:
         layers: for every loop of the stage and every run, the paths of the modules that hold its weights (of one layer,
             or of several that repeat together): the arguments of the class.
+        updated: the constants that a forward pass changes.
         inputs: paths of the model inputs that `forward` takes first.
         receives: values from earlier stages, which `forward` takes next.
         sends: values for later stages, which `forward` returns first.
@@ -47,6 +48,7 @@ class StageProgram:
     layers: tuple[tuple[tuple[str, ...], ...], ...]
     parameters: tuple[ParameterShard, ...]
     constants: tuple[str, ...]
+    updated: tuple[ParameterShard, ...]
     inputs: tuple[str, ...]
     receives: tuple[Transfer, ...]
     sends: tuple[Transfer, ...]

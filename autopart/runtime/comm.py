@@ -20,11 +20,15 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 
-from autopart.ir.placement import Shard
-from autopart.runtime.pieces import join, own_piece, pad_piece
+from autopart.ir.placement import Shard, rows
+from autopart.runtime.pieces import join, own_piece, pad_piece, stacked
 from autopart.runtime.vocabulary import ShardedCrossEntropy
 
 Parts = tuple[int, ...]
+
+# Collectives on one tensor, which copy nothing besides; torch 2.13 has new names for them, and warns of the old ones.
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+_reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
 
 
 class Comm:
@@ -134,16 +138,26 @@ def all_reduced(x: torch.Tensor, comm: Comm) -> torch.Tensor:
 def all_gathered(x: torch.Tensor, comm: Comm, shard: Shard) -> torch.Tensor:
     """The whole tensor of the ranks' pieces."""
     x = x.contiguous()
-    pieces = [torch.empty_like(x) for _ in range(comm.size)]
-    dist.all_gather(pieces, x, group=comm.group)
-    return join(pieces, shard)
+    shape = (*x.shape[: shard.dim], x.shape[shard.dim] * comm.size, *x.shape[shard.dim + 1 :])
+    if count := rows(shard, shape, x.element_size()):
+        whole = x.new_empty(shape)
+        for row, piece in zip(whole.view(count, -1), x.view(count, -1), strict=True):
+            _all_gather(row, piece, group=comm.group)
+        return whole
+    pieces = x.new_empty((comm.size, *x.shape))
+    _all_gather(pieces.view(-1), x.view(-1), group=comm.group)
+    return join(pieces.unbind(), shard)
 
 
 def reduce_scattered(x: torch.Tensor, comm: Comm, shard: Shard) -> torch.Tensor:
     """This rank's piece of the sum."""
-    pieces = [own_piece(x, shard, rank, comm.size) for rank in range(comm.size)]
-    result = torch.empty_like(pieces[0])
-    dist.reduce_scatter(result, pieces, group=comm.group)
+    shape = (*x.shape[: shard.dim], x.shape[shard.dim] // comm.size, *x.shape[shard.dim + 1 :])
+    result = x.new_empty(shape)
+    if count := rows(shard, x.shape, x.element_size()):
+        for piece, row in zip(result.view(count, -1), x.contiguous().view(count, -1), strict=True):
+            _reduce_scatter(piece, row, group=comm.group)
+        return result
+    _reduce_scatter(result.view(-1), stacked(x, shard, comm.size).view(-1), group=comm.group)
     return result
 
 
@@ -218,10 +232,10 @@ class _AllToAll(torch.autograd.Function):
 
 
 def _exchanged(x: torch.Tensor, comm: Comm, source: Shard, target: Shard) -> torch.Tensor:
-    outgoing = [own_piece(x, target, rank, comm.size) for rank in range(comm.size)]
-    incoming = [torch.empty_like(outgoing[0]) for _ in range(comm.size)]
-    dist.all_to_all(incoming, outgoing, group=comm.group)
-    return join(incoming, source)
+    outgoing = stacked(x, target, comm.size)
+    incoming = torch.empty_like(outgoing)
+    dist.all_to_all_single(incoming.view(-1), outgoing.view(-1), group=comm.group)
+    return join(incoming.unbind(), source)
 
 
 class _Once(torch.autograd.Function):

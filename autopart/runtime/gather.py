@@ -1,28 +1,34 @@
 """Gather: whole tensors under the original names, brought to rank 0 from the ranks that hold their pieces."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 import torch.distributed as dist
 
-from autopart.ir.program import ParameterShard, Program
+from autopart.ir.program import ParameterShard, Program, StageProgram
 from autopart.runtime.mesh import Mesh
 from autopart.runtime.pieces import join
 
 
-def gather(program: Program, mesh: Mesh, local: Callable[[str], torch.Tensor | None]) -> Mapping[str, torch.Tensor]:
-    """On rank 0, every parameter's tensor whole, on the CPU; elsewhere an empty mapping. All ranks call it together.
+def gather(
+    program: Program,
+    mesh: Mesh,
+    local: Callable[[str], torch.Tensor | None],
+    held: Callable[[StageProgram], Iterable[ParameterShard]],
+) -> Mapping[str, torch.Tensor]:
+    """On rank 0, every held tensor whole, on the CPU; elsewhere an empty mapping. All ranks call it together.
 
     Args:
         program: says who holds which piece.
         mesh: where this rank stands.
         local: this rank's piece of a parameter, or of its gradient; None counts as zeros.
+        held: what is gathered of a stage.
     """
     found: dict[str, torch.Tensor] = {}
     rank = dist.get_rank()
     done: set[str] = set()
     for stage, own in enumerate(program.stages):
-        for parameter in own.parameters:
+        for parameter in held(own):
             if parameter.name in done:
                 continue
             done.add(parameter.name)

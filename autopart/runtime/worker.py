@@ -88,12 +88,13 @@ class Worker:
         return loss
 
     def full_state(self) -> Mapping[str, torch.Tensor]:
-        """Every parameter whole, on rank 0."""
-        return gather(self.program, self.mesh, self._named.get)
+        """Every parameter whole, and every constant that training changes (the first replica's), on rank 0."""
+        own = {**self._named, **dict(self.stage.named_buffers())}
+        return gather(self.program, self.mesh, own.get, lambda stage: (*stage.parameters, *stage.updated))
 
     def full_gradients(self) -> Mapping[str, torch.Tensor]:
         """Every gradient whole, on rank 0."""
-        return gather(self.program, self.mesh, lambda name: self._named[name].grad)
+        return gather(self.program, self.mesh, lambda name: self._named[name].grad, lambda stage: stage.parameters)
 
     def _common_seed(self) -> int:
         """Rank 0's seed, so that a run is reproduced by `torch.manual_seed` alone."""

@@ -18,6 +18,7 @@ from autopart.sharding.rule import Rule
 from autopart.sharding.strategies import Parts, PartsOf, deeper_parts
 
 Place = tuple[str, int]
+SEQUENCE = "sequence"  # the second dim of an input
 MOST_ROUNDS = 6
 MOST_PARTS = 64
 
@@ -116,7 +117,7 @@ def _named(graph: Graph, union: networkx.utils.UnionFind, hints: list[tuple[Plac
     for item in graph.inputs:
         for dim in range(len(item.value.shape)):
             names.setdefault(
-                union[(item.value.name, dim)], "batch" if dim == 0 else "sequence" if dim == 1 else f"{item.path}.{dim}"
+                union[(item.value.name, dim)], "batch" if dim == 0 else SEQUENCE if dim == 1 else f"{item.path}.{dim}"
             )
     for parameter in graph.parameters:
         owner = parameter.target.rsplit(".", 1)[0]

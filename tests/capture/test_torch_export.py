@@ -207,8 +207,18 @@ class TestErrors:
         assert [item.value.shape for item in graph.inputs] == [(BATCH, 8), (4,)]
 
     def test_batch_statistics(self) -> None:
-        with pytest.raises(UnsupportedError, match=r"updates 1\.running_mean in its forward .* use GroupNorm"):
-            graph_of(nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8)))
+        graph = graph_of(nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8)))
+        updated = {graph.targets[update.constant] for update in graph.updates}
+        assert updated == {"1.running_mean", "1.running_var", "1.num_batches_tracked"}
+        assert {"aten.native_batch_norm.default", "aten.lerp.Scalar"} <= {node.op for node in graph.nodes}
+
+    def test_an_input_that_is_changed(self) -> None:
+        class Changing(nn.Linear):
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                return super().forward(x.add_(1)).sum()
+
+        with pytest.raises(UnsupportedError, match="write the result to a new tensor"):
+            graph_of(Changing(8, 8), (torch.empty(2, 8),))
 
     def test_batch_norm_in_evaluation(self) -> None:
         graph = graph_of(nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8)).eval())

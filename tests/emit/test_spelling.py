@@ -124,6 +124,7 @@ OPERANDS = [
     ("a + b", "(a + b).exp()", "(a + b) * c"),
     ("-a", "(-a).exp()", "(-a) * c"),
     ("~a", "(~a).exp()", "(~a) * c"),
+    ("a*b", "(a*b).exp()", "(a*b) * c"),
     ("f(a, b)[..., 1:2]", "f(a, b)[..., 1:2].exp()", "f(a, b)[..., 1:2] * c"),
 ]
 
@@ -132,6 +133,11 @@ OPERANDS = [
 def test_operands_that_are_expressions_get_parentheses(operand: str, method: str, product: str) -> None:
     assert spell(node("aten.exp.default", Ref("x")), (operand,), ((),), "d") == method
     assert spell(node("aten.mul.Tensor", Ref("x"), Ref("z")), (operand, "c"), ((),), "d") == product
+
+
+def test_sizes_that_are_products_are_divided_by_as_a_whole() -> None:
+    assert spell(node("aten.div.Tensor", Ref("x"), 16 * BATCH), ("x",), ((),), "d") == "x / (16*b)"
+    assert spell(node("aten.mul.Tensor", Ref("x"), BATCH / (BATCH - 1)), ("x",), ((),), "d") == "x * (b/(b - 1))"
 
 
 def test_a_power_of_a_negative_number() -> None:

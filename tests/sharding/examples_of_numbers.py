@@ -155,6 +155,7 @@ NORMALIZATION = (
     of(lambda x: F.group_norm(x, 2), t(4, 8, 4, 2)),
     of(lambda x, w, c, m, v: F.batch_norm(x, m, v, w, c, False, 0.2, 1e-3), t(4, 8, 2), t(8), t(8), n(8), n(8)),
     of(lambda x, w, c: F.batch_norm(x, None, None, w, c, True), t(4, 8, 2), t(8), t(8)),
+    of(lambda x, w, c: torch.native_batch_norm(x, w, c, None, None, True, 0.1, 1e-5), t(4, 8, 2), t(8), t(8)),
     of(lambda x: F.softmax(x, -1), t(2, 4, 8)),
     of(lambda x: F.softmax(x, 1, dtype=torch.float64), n(2, 4, 8).float()),
     of(lambda x: F.log_softmax(x, 1), t(2, 4, 8)),

@@ -3,6 +3,8 @@
 A dim that is cut or indexed has a letter that must stay whole; a dim that falls into pieces is sharded in parts.
 """
 
+from itertools import pairwise
+
 from autopart.ir.graph import Graph, Node
 from autopart.ir.placement import Shard, normalized
 from autopart.sharding.letters import axis, integers, lettered, linear
@@ -10,12 +12,50 @@ from autopart.sharding.rule import Letters, Move, Rule
 
 
 def slice_(node: Node, graph: Graph) -> Rule:
-    """slice: what is left of a dim is another axis."""
+    """slice: what is left of a dim is another axis. The slices of a fused projection are sharded as by split."""
     rank = len(node.output.shape)
     dim = axis(node, rank, 1, 0)
+    pieces = _pieces(node, graph, dim)
+    if pieces is not None:
+        letters: Letters = tuple(f"d{i}" if i != dim else None for i in range(rank))
+        moves = (Move(f"d{dim}", (Shard(dim, pieces[0]),), (Shard(dim, pieces[1]),)),)
+        return Rule((letters,), (letters,), linear=linear(node, graph), moves=moves)
     letters = lettered(rank, {dim})
     output: Letters = tuple(letter if i != dim else None for i, letter in enumerate(letters))
     return Rule((letters,), (output,), whole=frozenset({f"X{dim}"}), linear=linear(node, graph))
+
+
+def _pieces(node: Node, graph: Graph, dim: int) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+    """The parts into which all slices of one tensor cut it along `dim`, and those of them that this slice has.
+
+    Only for what a weight has just made, as the weight is then sharded in these parts. For other tensors (the halves
+    that rotary embeddings swap) they would make the search larger, and no plan better.
+    """
+    source = node.inputs[0]
+    made = graph.nodes[graph.producer[source]].inputs if source in graph.producer else ()
+    size = graph.values[source].shape[dim]
+    own = _bounds(node, dim)
+    if own is None or not isinstance(size, int) or not any(name in graph.parameter_of for name in made):
+        return None
+    cuts = {0, size}
+    for index in graph.consumers[source]:
+        other = graph.nodes[index]
+        bounds = (
+            _bounds(other, dim) if other.op == node.op and axis(other, len(node.output.shape), 1, 0) == dim else None
+        )
+        cuts.update(bounds or ())
+    edges = sorted(cuts)
+    lengths = [(start, stop - start) for start, stop in pairwise(edges)]
+    inside = tuple(length for start, length in lengths if own[0] <= start < own[1])
+    return normalized(tuple(length for _, length in lengths)), normalized(inside)
+
+
+def _bounds(node: Node, dim: int) -> tuple[int, int] | None:
+    """Where a slice begins and ends, or None where that depends on the batch, or it leaves gaps."""
+    start, length = node.arg(2, "start", 0) or 0, node.output.shape[dim]
+    if not isinstance(start, int) or start < 0 or not isinstance(length, int) or node.arg(4, "step", 1) != 1:
+        return None
+    return (start, start + length) if length else None
 
 
 def select(node: Node, graph: Graph) -> Rule:

@@ -36,6 +36,12 @@ def batch_norm(node: Node, graph: Graph) -> Rule | None:
     return Rule((letters, *((("d1",),) * (len(node.inputs) - 1))), (letters,), whole=whole)
 
 
+def native_batch_norm(node: Node, graph: Graph) -> Rule | None:
+    """The same with the mean and the inverse deviation of every channel beside the result."""
+    rule = batch_norm(node, graph)
+    return rule and replace(rule, outputs=(*rule.outputs, ("d1",), ("d1",)))
+
+
 def along(node: Node, graph: Graph) -> Rule:
     """softmax, log_softmax, cumprod, sort: the dim of the second argument stays whole."""
     shape = graph.values[node.inputs[0]].shape
@@ -56,6 +62,7 @@ RULES = {
     "aten.rms_norm.default": trailing,
     "aten.group_norm.default": group_norm,
     "aten.batch_norm.default": batch_norm,
+    "aten.native_batch_norm.default": native_batch_norm,
     "aten.softmax.int": along,
     "aten._softmax.default": along,
     "aten.log_softmax.int": along,
