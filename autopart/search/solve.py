@@ -16,6 +16,8 @@ from autopart.sharding.infer_axes import Axes, infer_axes
 from autopart.sharding.rule import Rule
 from autopart.sharding.strategies import Strategy
 
+PROVED = 1e-9  # a relative gap that rounding explains
+
 
 def solve(
     folded: Folded,
@@ -70,7 +72,7 @@ def solve(
         traffic=_traffic(folded, rules, axes, units, best),
         replicated=_replicated(folded, rules, best, DegreeSearch(folded, rules, axes, units, request).options(best.tp)),
         alternatives=_alternatives(found),
-        notes=(*notes, *(mixing_notes(batch) if graph.loss is not None else ())),
+        notes=(*notes, *(mixing_notes(batch) if graph.loss is not None else ()), *_unproved(best)),
     )
 
 
@@ -87,6 +89,15 @@ def mixing_notes(batch: BatchSharding) -> tuple[Note, ...]:
         )
         for location, ops in lines.items()
     )
+
+
+def _unproved(best: Candidate) -> tuple[Note, ...]:
+    """What to say where the tensor search could only bound how far from the optimum its layout is."""
+    found = best.tensor
+    gap = 1 - found.bound_s / found.seconds if found.seconds > 0 else 0.0
+    if gap <= PROVED:
+        return ()
+    return (Note("tensor search", f"the graph is too entangled to prove its optimum; this layout is within {gap:.1%}"),)
 
 
 def _parameter_count(folded: Folded) -> int:

@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autopart.estimate.node import Prices
-from autopart.ir.folded import LEAVE, Folded
+from autopart.ir.folded import ENTER, LEAVE, Folded
 from autopart.ir.graph import Node
 from autopart.ir.placement import PARTIAL_GRADIENT, REPLICATED, Layout, Shard
-from autopart.search.eliminate import Table, eliminate
+from autopart.search.eliminate import Table
+from autopart.search.minimize import minimize
 from autopart.sharding.strategies import Strategy, without_gradient
 
 Variable: TypeAlias = Hashable
@@ -26,11 +27,15 @@ MOST_CONVERSIONS = 3
 
 @dataclass(frozen=True)
 class TensorPlan:
-    """The optimum: a strategy for every node of the folded graph, a layout for every parameter, and the objective."""
+    """A strategy for every node of the folded graph, a layout for every parameter, and the objective.
+
+    No layout has an objective below `bound_s`, which is `seconds` itself where the optimum is proved.
+    """
 
     strategies: Mapping[str, Strategy]
     parameters: Mapping[str, Layout]
     seconds: float
+    bound_s: float
 
 
 def search_tensor(
@@ -99,10 +104,11 @@ class _Problem:
                 self.tables.append(Table((self.variable(node),), np.array(own)))
         for name in self.graph.values:
             self._add_value(name)
-        chosen, seconds = eliminate(self.tables)
+        found = minimize(self.tables)
+        chosen = found.chosen
         strategies = {node.name: self.options[node.name][chosen[self.variable(node)]] for node in self.graph.nodes}
         parameters = {name: layouts[chosen[("parameter", name)]] for name, layouts in self.storage.items()}
-        return TensorPlan(strategies, parameters, seconds)
+        return TensorPlan(strategies, parameters, found.cost, found.bound)
 
     def _node_s(self, node: Node, option: Strategy) -> float:
         seconds = self.prices.node(node, option).total_s
