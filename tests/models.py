@@ -254,12 +254,12 @@ def mixtral() -> nn.Module:
 
 
 def qwen3_moe() -> nn.Module:
-    """Hugging Face Qwen3-MoE: more experts, smaller ones."""
+    """Hugging Face Qwen3-MoE: more experts, smaller ones; of all its sizes, three ranks can share only their number."""
     from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
     config = Qwen3MoeConfig(
         vocab_size=VOCABULARY, hidden_size=32, intermediate_size=48, moe_intermediate_size=16, num_hidden_layers=4,
-        num_attention_heads=4, num_key_value_heads=2, head_dim=8, max_position_embeddings=SEQUENCE, num_experts=8,
+        num_attention_heads=4, num_key_value_heads=2, head_dim=8, max_position_embeddings=SEQUENCE, num_experts=6,
         num_experts_per_tok=2, bos_token_id=0, eos_token_id=0,
     )  # fmt: skip
     return Qwen3MoeForCausalLM(config)

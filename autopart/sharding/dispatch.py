@@ -68,6 +68,7 @@ class Dispatch:
         self._numbers = Numbers(graph)
         self._facts: Facts = {}
         self._rows: dict[str, Size] = {}  # of every order, how many
+        self._ends: dict[str, str] = {}  # of every order of groups that no row is left out of
         self._ascending: dict[str, str] = {}  # of every order from the lowest number up, the numbers that it sorts
 
     def visit(self, node: Node) -> bool | None:
@@ -86,6 +87,11 @@ class Dispatch:
         found = self._copy(node) or self._row_by_row(node)
         self._facts.update(found or {})
         return False if found is None else None
+
+    def ends(self, name: str) -> str | None:
+        """Where the groups end, of rows that stand in groups without a rest: the name of that value."""
+        fact = self._facts.get(name)
+        return self._ends.get(fact.name) if isinstance(fact, Ordered) else None
 
     def counts(self, name: str) -> bool:
         """Whether `name` holds counts of numbers."""
@@ -201,7 +207,11 @@ class Dispatch:
         every = len(size) == 3 and self._graph.values[ends].shape == size[:1]
         same = self._ascending.get(order.name) == count.numbers and self._numbers.natural(count.numbers)
         plain = not self._row_dim(rows) and not any(map(is_batched, size))
-        return {node.output.name: order} if every and same and plain else None
+        if not (every and same and plain):
+            return None
+        if self._numbers.below(count.numbers, size[0]):
+            self._ends.setdefault(order.name, ends)
+        return {node.output.name: order}
 
     def _copy(self, node: Node) -> Facts | None:
         """Row numbers in another shape or dtype."""

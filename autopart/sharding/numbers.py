@@ -1,6 +1,9 @@
 """Numbers: which values of a graph hold the same whole numbers, in whatever order and shape, and which none below 0."""
 
+import sympy
+
 from autopart.ir.graph import Graph, Node
+from autopart.ir.size import Size
 
 SORTS = ("aten.sort.default", "aten.sort.stable", "aten.argsort.default", "aten.argsort.stable")
 CASTS = frozenset({"aten._to_copy.default", "aten.to.dtype", "aten.to.dtype_layout"})
@@ -25,7 +28,7 @@ class Numbers:
     def __init__(self, graph: Graph) -> None:
         self._values = graph.values
         self._origins: dict[str, str] = {}
-        self._natural: set[str] = set()
+        self._below: dict[str, Size] = {}
         self._classes: dict[str, str] = {}
 
     def origin(self, name: str) -> str:
@@ -33,8 +36,13 @@ class Numbers:
         return self._origins.get(name, name)
 
     def natural(self, name: str) -> bool:
-        """Whether no element of `name` is known to be below 0: they are places, counted from 0."""
-        return self.origin(name) in self._natural
+        """Whether no element of `name` is below 0: they are places, counted from 0."""
+        return self.origin(name) in self._below
+
+    def below(self, name: str, bound: Size) -> bool:
+        """Whether the elements of `name` are from 0 to below `bound`."""
+        found = self._below.get(self.origin(name))
+        return isinstance(found, int) and isinstance(bound, int) and found <= bound
 
     def classes(self, name: str) -> str | None:
         """The origin of the numbers of which `name` is the one-hot code, along its last dim."""
@@ -52,9 +60,16 @@ class Numbers:
         elif node.op == "aten.one_hot.default":
             self._classes[first] = self.origin(node.inputs[0])
         if node.op in PLACES:
-            self._natural.add(node.outputs[PLACES[node.op]].name)
+            self._below[node.outputs[PLACES[node.op]].name] = self._places(node)
         elif node.op in CHOICES and all(self.natural(name) for name in self._chosen(node)):
-            self._natural.add(first)
+            bounds = {self._below[self.origin(name)] for name in self._chosen(node)}
+            self._below[first] = bounds.pop() if len(bounds) == 1 else sympy.oo
+
+    def _places(self, node: Node) -> Size:
+        """How many places there are: the size of the dim that is compared."""
+        shape, op = self._values[node.inputs[0]].shape, node.op.split(".")[1]
+        dim = node.arg(2 if op == "topk" else 1, "dim", None if op in ("argmax", "argmin") else -1)
+        return shape[dim] if isinstance(dim, int) and shape and not node.op.endswith("stable") else sympy.oo
 
     def _exact(self, node: Node) -> bool:
         """Whether all elements survive: a whole number does in every dtype of `EXACT`."""

@@ -122,7 +122,7 @@ def _deeper_moves(node: Node, rule: Rule, parts_of: PartsOf) -> list[Move]:
 def deeper_parts(node: Node, move: Move, parts_of: PartsOf) -> frozenset[Parts]:
     """Further parts for a move whose pieces are all equal: `parts` inside each of its pieces."""
     shards = [shard for shard in (*move.inputs, *move.outputs) if shard is not None]
-    if any(set(shard.parts) != {1} for shard in shards) or move.call:
+    if any(set(shard.parts) != {1} or shard.by is not None for shard in shards) or move.call:
         return frozenset()
     names = (*node.inputs, *(value.name for value in node.outputs))
     found: set[Parts] = set()
@@ -150,7 +150,7 @@ def _strategy(node: Node, graph: Graph, rule: Rule, move: Move, degree: int) -> 
     inputs = []
     for index, shard in enumerate(move.inputs):
         if shard is not None:
-            inputs.append(sharded(shard.dim, shard.parts))
+            inputs.append(_sharded(shard))
         elif contracted and index in rule.once:
             inputs.append(PARTIAL_VALUE)
         elif contracted and move.reduces:
@@ -160,9 +160,13 @@ def _strategy(node: Node, graph: Graph, rule: Rule, move: Move, degree: int) -> 
     if contracted:
         outputs = [REPLICATED if move.reduces else PARTIAL_VALUE] * len(node.outputs)
     else:
-        outputs = [sharded(shard.dim, shard.parts) for shard in move.outputs if shard is not None]
+        outputs = [_sharded(shard) for shard in move.outputs if shard is not None]
     scale = contracted and rule.mean and not move.reduces
     return Strategy(move.letter, tuple(inputs), tuple(outputs), scale=scale, call=move.call)
+
+
+def _sharded(shard: Shard) -> Layout:
+    return Layout(shard, shard) if shard.by is not None else sharded(shard.dim, shard.parts)
 
 
 def _without_gradients(strategy: Strategy, node: Node, graph: Graph) -> Strategy:
