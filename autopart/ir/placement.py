@@ -32,9 +32,8 @@ class Shard:
     `(1,)` is the usual contiguous shard. GPT-2's fused qkv has parts (1, 1, 1): a rank needs its heads of q, of k
     and of v. Unequal pieces (32 query heads beside 8 and 8) have parts (4, 1, 1).
 
-    With `by`, the name of a value, the pieces are of unequal size and known only when the model runs: `dim` holds groups
-    of rows, one group after another, `by` says where each of them ends, and a rank holds the rows of its share of the
-    groups.
+    With `by`, the name of a value, the pieces are unequal and known only when the model runs: `dim` holds groups of
+    rows, one group after another, `by` says where each of them ends, and a rank holds the rows of its share of them.
     """
 
     dim: int

@@ -6,8 +6,8 @@ next, what is computed row by row needs no other rows either:
     y[order] ──▶ own_rows ──▶ grouped_mm ──▶ silu, mul ──▶ grouped_mm ──▶ all_rows ──▶ put back ──▶ all_reduce
     R|P          S(0@ends)    S(0@ends)      S(0@ends)     S(0@ends)      P|R          P|R          R|R
 
-Where the groups end is a value, known when the model runs; apart from that, own rows are a shard like any other, and
-their gradients are too: `own_rows` slices, so its gradient is put into zeros and partial; `all_rows` puts into zeros, so
+Where the groups end is a value, known when the model runs; apart from that, own rows are a shard like any other, and so
+are their gradients: `own_rows` slices, so its gradient is put into zeros and partial; `all_rows` puts into zeros, so
 its gradient is sliced. This is the sharing of experts of GShard (Lepikhin et al. 2020, arXiv:2006.16668, section 3.2),
 where all ranks have all tokens: one all-reduce a block, as for sharded rows and columns, and whole matrices.
 """

@@ -33,8 +33,8 @@ def conversion(source: Layout, target: Layout, needs_gradient: bool) -> Conversi
     """How to make `target` of `source`, or None where that is impossible. The layouts differ.
 
     R|P from R|R is Megatron's f, R|R from P|R its g; S to R|P and P|R to S are their sequence-parallel halves. `once`
-    makes a partial value of a whole one: the first rank keeps it, the others take zeros. A rank's own groups of rows are
-    sliced from a whole tensor whose gradient may stay partial, and put into zeros they are a partial one.
+    makes a partial value of a whole one: the first rank keeps it, the others take zeros. A rank's own groups of rows
+    are sliced from a whole tensor whose gradient may stay partial, and put into zeros they are a partial one.
     """
     have, want = source.value, target.value
     partial_gradient = isinstance(target.gradient, Partial)

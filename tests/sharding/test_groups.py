@@ -1,6 +1,6 @@
 """Groups of rows shared out among ranks: values and gradients, and where the search chooses so."""
 
-from dataclasses import fields
+from math import prod
 
 import pytest
 import torch
@@ -8,11 +8,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from autopart import api
+from autopart.estimate.node import Prices
 from autopart.ir.placement import PARTIAL_GRADIENT, PARTIAL_VALUE, REPLICATED, Layout, Shard, sharded
 from autopart.ir.plan import parse_layout
 from autopart.runtime.comm import Comm
+from autopart.sharding.infer_axes import infer_axes
 from autopart.sharding.reshard import ALL_ROWS, OWN_ROWS, conversion
 from autopart.sharding.rules.experts import GROUPED
+from autopart.sharding.strategies import strategies
+from cost_models.cluster import load_cluster
 from tests.sharding import test_dispatch as dispatched
 
 OWN = Layout(Shard(0, by="ends"), Shard(0, by="ends"))
@@ -92,12 +96,28 @@ def true_width(experts: int, width: int, hidden: int) -> torch.nn.Module:
         return Qwen3MoeForCausalLM(config).to(torch.bfloat16)
 
 
-def test_many_small_experts_are_shared_out_whole() -> None:
-    """Qwen3-30B-A3B has 128 experts of 768 (arXiv:2505.09388, table 2): an eighth of each is too narrow a product."""
+def test_the_search_shares_out_whole_experts_where_nothing_else_divides() -> None:
+    """Of 12 experts of 2048 x 1024, three ranks can share the number alone."""
+    ids = torch.zeros(1, 4096, dtype=torch.int64, device="meta")
+    prepared = api.prepare(true_width(12, 1024, 2048), {"input_ids": ids, "labels": ids.clone()}, None)
+    plan = api.make_plan(prepared, 3, "dgx-h100", 8, api.Pins(tp=3, micro_batch=1))
+    grouped = {node.name for node in prepared.folded.graph.nodes if node.op in GROUPED}
+    assert {choice.call for choice in plan.nodes if choice.node in grouped} == {"grouped_mm"}
+    experts = [choice.layout for choice in plan.parameters if "experts" in choice.name]
+    assert len(experts) == 2 and all(layout == sharded(0) for layout in experts)
+
+
+def test_whole_experts_are_priced_as_larger_products() -> None:
+    """Qwen3-30B-A3B has 128 experts of 768 (arXiv:2505.09388, table 2): an eighth of each is a narrow product."""
     ids = torch.zeros(1, 4096, dtype=torch.int64, device="meta")
     prepared = api.prepare(true_width(128, 768, 2048), {"input_ids": ids, "labels": ids.clone()}, None)
-    plan = api.make_plan(prepared, 8, "dgx-h100", 8, api.Pins(tp=8, micro_batch=1))
-    grouped = {node.name for node in prepared.folded.graph.nodes if node.op in GROUPED}
-    chosen = {choice.node: choice.call for choice in plan.nodes if choice.node in grouped}
-    assert chosen and set(chosen.values()) == {"grouped_mm"}
-    assert {item.name for item in fields(plan)} >= {"nodes", "parameters"}
+    graph, tp = prepared.folded.graph, 8
+    prices = Prices(graph, prepared.rules, load_cluster("dgx-h100"), tp, 1)
+    parts_of = infer_axes(graph, prepared.rules).parts_of
+    for node in graph.nodes:
+        if node.op not in GROUPED:
+            continue
+        rule = prepared.rules[node.name]
+        seconds = {own.letter: prices.node(node, own).total_s for own in strategies(node, graph, rule, parts_of, tp)}
+        assert seconds["R"] < min(seconds["n"], seconds["k"]) < seconds[""]
+        assert prices.flops(node) == 2 * 4096 * 8 * prod(prices.shapes[node.inputs[1]][1:])
