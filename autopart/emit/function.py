@@ -15,6 +15,7 @@ from autopart.ir.size import BATCH, Size
 from autopart.sharding.batch import BatchSharding
 from autopart.sharding.reshard import conversion
 from autopart.sharding.rule import Rule
+from autopart.sharding.rules.experts import GROUPED
 from autopart.sharding.strategies import Strategy, without_gradient
 
 SUM = 2
@@ -106,7 +107,7 @@ class Function:
 
         def write(texts: Sequence[str]) -> str:
             text = spell(written, tuple(texts), shapes, self.device)
-            if strategy.call == "grouped_mm":
+            if node.op in GROUPED and len(texts) == 3:
                 text = f"self.comm.grouped_mm({', '.join(texts)})"
             elif strategy.call is not None:
                 text = text.replace("F.", "self.comm.", 1)

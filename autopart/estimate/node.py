@@ -254,9 +254,7 @@ class Prices:
         inside = [
             letter for letter in second if letter and letter not in output
         ]  # contracted, a convolution's window too
-        if node.op in GROUPED and output[:1] == (
-            ROWS,
-        ):  # of every group a product, the rows taken to be dealt out evenly
+        if node.op in GROUPED and ROWS in output[:1]:  # a product a group, rows taken to be dealt out evenly
             groups = sizes[GROUPS]
             own = self.tp if strategy is not None and strategy.letter == ROWS else 1
             return groups / own, sizes[ROWS] * own / groups, sizes["n"], sizes["k"]

@@ -110,9 +110,14 @@ class Comm:
         return F.pad(x, (0, 0) * (x.dim() - 1) + (start, after))
 
     def grouped_mm(self, x: torch.Tensor, weight: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
-        """The rows of this rank's groups, each times the matrix of its group. `ends` is that of all groups."""
+        """Rows times the matrices of their groups: of all groups, or of those that this rank has its share of.
+
+        `ends`: (groups,), where each of all groups ends.
+        """
+        share = weight.shape[0] if weight.dim() == 3 else ends.shape[0]
+        if share == ends.shape[0]:
+            return grouped_mm(x, weight, ends)
         start, _ = self._own_rows(ends)
-        share = weight.shape[0]
         return grouped_mm(x, weight, ends[self.rank * share : (self.rank + 1) * share] - start)
 
     def _own_rows(self, ends: torch.Tensor) -> tuple[int, int]:

@@ -61,3 +61,10 @@ def test_each_rank_has_its_own_experts(worker_pool: WorkerPool, name: str, tp: i
     assert len(experts) == 2 and all(layout == sharded(0) for layout in experts)
     plan = PlanData(**from_json(json.loads(json.dumps(to_json(plan))), "here"))
     assert_equal(train_plan(worker_pool, name, dtype, plan), single_process(name, dtype), tolerance(name, dtype))
+
+
+def test_emitted_experts_need_no_transformers() -> None:
+    ready = prepared("mixtral", torch.float32)
+    plan = api.make_plan(ready, 2, "local-cpu", SAMPLES, api.Pins(tp=1, pp=2, dp=1))
+    texts = [text for _, text in api.make_program(plan, ready).sources]
+    assert any("self.comm.grouped_mm(" in text for text in texts) and not any("transformers" in text for text in texts)
