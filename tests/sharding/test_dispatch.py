@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from autopart import api
+from tests.benchmarks.zoo.architectures import architectures
 
 SAMPLES, TOKENS, WIDTH, EXPERTS, PER_TOKEN = 4, 6, 8, 4, 2
 X = torch.randn(SAMPLES, TOKENS, WIDTH, generator=torch.Generator().manual_seed(1))
@@ -212,3 +213,12 @@ def test_any_other_use_of_an_order_mixes(expert: Callable[..., Tensor]) -> None:
     assert not parts_give_the_whole(model)
     found = api.prepare(model, X, None).batch
     assert found.mixing and all("test_dispatch.py" in item.location for item in found.mixing)
+
+
+@pytest.mark.parametrize("name", ["gpt_oss", "granitemoe", "jamba", "mixtral", "qwen3_moe"])
+def test_models_of_experts_do_not_mix(name: str) -> None:
+    """Biases looked up by expert, dense layers between, state spaces beside: all as transformers has them."""
+    (architecture,) = (item for item in architectures() if item.name == name)
+    model, batch = architecture.build()
+    found = api.prepare(model, batch, None).batch
+    assert not found.mixing and not found.weighted
