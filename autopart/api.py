@@ -33,6 +33,7 @@ from autopart.search.request import Request
 from autopart.search.solve import solve, unit_named
 from autopart.sharding.batch import BatchSharding, batch_sharding
 from autopart.sharding.find_rule import RuleSource, check_notation, find_rule
+from autopart.sharding.groups import share_groups
 from autopart.sharding.infer_axes import infer_axes
 from autopart.sharding.rule import Rule
 from autopart.sharding.strategies import Strategy, strategies
@@ -230,6 +231,7 @@ def prepare(
     captured = capture(model, example_inputs(model, inputs), loss)
     whole = folded(fold(captured.graph))
     rules = {node.name: find_rule(node, whole.graph, given) for node in whole.graph.nodes}
+    rules = share_groups(whole.graph, rules)
     batch = batch_sharding(whole.graph, rules)
     if batch.doubtful:
         batch = batch_sharding(whole.graph, rules, samplewise(captured.graph, batch.doubtful))

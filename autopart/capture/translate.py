@@ -6,6 +6,8 @@ from typing import Any
 import sympy
 import torch
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
+from torch.utils._sympy.functions import ToFloat
+from torch.utils._sympy.symbol import SymT, symbol_is_type
 
 from autopart.capture.expand import TracedLayer, expand
 from autopart.capture.layer_ops import NAMESPACE
@@ -168,8 +170,8 @@ class Translator:
         raise UnsupportedError(f"an argument of type {type(arg).__name__} in the graph is not supported")
 
 
-def to_size(size: int | torch.SymInt) -> Size:
-    """A size of a captured tensor, in the batch symbol."""
+def to_size(size: int | torch.SymInt | torch.SymFloat) -> Size:
+    """A size of a captured tensor, in the batch symbol; also where it was made a float."""
     if isinstance(size, int):
         return size
     if free_unbacked_symbols(size):
@@ -177,14 +179,14 @@ def to_size(size: int | torch.SymInt) -> Size:
             f"a size of the graph ({size}) is read from the values of a tensor, as nonzero and tolist do: "
             "the graph must be the same for every batch. Keep the size and mask what does not count"
         )
-    expression = sympy.sympify(size.node.expr)
+    expression = sympy.sympify(size.node.expr).replace(ToFloat, lambda inner: inner)
     expression = expression.xreplace(dict.fromkeys(expression.free_symbols, BATCH))
     return int(expression) if expression.is_Integer else expression
 
 
 def _scalar(result: Any, node: torch.fx.Node) -> "Arg | CaptureError":
     """A number of the graph; one that is read from a tensor is an error for whoever uses it, unlike a mere check."""
-    if isinstance(result, torch.SymInt) and not free_unbacked_symbols(result):
+    if isinstance(result, torch.SymInt | torch.SymFloat) and _of_sizes(result):
         return to_size(result)
     if isinstance(result, bool | int | float):
         return result
@@ -192,6 +194,11 @@ def _scalar(result: Any, node: torch.fx.Node) -> "Arg | CaptureError":
         f"{location(node)}: a number read from a tensor ({result}) enters the graph, which must be the same for every "
         "batch. Keep the value in a tensor (drop .item() or int(), use torch.where to choose)"
     )
+
+
+def _of_sizes(number: torch.SymInt | torch.SymFloat) -> bool:
+    """Whether only sizes decide `number`, and no element of a tensor."""
+    return all(symbol_is_type(symbol, SymT.SIZE) for symbol in number.node.expr.free_symbols)
 
 
 def scope(node: torch.fx.Node) -> str:

@@ -11,6 +11,7 @@ from autopart.ir.placement import Layout, Shard, rows
 from autopart.ir.size import evaluate
 from autopart.sharding.reshard import Conversion, conversion
 from autopart.sharding.rule import Rule
+from autopart.sharding.rules.experts import GROUPED, GROUPS, ROWS
 from autopart.sharding.strategies import Strategy
 from cost_models.cluster import Cluster
 from cost_models.collective import Group, all_gather_s, all_reduce_s, all_to_all_s, reduce_scatter_s
@@ -132,6 +133,8 @@ class Prices:
             "slice": (2 * piece, size + 2 * piece),  # its gradient is zeros, with the piece put in
             "all_to_all": (4 * piece, 4 * piece),
             "once": (size, 0),
+            "own_rows": (0, size + 2 * piece),  # the slice is a view
+            "all_rows": (size + piece, 0),
         }[found.call]
 
     def _rows(self, name: str, source: Layout, target: Layout) -> int:
@@ -251,6 +254,10 @@ class Prices:
         inside = [
             letter for letter in second if letter and letter not in output
         ]  # contracted, a convolution's window too
+        if node.op in GROUPED and ROWS in output[:1]:  # a product a group, rows taken to be dealt out evenly
+            groups = sizes[GROUPS]
+            own = self.tp if strategy is not None and strategy.letter == ROWS else 1
+            return groups / own, sizes[ROWS] * own / groups, sizes["n"], sizes["k"]
         batch = prod(sizes[x] for x in output if x and x in first and x in second)
         n = prod(sizes[x] for x in output if x and x in second and x not in first)
         # A dim of no axis (the rows of grouped products) is one of rows too.

@@ -12,7 +12,7 @@ from autopart.errors import PlanFileError
 from autopart.ir.placement import Layout, Partial, Placement, Replicate, Shard
 
 FORMAT = 1
-_SHARD = re.compile(r"S\((?P<dim>\d+)(,(?P<parts>[1-9]\d*(:[1-9]\d*)*))?\)", re.ASCII)
+_SHARD = re.compile(r"S\((?P<dim>\d+)(@(?P<by>\w+))?(,(?P<parts>[1-9]\d*(:[1-9]\d*)*))?\)", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -343,6 +343,6 @@ def _placement(text: str) -> Placement:
         return Partial()
     match = _SHARD.fullmatch(text)
     if match is None:
-        raise ValueError(f"{text!r} is no placement, which is R, P, S(dim) or S(dim,part:part:...)")
+        raise ValueError(f"{text!r} is no placement, which is R, P, S(dim), S(dim,part:part:...) or S(dim@value)")
     parts = tuple(int(part) for part in match["parts"].split(":")) if match["parts"] else (1,)
-    return Shard(int(match["dim"]), parts)
+    return Shard(int(match["dim"]), parts, match["by"])

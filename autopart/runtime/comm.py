@@ -11,6 +11,8 @@ split             own piece           all-gather
 slice             own piece           zeros around it
 all_to_all        all-to-all          all-to-all
 once              first rank only     -
+own_rows          own rows            zeros around them
+all_rows          zeros around them   own rows
 """
 
 from collections.abc import Callable
@@ -21,6 +23,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 
 from autopart.ir.placement import Shard, rows
+from autopart.runtime.grouped_mm import grouped_mm
 from autopart.runtime.pieces import join, own_piece, pad_piece, stacked
 from autopart.runtime.vocabulary import ShardedCrossEntropy
 
@@ -94,6 +97,33 @@ class Comm:
     def once(self, x: torch.Tensor) -> torch.Tensor:
         """`x` on the first rank and zeros on the others: added to partial sums, it is added once."""
         return _applied(_Once, x, self)
+
+    def own_rows(self, x: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
+        """The rows of this rank's groups. `ends`: (groups,), where each group of rows ends; its gradient is partial."""
+        start, stop = self._own_rows(ends)
+        return x[start:stop]
+
+    def all_rows(self, x: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
+        """This rank's rows, and zeros for those of all other groups: a partial sum."""
+        start, _ = self._own_rows(ends)
+        after = int(ends[-1]) - start - x.shape[0]
+        return F.pad(x, (0, 0) * (x.dim() - 1) + (start, after))
+
+    def grouped_mm(self, x: torch.Tensor, weight: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
+        """Rows times the matrices of their groups: of all groups, or of those that this rank has its share of.
+
+        `ends`: (groups,), where each of all groups ends.
+        """
+        share = weight.shape[0] if weight.dim() == 3 else ends.shape[0]
+        if share == ends.shape[0]:
+            return grouped_mm(x, weight, ends)
+        start, _ = self._own_rows(ends)
+        return grouped_mm(x, weight, ends[self.rank * share : (self.rank + 1) * share] - start)
+
+    def _own_rows(self, ends: torch.Tensor) -> tuple[int, int]:
+        share = ends.shape[0] // self.size
+        first = self.rank * share
+        return int(ends[first - 1]) if first else 0, int(ends[first + share - 1])
 
     def embedding(self, indices: torch.Tensor, weight: torch.Tensor, padding_idx: int | None = None) -> torch.Tensor:
         """A lookup in rows of which this rank holds its piece: zeros for the others, so the result is a partial sum."""

@@ -43,14 +43,6 @@ def solve(
     found = DegreeSearch(folded, rules, axes, units, request).run()
     best, cluster = found.best, request.cluster
     dtypes = [parameter.value.dtype for parameter in graph.parameters]
-    mixed = tuple(
-        Note(
-            item.op,
-            f"mixes the samples of a batch ({item.location}): computed per micro-batch, not over the global batch",
-        )
-        for item in batch.mixing
-        if graph.loss is not None
-    )
     return PlanData(
         model=graph.name,
         fingerprint=folded.source.fingerprint,
@@ -80,7 +72,22 @@ def solve(
         traffic=_traffic(folded, rules, axes, units, best),
         replicated=_replicated(folded, rules, best, DegreeSearch(folded, rules, axes, units, request).options(best.tp)),
         alternatives=_alternatives(found),
-        notes=(*notes, *mixed, *_unproved(best)),
+        notes=(*notes, *(mixing_notes(batch) if graph.loss is not None else ()), *_unproved(best)),
+    )
+
+
+def mixing_notes(batch: BatchSharding) -> tuple[Note, ...]:
+    """What mixes the samples: one note for each line of the user's, with the ops that do it there."""
+    lines: dict[str, dict[str, None]] = {}
+    for item in batch.mixing:
+        lines.setdefault(item.location, {})[item.op] = None
+    return tuple(
+        Note(
+            ", ".join(ops),
+            f"{'mix' if len(ops) > 1 else 'mixes'} the samples of a batch ({location}): computed per micro-batch, not "
+            "over the global batch",
+        )
+        for location, ops in lines.items()
     )
 
 

@@ -125,7 +125,7 @@ def _deeper_moves(node: Node, rule: Rule, parts_of: PartsOf) -> list[Move]:
 def deeper_parts(node: Node, move: Move, parts_of: PartsOf) -> frozenset[Parts]:
     """Further parts for a move whose pieces are all equal: `parts` inside each of its pieces."""
     shards = [shard for shard in (*move.inputs, *move.outputs) if shard is not None]
-    if any(set(shard.parts) != {1} for shard in shards) or move.call:
+    if any(set(shard.parts) != {1} or shard.by is not None for shard in shards) or move.call:
         return frozenset()
     names = (*node.inputs, *(value.name for value in node.outputs))
     found: set[Parts] = set()
@@ -154,7 +154,7 @@ def _strategy(shapes: list[tuple[Size, ...]], rule: Rule, move: Move, degree: in
     inputs = []
     for index, shard in enumerate(move.inputs):
         if shard is not None:
-            inputs.append(sharded(shard.dim, shard.parts))
+            inputs.append(_sharded(shard))
         elif contracted and index in rule.once:
             inputs.append(PARTIAL_VALUE)
         elif contracted and move.reduces:
@@ -164,9 +164,13 @@ def _strategy(shapes: list[tuple[Size, ...]], rule: Rule, move: Move, degree: in
     if contracted:
         outputs = [REPLICATED if move.reduces else PARTIAL_VALUE] * len(move.outputs)
     else:
-        outputs = [sharded(shard.dim, shard.parts) for shard in move.outputs if shard is not None]
+        outputs = [_sharded(shard) for shard in move.outputs if shard is not None]
     scale = contracted and rule.mean and not move.reduces
     return Strategy(move.letter, tuple(inputs), tuple(outputs), scale=scale, call=move.call)
+
+
+def _sharded(shard: Shard) -> Layout:
+    return Layout(shard, shard) if shard.by is not None else sharded(shard.dim, shard.parts)
 
 
 def _without_gradients(strategy: Strategy, inputs: list[bool], outputs: list[bool]) -> Strategy:

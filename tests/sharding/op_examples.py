@@ -1,6 +1,7 @@
 """At least one example of every op that has a rule, by family; small sizes that two and four ranks can share."""
 
 from autopart.probe.traced import single
+from tests.sharding.examples_of_experts import GROUPED
 from tests.sharding.examples_of_images import CHANNEL_NORMS, CHANNELS
 from tests.sharding.examples_of_layers import ATTENTION, CONVOLUTION, LOSS
 from tests.sharding.examples_of_more_numbers import (
@@ -13,7 +14,8 @@ from tests.sharding.examples_of_more_numbers import (
     RARE,
 )
 from tests.sharding.examples_of_numbers import ELEMENTWISE, MATMUL, NORMALIZATION, RANDOM, REDUCTION
-from tests.sharding.examples_of_products import GROUPED, LINEAR_ALGEBRA, PRODUCTS, RECURRENT, SIGNALS
+from tests.sharding.examples_of_products import GROUPED as GROUPED_FORMS
+from tests.sharding.examples_of_products import LINEAR_ALGEBRA, PRODUCTS, RECURRENT, SIGNALS
 from tests.sharding.examples_of_scatters import EMPTIED, LOOKUP, REPETITION, SCATTERING
 from tests.sharding.examples_of_shapes import CUTTING, INDEXING, VIEW
 from tests.sharding.tensors import t
@@ -26,6 +28,7 @@ UNCAPTURED = {
     **ALONE,
     **EMPTIED,
     **GROUPED,
+    **GROUPED_FORMS,
 }
 
 FAMILIES = {
