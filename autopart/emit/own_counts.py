@@ -28,9 +28,10 @@ def own_counts(node: Node, inputs: Sequence[Shape], outputs: Sequence[Shape]) ->
         dim = node.arg(2, "dim")
         place = dim % len(own) if isinstance(dim, int) else 0
         made, given = own[place], inputs[0][place]
-        return _with(
-            node, 1, "repeats", made // given if isinstance(made, int) and isinstance(given, int) else node.args[1]
-        )
+        if not isinstance(made, int) or not isinstance(given, int):
+            return node
+        repeated = _with(node, 1, "repeats", made // given)
+        return _with(repeated, 3, "output_size", made) if node.arg(3, "output_size") is not None else repeated
     return node
 
 

@@ -189,7 +189,7 @@ METHODS_WITH_PARAMETERS = """
     x.nansum(*, dim=None, keepdim=False, dtype=None)
     x.narrow(dim, start, length)
     x.quantile(q, dim=None, keepdim=False, *, interpolation="linear")
-    x.repeat_interleave(repeats, dim=None)
+    x.repeat_interleave(repeats, dim=None, *, output_size=None)
     x.scatter(dim, index, src)
     x.scatter_add(dim, index, src)
     x.scatter_reduce(dim, index, src, reduce, *, include_self=True)

@@ -209,10 +209,9 @@ class _Problem:
         return list(dict.fromkeys(option.inputs[slot] for node, slot in wants for option in self.options[node.name]))
 
     def _convert(self, name: str, have: Layout, want: Layout) -> float:
-        if name in self.graph.parameter_of and have != want and isinstance(have.value, Shard):
-            return float(
-                "inf"
-            )  # gathering weights would share their memory but not the work: that is what dp and ZeRO do
+        if name in self.graph.trained and have != want and isinstance(have.value, Shard):
+            # Gathering weights would share their memory but not the work: that is what dp and ZeRO do.
+            return float("inf")
         cost = self.prices.conversion(name, have, want)
         if cost is None:
             return float("inf")

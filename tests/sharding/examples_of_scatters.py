@@ -72,6 +72,7 @@ LOOKUP = (
 )
 
 REPETITION = (
+    of(lambda x: x.repeat_interleave(3, 1, output_size=24), t(4, 8)),
     of(lambda x: x.repeat_interleave(4, 1), t(4, 2, 4)),
     of(lambda x: x.repeat_interleave(3, -1), t(4, 8)),
     of(lambda x: x.repeat_interleave(2), t(8)),
