@@ -1,6 +1,7 @@
 """Translate the nodes of an exported program into the nodes of a Graph."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import sympy
@@ -34,7 +35,7 @@ class Translator:
         self.nodes: list[Node] = []
         self.outputs: tuple[str, ...] = ()
         self._env: dict[torch.fx.Node, Any] = {}
-        self._grad: set[str] = set()
+        self._grad: dict[str, Value] = {}  # the values that have gradients
         self._names: set[str] = set()
         self._layers: dict[tuple[str, ...], TracedLayer] = {}  # by the names of their results
         self._starts: dict[torch.fx.Node, int] = {}
@@ -116,12 +117,15 @@ class Translator:
                 self._layers[_names(first)], _names(outside), str(path), location(node), self._copies
             )
             self.nodes += nodes
-            self._grad.update(value.name for copy in nodes for value in copy.outputs if value.requires_grad)
+            self._grad.update((value.name, value) for copy in nodes for value in copy.outputs if value.requires_grad)
             self._env[node] = tuple(Ref(renamed[result]) for result in _names(first))
 
     def _emit(self, node: torch.fx.Node, result: Any, grad_enabled: bool) -> None:
         args = tuple(self._arg(arg) for arg in node.args)
         kwargs = tuple((key, self._arg(arg)) for key, arg in node.kwargs.items())
+        if not grad_enabled:
+            args = tuple(self._without_gradient(arg, node) for arg in args)
+            kwargs = tuple((key, self._without_gradient(arg, node)) for key, arg in kwargs)
         results = result if isinstance(result, tuple | list) else (result,)
         draft = Node(node.name, "", args, kwargs, ())
         differentiable = grad_enabled and any(name in self._grad for name in draft.inputs) and "detach" not in node.name
@@ -136,16 +140,31 @@ class Translator:
         self._env[node] = refs if isinstance(result, tuple | list) else refs[0]
         self.nodes.append(Node(node.name, str(node.target), args, kwargs, tuple(outputs), scope(node), location(node)))
 
+    def _without_gradient(self, arg: Arg, node: torch.fx.Node) -> Arg:
+        """`arg` with its tensors detached: the graph has no regions without gradients, as `torch.no_grad` makes."""
+        if isinstance(arg, tuple):
+            return tuple(self._without_gradient(item, node) for item in arg)
+        if not isinstance(arg, Ref) or arg.name not in self._grad:
+            return arg
+        value = replace(self._grad[arg.name], name=self._unique(f"{arg.name}_detached"), requires_grad=False)
+        made = Node(value.name, "aten.detach.default", (arg,), (), (value,), scope(node), location(node))
+        self.nodes.append(made)
+        return Ref(value.name)
+
     def _value(self, name: str, tensor: torch.Tensor, requires_grad: bool) -> Value:
+        shape = tuple(to_size(size) for size in tensor.shape)
+        value = Value(self._unique(name), shape, str(tensor.dtype).removeprefix("torch."), requires_grad)
+        if requires_grad:
+            self._grad[value.name] = value
+        return value
+
+    def _unique(self, name: str) -> str:
         unique, number = name, 1
         while unique in self._names:
             number += 1
             unique = f"{name}_v{number}"
         self._names.add(unique)
-        if requires_grad:
-            self._grad.add(unique)
-        shape = tuple(to_size(size) for size in tensor.shape)
-        return Value(unique, shape, str(tensor.dtype).removeprefix("torch."), requires_grad)
+        return unique
 
     def _arg(self, arg: Any) -> Arg:
         if isinstance(arg, torch.fx.Node):

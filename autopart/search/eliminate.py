@@ -34,12 +34,14 @@ def eliminate(tables: Sequence[Table]) -> tuple[dict[Hashable, int], float]:
         PlanningError: every joint choice is forbidden, or a joint table would exceed 50 million entries.
     """
     sizes = domain_sizes(tables)
+    decided = {variable: 0 for variable, size in sizes.items() if size == 1}
+    sizes = {variable: size for variable, size in sizes.items() if size > 1}
+    tables, constant = _without(tables, decided)
     buckets: dict[Hashable, list[Table]] = {variable: [] for variable in sizes}
     for table in tables:
         for variable in table.variables:
             buckets[variable].append(table)
     steps: list[tuple[Hashable, tuple[Hashable, ...], NDArray[np.intp]]] = []
-    constant = 0.0
     order, largest = elimination_order(neighbours_of(tables), sizes)
     if largest > LARGEST_TABLE:
         raise PlanningError(f"the tensor search needs a table of {largest:,} entries: the graph is too entangled")
@@ -57,10 +59,24 @@ def eliminate(tables: Sequence[Table]) -> tuple[dict[Hashable, int], float]:
             constant += float(reduced.costs)
     if not np.isfinite(constant):
         raise PlanningError("no combination of strategies fits together")
-    chosen: dict[Hashable, int] = {}
+    chosen: dict[Hashable, int] = dict(decided)
     for variable, rest, best in reversed(steps):
         chosen[variable] = int(best[tuple(chosen[other] for other in rest)])
     return chosen, constant
+
+
+def _without(tables: Sequence[Table], decided: Mapping[Hashable, int]) -> tuple[list[Table], float]:
+    """The tables without the variables that have one choice only, and what is left without any."""
+    left: list[Table] = []
+    constant = 0.0
+    for table in tables:
+        rest = tuple(variable for variable in table.variables if variable not in decided)
+        costs = table.costs.reshape([size for size in table.costs.shape if size != 1])
+        if rest:
+            left.append(Table(rest, costs))
+        else:
+            constant += float(costs)
+    return left, constant
 
 
 def domain_sizes(tables: Sequence[Table]) -> dict[Hashable, int]:
