@@ -5,10 +5,13 @@ from typing import Any
 
 import sympy
 import torch
+from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
 from autopart.capture.expand import TracedLayer, expand
 from autopart.capture.layer_ops import NAMESPACE
-from autopart.errors import CaptureError, UnsupportedError
+from autopart.capture.node_source import location, scope
+from autopart.capture.regions import WRAPPERS
+from autopart.errors import UnsupportedError
 from autopart.ir.graph import Arg, Literal, Node, Ref, Value, references
 from autopart.ir.size import BATCH, Size
 
@@ -20,8 +23,6 @@ CHECKS = (
     "sym_constrain_range",
     "sym_constrain_range_for_size",
 )
-# Higher-order regions that only set a mode around a subgraph; the position of the subgraph among their arguments.
-WRAPPERS = {"wrap_with_set_grad_enabled": 1, "wrap_with_autocast": 4}
 
 
 class Translator:
@@ -80,10 +81,6 @@ class Translator:
         if isinstance(result, torch.SymInt | int | torch.SymFloat | float | torch.SymBool | bool):
             self._env[node] = _scalar(result, node)
             return
-        if not isinstance(target, torch._ops.OpOverload):
-            raise UnsupportedError(
-                f"{name} at {location(node)}: higher-order operators other than mode regions are not supported"
-            )
         self._emit(node, result, grad_enabled)
 
     def _inline(self, node: torch.fx.Node, position: int, grad_enabled: bool) -> None:
@@ -174,38 +171,20 @@ def to_size(size: int | torch.SymInt) -> Size:
     return int(expression) if expression.is_Integer else expression
 
 
+class ReadNumberError(Exception):
+    """A number read from a tensor enters the graph."""
+
+
 def _scalar(result: Any, node: torch.fx.Node) -> Arg:
-    if isinstance(result, torch.SymInt):
+    """
+    Raises:
+        ReadNumberError: it is neither a number nor a size.
+    """
+    if isinstance(result, torch.SymInt) and not free_unbacked_symbols(result):
         return to_size(result)
     if isinstance(result, bool | int | float):
         return result
-    raise CaptureError(
-        f"{location(node)}: a number read from a tensor ({result}) enters the graph, which must be the same for every "
-        "batch. Keep the value in a tensor (drop .item() or int(), use torch.where to choose)"
-    )
-
-
-def scope(node: torch.fx.Node) -> str:
-    """The path of the module that the node ran in, as the user names it ("transformer.h.0.attn")."""
-    stack = node.meta.get("nn_module_stack") or {}
-    paths = [str(entry[0]) for entry in stack.values()]
-    path = paths[-1] if paths else ""
-    for prefix in ("L['self'].", "L__self__."):
-        path = path.removeprefix(prefix)
-    return "" if path == "model" else path.removeprefix("model.")
-
-
-def location(node: torch.fx.Node) -> str:
-    """The user's file and line: the innermost frame outside torch."""
-    lines = [
-        line.strip() for line in (node.meta.get("stack_trace") or "").splitlines() if line.strip().startswith("File ")
-    ]
-    foreign = ("/torch/", "/autopart/capture/", 'File "<')  # the last are graphs that torch runs again
-    outside = [line for line in lines if not any(part in line for part in foreign)]
-    if not outside:
-        return ""
-    file, line, *_ = outside[-1].removeprefix("File ").split(", ")
-    return f"{file.strip(chr(34))}:{line.removeprefix('line ')}"
+    raise ReadNumberError(f"{location(node)}: {result}")
 
 
 def _names(args: Arg) -> tuple[str, ...]:
