@@ -16,13 +16,39 @@ AutopartError
 └── UnsupportedError         known, wanted, and not built: says so instead of being wrong
 """
 
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A place in the user's code that stands in the way of capture.
+
+    Attributes:
+        location: "file.py:12"; "" where it is not known.
+        source: the line of code there.
+        module: path of the module whose forward it ran in, with `*` for the number where several layers have it; "" for
+            the model itself and for the loss.
+        construct: what it is, in words.
+        advice: what to write instead.
+    """
+
+    location: str
+    source: str
+    module: str
+    construct: str
+    advice: str
+
 
 class AutopartError(Exception):
     """Base of all errors raised on purpose; the message names the object, the numbers and the next step."""
 
 
 class CaptureError(AutopartError):
-    """The model cannot be captured; the message gives the user's file and line."""
+    """The model cannot be captured; the message lists every place in the user's code, which `places` has as data."""
+
+    def __init__(self, message: str, places: tuple[Place, ...] = ()) -> None:
+        super().__init__(message)
+        self.places = places
 
 
 class InputsError(CaptureError):

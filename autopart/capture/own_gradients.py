@@ -7,7 +7,7 @@ from typing import Any
 
 from torch.autograd import Function
 
-from autopart.capture.user_lines import user_line
+from autopart.capture.user_lines import user_frame
 from autopart.errors import CaptureError
 
 
@@ -26,7 +26,8 @@ def refusing_own_gradients() -> Iterator[None]:
     def apply(cls: type[Function], *args: Any, **kwargs: Any) -> Any:
         if cls.__module__.startswith("torch."):
             return original.__get__(None, cls)(*args, **kwargs)
-        where = user_line(traceback.extract_stack()) or "a line that is not known"
+        frame = user_frame(traceback.extract_stack())
+        where = f'{frame.filename}:{frame.lineno}: "{frame.line}"' if frame else "a line that is not known"
         raise CaptureError(
             f"{where} calls {cls.__qualname__}, a torch.autograd.Function: a graph holds its forward pass only, and "
             "its own backward would be lost. Write it in differentiable operations, or as a custom operator with "

@@ -1,6 +1,7 @@
 """Capture a model as a Graph with `torch.export`: non-strict, pre-dispatch ATen, the batch a symbol."""
 
 import inspect
+import logging
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -14,18 +15,20 @@ from torch.export import Dim
 from torch.export.graph_signature import InputKind, OutputKind
 
 from autopart.capture.example_inputs import Batch
+from autopart.capture.found_places import FoundPlaces
 from autopart.capture.own_gradients import refusing_own_gradients
+from autopart.capture.regions import check_regions
 from autopart.capture.simplify import simplify
+from autopart.capture.survey import Survey
 from autopart.capture.trace_once import TraceOnce
 from autopart.capture.translate import Translator, to_size
-from autopart.capture.user_lines import line_that_fixes, user_line
-from autopart.errors import CaptureError, InputsError, UnsupportedError
+from autopart.capture.user_lines import user_frame
+from autopart.capture.with_loss import ForwardError, LossFunction, WithLoss
+from autopart.errors import AutopartError, CaptureError, InputsError, UnsupportedError
 from autopart.ir.graph import Constant, Graph, Input, Parameter, Update
 
 # Export treats sizes 0 and 1 as special, so the example batch is enlarged; the number itself leaves no trace.
 EXPORT_BATCH = 4
-
-LossFunction = Callable[[Any, Any], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -46,15 +49,20 @@ def capture(model: nn.Module, batch: Batch, loss: LossFunction | None = None, *,
         every_layer: trace layers that do the same as others too; slower, and the graph is the same.
 
     Raises:
-        CaptureError: the model cannot be traced; the message gives the file and line.
+        CaptureError: the model cannot be traced; the message and `places` have every line that stands in the way.
         InputsError: the batch holds no tensor, or something that is neither a tensor nor a plain value.
     """
     example = _example(model, batch)
     if not every_layer:
         # Whatever goes wrong on the short way, the long one is right, and its errors are the model's.
         with suppress(Exception):
-            return _capture(model, example, _WithLoss(model, example.rebuild, loss, TraceOnce(model)))
-    return _capture(model, example, _WithLoss(model, example.rebuild, loss))
+            return _capture(model, example, WithLoss(model, example.rebuild, loss, TraceOnce(model)))
+    try:
+        return _capture(model, example, WithLoss(model, example.rebuild, loss))
+    except AutopartError:
+        raise
+    except Exception as error:
+        raise _report(model, example, loss, error) from error
 
 
 @dataclass(frozen=True)
@@ -87,69 +95,29 @@ def _example(model: nn.Module, batch: Batch) -> _Example:
     return _Example(names, examples, dims, batch_size, rebuild)
 
 
-def _capture(model: nn.Module, example: _Example, wrapper: "_WithLoss") -> Captured:
+def _capture(model: nn.Module, example: _Example, wrapper: WithLoss) -> Captured:
     exported = _export(wrapper, example)
     for name, dims, size in zip(example.names, example.dims, _first_sizes(exported), strict=True):
         if dims and isinstance(size, int):
-            where = line_that_fixes(lambda: _export(wrapper, example))
-            raise CaptureError(
-                f"{type(model).__name__} fixes the batch size of {name!r} at {where or 'an unknown line'}: the "
-                "graph would hold for one size only. Take sizes from the input (x.shape[0]), and have no constants of "
-                "the batch's size in forward"
-            )
+            raise _FixedBatchError(f"the batch size of {name!r} is fixed to {size}")
     return _captured(model, exported, example)
 
 
-class _WithLoss(nn.Module):
-    """The model followed by its loss, taking the tensors of the batch by position."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        rebuild: Callable[..., Batch],
-        loss: LossFunction | None,
-        trace_once: TraceOnce | None = None,
-    ) -> None:
-        super().__init__()
-        self.model = model
-        self._rebuild = rebuild
-        self._loss = loss
-        self._trace_once = trace_once
-
-    def forward(self, *tensors: torch.Tensor) -> Any:
-        if self._trace_once is None:
-            return self._result(tensors)
-        with self._trace_once.active():
-            result = self._result(tensors)
-        self._trace_once.check(result)
-        return result
-
-    def _result(self, tensors: tuple[torch.Tensor, ...]) -> Any:
-        batch = self._rebuild(tensors)
-        output = self.model(**batch) if isinstance(batch, Mapping) else self.model(*batch)
-        loss = self._loss(output, batch) if self._loss is not None else _own_loss(output)
-        if loss is None:
-            return _tensors(output)
-        if loss.ndim:
-            raise CaptureError(f"the loss has shape {tuple(loss.shape)}: it must be a scalar, for example its mean")
-        return loss
+class _FixedBatchError(Exception):
+    """The graph holds for one batch size only."""
 
 
-def _own_loss(output: Any) -> torch.Tensor | None:
-    if isinstance(output, torch.Tensor):
-        return output if output.ndim == 0 else None
-    candidate = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
-    return candidate if isinstance(candidate, torch.Tensor) else None
-
-
-def _tensors(output: Any) -> tuple[torch.Tensor, ...]:
-    if isinstance(output, torch.Tensor):
-        return (output,)
-    items = output.values() if isinstance(output, Mapping) else output if isinstance(output, tuple | list) else ()
-    found = tuple(item for item in items if isinstance(item, torch.Tensor))
-    if not found:
-        raise CaptureError(f"the model returns a {type(output).__name__} with no tensor in it")
-    return found
+def _report(model: nn.Module, example: _Example, loss: LossFunction | None, error: Exception) -> CaptureError:
+    """Everything in the model's code that stands in the way, after an export that failed with `error`."""
+    found = FoundPlaces()
+    for first in (True, False):  # both ways of a branch, where it has two
+        with suppress(Exception):
+            _export(WithLoss(model, example.rebuild, loss, Survey(model, found, first)), example)
+    if not found.count:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else "it gives no reason"
+        frame = user_frame(traceback.extract_tb(error.__traceback__))
+        found.add(frame, "", f"{type(error).__name__}: {reason}", "see the cause above this error")
+    return found.error(type(model).__name__)
 
 
 def _flatten(batch: Batch) -> tuple[list[str], list[torch.Tensor], Callable[..., Batch]]:
@@ -171,19 +139,17 @@ def _flatten(batch: Batch) -> tuple[list[str], list[torch.Tensor], Callable[...,
     return list(tensors), list(tensors.values()), rebuild
 
 
-def _export(wrapper: _WithLoss, example: _Example) -> Any:
-    try:
-        with warnings.catch_warnings(), _without_cache(wrapper.model), refusing_own_gradients():
-            warnings.simplefilter("ignore")
+def _export(wrapper: WithLoss, example: _Example) -> Any:
+    with warnings.catch_warnings(), _without_cache(wrapper.model), _silent_export(), refusing_own_gradients():
+        warnings.simplefilter("ignore")
+        try:
             exported = torch.export.export(
                 wrapper, example.tensors, dynamic_shapes={"tensors": example.dims}, strict=False
             )
-            if any(_mutates(node) for node in exported.graph.nodes):
-                exported = exported.run_decompositions({})  # makes in-place ops functional; composite ops stay whole
-    except CaptureError:
-        raise
-    except Exception as error:
-        raise CaptureError(_explain(wrapper.model, error)) from error
+        except ForwardError as error:
+            raise error.__cause__ or error from None
+        if any(_mutates(node) for node in exported.graph.nodes):
+            exported = exported.run_decompositions({})  # makes in-place ops functional; composite ops stay whole
     return exported
 
 
@@ -201,23 +167,23 @@ def _without_cache(model: nn.Module) -> Iterator[None]:
             config.use_cache = True  # type: ignore[union-attr]
 
 
+@contextmanager
+def _silent_export() -> Iterator[None]:
+    """Export logs what it then raises; the report says it once."""
+    loggers = [logging.getLogger(name) for name in ("torch.export._trace", "torch.fx.experimental.symbolic_shapes")]
+    before = [logger.disabled for logger in loggers]
+    for logger in loggers:
+        logger.disabled = True
+    try:
+        yield
+    finally:
+        for logger, disabled in zip(loggers, before, strict=True):
+            logger.disabled = disabled
+
+
 def _mutates(node: torch.fx.Node) -> bool:
     schema = getattr(node.target, "_schema", None)
     return node.op == "call_function" and schema is not None and bool(schema.is_mutable)
-
-
-def _explain(model: nn.Module, error: Exception) -> str:
-    where = user_line(traceback.extract_tb(error.__traceback__)) or "a line that is not known"
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    data_dependent = any(
-        word in f"{type(error).__name__} {error}" for word in ("DataDependent", "data-dependent", "Could not guard")
-    )
-    advice = (
-        "the value of a tensor decides what runs: use torch.where, or move the decision out of forward"
-        if data_dependent
-        else "the graph must be the same for every batch: see the cause above this error"
-    )
-    return f"{type(model).__name__} cannot be captured at {where}: {type(error).__name__}: {reason}. {advice}"
 
 
 def _captured(model: nn.Module, exported: Any, example: _Example) -> Captured:
@@ -230,6 +196,7 @@ def _captured(model: nn.Module, exported: Any, example: _Example) -> Captured:
                 "may change there; write the result to a new tensor"
             )
     canonical, aliases = _parameter_names(model)
+    check_regions(exported.graph_module, type(model).__name__)
     translator = Translator()
     inputs: list[Input] = []
     parameters: list[Parameter] = []

@@ -12,7 +12,9 @@ from torch.utils._sympy.symbol import SymT, symbol_is_type
 
 from autopart.capture.expand import TracedLayer, expand
 from autopart.capture.layer_ops import NAMESPACE
-from autopart.errors import CaptureError, UnsupportedError
+from autopart.capture.node_source import location, scope
+from autopart.capture.regions import WRAPPERS
+from autopart.errors import UnsupportedError
 from autopart.ir.graph import Arg, Literal, Node, Ref, Value, references
 from autopart.ir.size import BATCH, Size
 
@@ -24,8 +26,6 @@ CHECKS = (
     "sym_constrain_range",
     "sym_constrain_range_for_size",
 )
-# Higher-order regions that only set a mode around a subgraph; the position of the subgraph among their arguments.
-WRAPPERS = {"wrap_with_set_grad_enabled": 1, "wrap_with_autocast": 4}
 
 
 class Translator:
@@ -84,10 +84,6 @@ class Translator:
         if isinstance(result, torch.SymInt | int | torch.SymFloat | float | torch.SymBool | bool):
             self._env[node] = _scalar(result, node)
             return
-        if not isinstance(target, torch._ops.OpOverload):
-            raise UnsupportedError(
-                f"{name} at {location(node)}: higher-order operators other than mode regions are not supported"
-            )
         self._emit(node, result, grad_enabled)
 
     def _inline(self, node: torch.fx.Node, position: int, grad_enabled: bool) -> None:
@@ -168,7 +164,7 @@ class Translator:
 
     def _arg(self, arg: Any) -> Arg:
         if isinstance(arg, torch.fx.Node):
-            if isinstance(self._env[arg], CaptureError):
+            if isinstance(self._env[arg], ReadNumberError):
                 raise self._env[arg]
             known: Arg = self._env[arg]
             return known
@@ -194,53 +190,28 @@ def to_size(size: int | torch.SymInt | torch.SymFloat) -> Size:
     if isinstance(size, int):
         return size
     if free_unbacked_symbols(size):
-        raise CaptureError(
-            f"a size of the graph ({size}) is read from the values of a tensor, as nonzero and tolist do: "
-            "the graph must be the same for every batch. Keep the size and mask what does not count"
-        )
+        raise ReadNumberError(f"a size of the graph ({size}) is read from the values of a tensor, as tolist does")
     expression = sympy.sympify(size.node.expr).replace(ToFloat, lambda inner: inner)
     expression = expression.xreplace(dict.fromkeys(expression.free_symbols, BATCH))
     return int(expression) if expression.is_Integer else expression
 
 
-def _scalar(result: Any, node: torch.fx.Node) -> "Arg | CaptureError":
+class ReadNumberError(Exception):
+    """A number read from a tensor enters the graph."""
+
+
+def _scalar(result: Any, node: torch.fx.Node) -> "Arg | ReadNumberError":
     """A number of the graph; one that is read from a tensor is an error for whoever uses it, unlike a mere check."""
     if isinstance(result, torch.SymInt | torch.SymFloat) and _of_sizes(result):
         return to_size(result)
     if isinstance(result, bool | int | float):
         return result
-    return CaptureError(
-        f"{location(node)}: a number read from a tensor ({result}) enters the graph, which must be the same for every "
-        "batch. Keep the value in a tensor (drop .item() or int(), use torch.where to choose)"
-    )
+    return ReadNumberError(f"{location(node)}: {result}")
 
 
 def _of_sizes(number: torch.SymInt | torch.SymFloat) -> bool:
     """Whether only sizes decide `number`, and no element of a tensor."""
     return all(symbol_is_type(symbol, SymT.SIZE) for symbol in number.node.expr.free_symbols)
-
-
-def scope(node: torch.fx.Node) -> str:
-    """The path of the module that the node ran in, as the user names it ("transformer.h.0.attn")."""
-    stack = node.meta.get("nn_module_stack") or {}
-    paths = [str(entry[0]) for entry in stack.values()]
-    path = paths[-1] if paths else ""
-    for prefix in ("L['self'].", "L__self__."):
-        path = path.removeprefix(prefix)
-    return "" if path == "model" else path.removeprefix("model.")
-
-
-def location(node: torch.fx.Node) -> str:
-    """The user's file and line: the innermost frame outside torch."""
-    lines = [
-        line.strip() for line in (node.meta.get("stack_trace") or "").splitlines() if line.strip().startswith("File ")
-    ]
-    foreign = ("/torch/", "/autopart/capture/", 'File "<')  # the last are graphs that torch runs again
-    outside = [line for line in lines if not any(part in line for part in foreign)]
-    if not outside:
-        return ""
-    file, line, *_ = outside[-1].removeprefix("File ").split(", ")
-    return f"{file.strip(chr(34))}:{line.removeprefix('line ')}"
 
 
 def _names(args: Arg) -> tuple[str, ...]:

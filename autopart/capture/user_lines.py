@@ -1,7 +1,8 @@
 """User lines: where in the user's code something happened during capture."""
 
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,37 +13,47 @@ TORCH_FOLDER = str(Path(torch.__file__).parent)
 OWN_FOLDER = str(Path(__file__).parent)
 
 
-def user_line(frames: Iterable[traceback.FrameSummary]) -> str | None:
-    """The innermost of `frames` outside torch and capture, as `file:line: "code"`."""
+def user_frame(frames: Iterable[traceback.FrameSummary]) -> traceback.FrameSummary | None:
+    """The innermost of `frames` outside torch and capture."""
     outside = [frame for frame in frames if not frame.filename.startswith((TORCH_FOLDER, OWN_FOLDER, "<"))]
-    return f'{outside[-1].filename}:{outside[-1].lineno}: "{outside[-1].line}"' if outside else None
+    return outside[-1] if outside else None
 
 
-def line_that_fixes(export: Callable[[], object]) -> str | None:
-    """The line of the model at which `export` turns a symbolic size into a number; None if unknown.
+def running_frame() -> traceback.FrameSummary | None:
+    """The user's frame that runs now, inside the model that is being captured; None where none does."""
+    stack = traceback.extract_stack()
+    inside = [i for i, frame in enumerate(stack) if frame.name == "forward" and frame.filename.startswith(OWN_FOLDER)]
+    return user_frame(stack[inside[0] :]) if inside else None
 
-    Export says that it happened and not where, so it is run again with an eye on the place where torch notes it.
+
+def running_in_torch() -> frozenset[str]:
+    """The names of the functions of torch, written in Python, that run now."""
+    return frozenset(
+        frame.f_code.co_name
+        for frame, _ in traceback.walk_stack(None)
+        if frame.f_code.co_filename.startswith(TORCH_FOLDER)
+    )
+
+
+@contextmanager
+def fixed_sizes(told: Callable[[int], None]) -> Iterator[None]:
+    """While it lasts, `told` is given the number when export turns a symbolic size into a number.
+
+    Export says that it happened and not where, so this looks at the place where torch notes it.
     """
     environments: Any = ShapeEnv
-    original = getattr(environments, "_set_replacement", None)  # private to torch: without it the line stays unknown
+    original = getattr(environments, "_set_replacement", None)  # private to torch: without it nothing is told
     if original is None:
-        return None
-    found: list[str] = []
+        yield
+        return
 
     def watched(environment: ShapeEnv, symbol: Any, target: Any, *rest: Any) -> None:
-        stack = traceback.extract_stack()
-        inside = next(
-            (i for i, frame in enumerate(stack) if frame.name == "forward" and frame.filename.startswith(OWN_FOLDER)),
-            None,
-        )
-        if getattr(target, "is_Integer", False) and inside is not None:
-            line = user_line(stack[inside:])
-            found.extend([line] if line is not None else [])
+        if getattr(target, "is_Integer", False):
+            told(int(target))
         original(environment, symbol, target, *rest)
 
     environments._set_replacement = watched
     try:
-        export()
+        yield
     finally:
         environments._set_replacement = original
-    return found[0] if found else None

@@ -167,7 +167,7 @@ class Graph:
 
     @cached_property
     def trained(self) -> frozenset[str]:
-        """The parameters, and what is made of them and of constants alone: a weight transposed, cast or put together."""
+        """The parameters, and what is made of them and of constants alone: a weight transposed or put together."""
         known = set(self.parameter_of)
         for node in self.nodes:
             if any(name in known for name in node.inputs) and all(

@@ -1,0 +1,90 @@
+"""WithLoss: the module that is exported, a model followed by its loss."""
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from autopart.capture.example_inputs import Batch
+from autopart.errors import CaptureError
+
+LossFunction = Callable[[Any, Any], torch.Tensor]
+
+
+class ForwardError(Exception):
+    """The model's code failed; the cause says how.
+
+    An error of its own: of those of torch, export prints the whole graph so far.
+    """
+
+
+class Watch(Protocol):
+    """What looks on while the model runs."""
+
+    def active(self) -> AbstractContextManager[None]:
+        """For the time that the model runs."""
+
+    def check(self, result: torch.Tensor | tuple[torch.Tensor, ...]) -> None:
+        """Called with what will be returned; may raise."""
+
+
+class WithLoss(nn.Module):
+    """The model followed by its loss, taking the tensors of the batch by position.
+
+    Raises:
+        ForwardError: from `forward`, with the model's error as its cause.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        rebuild: Callable[..., Batch],
+        loss: LossFunction | None,
+        watch: Watch | None = None,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self._rebuild = rebuild
+        self._loss = loss
+        self._watch = watch
+
+    def forward(self, *tensors: torch.Tensor) -> Any:
+        """The loss, or the tensors that the model returns."""
+        try:
+            if self._watch is None:
+                return self._result(tensors)
+            with self._watch.active():
+                result = self._result(tensors)
+            self._watch.check(result)
+        except Exception as error:
+            raise ForwardError from error
+        return result
+
+    def _result(self, tensors: tuple[torch.Tensor, ...]) -> Any:
+        batch = self._rebuild(tensors)
+        output = self.model(**batch) if isinstance(batch, Mapping) else self.model(*batch)
+        loss = self._loss(output, batch) if self._loss is not None else _own_loss(output)
+        if loss is None:
+            return _tensors(output)
+        if loss.ndim:
+            raise CaptureError(f"the loss has shape {tuple(loss.shape)}: it must be a scalar, for example its mean")
+        return loss
+
+
+def _own_loss(output: Any) -> torch.Tensor | None:
+    if isinstance(output, torch.Tensor):
+        return output if output.ndim == 0 else None
+    candidate = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
+    return candidate if isinstance(candidate, torch.Tensor) else None
+
+
+def _tensors(output: Any) -> tuple[torch.Tensor, ...]:
+    if isinstance(output, torch.Tensor):
+        return (output,)
+    items = output.values() if isinstance(output, Mapping) else output if isinstance(output, tuple | list) else ()
+    found = tuple(item for item in items if isinstance(item, torch.Tensor))
+    if not found:
+        raise CaptureError(f"the model returns a {type(output).__name__} with no tensor in it")
+    return found
