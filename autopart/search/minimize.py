@@ -10,7 +10,8 @@ from autopart.errors import PlanningError
 from autopart.search.eliminate import Table, domain_sizes, eliminate, elimination_order, log_size, neighbours_of
 
 LARGEST_TABLE = 20_000_000
-MOST_VOTES = 3
+MOST_VOTES = 3  # for a variable
+MOST_CHANGES = 12
 
 Choice = Mapping[Hashable, int]
 
@@ -46,11 +47,11 @@ def minimize(tables: Sequence[Table], largest: int = LARGEST_TABLE) -> Minimum:
     votes, bound = _relaxed(tables, cutset)
     fixed = {variable: votes[variable][0] for variable in cutset}
     best = _conditioned(tables, fixed, bound)
-    for variable in cutset:
-        for vote in votes[variable][1:MOST_VOTES]:
-            other = _conditioned(tables, {**fixed, variable: vote}, bound)
-            if other is not None and (best is None or other.cost < best.cost):
-                best, fixed = other, {**fixed, variable: vote}
+    changes = [(variable, vote) for variable in cutset for vote in votes[variable][1:MOST_VOTES]]
+    for variable, vote in changes[:MOST_CHANGES]:
+        other = _conditioned(tables, {**fixed, variable: vote}, bound)
+        if other is not None and (best is None or other.cost < best.cost):
+            best, fixed = other, {**fixed, variable: vote}
     if best is None:
         raise PlanningError("no combination of strategies was found that fits together: the graph is too entangled")
     return best

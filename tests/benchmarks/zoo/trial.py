@@ -164,5 +164,4 @@ def _hush() -> None:
 
 def _one_line(text: str) -> str:
     lines = [line.strip() for line in text.strip().splitlines() if line.strip()]
-    last = lines[0] if len(lines) == 1 or not lines[0].endswith("failed:") else lines[-1]
-    return last[:300]
+    return (lines[-1] if lines[0].endswith("failed:") else " ".join(lines))[:300]
