@@ -1,6 +1,7 @@
 """One architecture through everything: capture, plan, emit, run on 2 x 2 processes, compare with one process."""
 
 import logging
+import re
 import time
 import warnings
 from dataclasses import dataclass, fields, replace
@@ -164,4 +165,5 @@ def _hush() -> None:
 
 def _one_line(text: str) -> str:
     lines = [line.strip() for line in text.strip().splitlines() if line.strip()]
-    return (lines[-1] if lines[0].endswith("failed:") else " ".join(lines))[:300]
+    reason = lines[-1] if lines[0].endswith("failed:") else " ".join(lines)
+    return re.sub(r"/\S*/site-packages/", "", reason)[:300]
