@@ -84,7 +84,7 @@ def plan(
         dp: degree of data parallelism.
         micro_batch: samples a micro-batch.
         recompute: "none" or "full".
-        schedule: "1f1b" or "gpipe".
+        schedule: the name of one of `autopart/schedules/catalog`; "1f1b" and "gpipe" can be run, the others planned.
         cuts: names of the modules at which the second and later stages begin.
         zero: 0; sharded optimizer state is not supported yet.
         sequence_parallel: True shards what goes from layer to layer along the sequence (the second dim of an input)

@@ -74,6 +74,16 @@ class TestPlanning:
         with pytest.raises(autopart.UnknownNameError, match=r"'zigzag'.*1f1b.*gpipe"):
             planned(pp=2, schedule="zigzag")
 
+    def test_a_schedule_that_is_planned_and_not_run(self) -> None:
+        plan = planned(2, pp=2, schedule="zb-h1")
+        assert plan.schedule == "zb-h1"
+        with pytest.raises(autopart.UnsupportedError, match=r"'zb-h1' can be planned .* one of 1f1b, gpipe"):
+            parallel(2, pp=2, schedule="zb-h1")
+
+    def test_a_schedule_for_several_stages_a_rank(self) -> None:
+        with pytest.raises(autopart.PlanningError, match="'zb-v' takes 2 virtual stages a rank, not 1"):
+            planned(2, pp=2, schedule="zb-v")
+
     def test_sharded_optimizer_state(self) -> None:
         with pytest.raises(autopart.UnsupportedError, match="zero=1: sharded optimizer state is not supported yet"):
             planned(zero=1)

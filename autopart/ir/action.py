@@ -5,10 +5,15 @@ from enum import Enum
 
 
 class Kind(Enum):
-    """What a rank does for one micro-batch."""
+    """What a rank does for one micro-batch.
+
+    A schedule may split the backward pass in two: BACKWARD is then the gradients of a stage's inputs alone, for which
+    the stage before waits, and WEIGHT those of its weights, for which nobody waits. Without WEIGHT, BACKWARD is both.
+    """
 
     FORWARD = "F"
     BACKWARD = "B"
+    WEIGHT = "W"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,4 +29,4 @@ class Action:
 
 
 Schedule = tuple[tuple[Action, ...], ...]
-"""`schedule[rank]` is what that pipeline rank does, in order."""
+"""`schedule[rank]` is what that pipeline rank does, in order; which rank has a stage can be read off it."""

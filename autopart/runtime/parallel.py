@@ -10,12 +10,13 @@ import torch.distributed as dist
 from torch import nn
 
 from autopart.errors import BatchError, LaunchError, UnsupportedError
+from autopart.ir.action import Kind
 from autopart.ir.graph import Graph
 from autopart.ir.plan import PlanData
 from autopart.ir.program import Program
 from autopart.runtime.load import write_sources
 from autopart.runtime.worker import Worker, check_agreement
-from autopart.schedules.find import find_schedule
+from autopart.schedules.find import find_schedule, schedule_names
 
 PlanT = TypeVar("PlanT", bound=PlanData)
 
@@ -34,6 +35,12 @@ class Parallel(Generic[PlanT]):
     def __init__(
         self, plan: PlanT, program: Program, graph: Graph, model: nn.Module, constants: Mapping[str, torch.Tensor]
     ) -> None:
+        if not _is_executed(plan.schedule):
+            known = [name for name in schedule_names() if _is_executed(name)]
+            raise UnsupportedError(
+                f"schedule {plan.schedule!r} can be planned and simulated, and not yet be run: plan with schedule= one "
+                f"of {', '.join(known)}"
+            )
         self.plan = plan
         self.program = program
         self._graph, self._model = graph, model
@@ -205,3 +212,9 @@ class Parallel(Generic[PlanT]):
                 )
             named[item.path] = tensor
         return named
+
+
+def _is_executed(schedule: str) -> bool:
+    """Whether the executor can run it: one stage a rank, and a backward pass in one piece."""
+    definition = find_schedule(schedule)
+    return definition.takes(1) and definition.kinds == (Kind.FORWARD, Kind.BACKWARD)

@@ -16,13 +16,14 @@ def execution_order(
 
         F on stage s   F on each stage of producers[s]                    (left out: the stage before)
         B on stage s   F on stage s, B on each stage that s produces for  (left out: the stage after)
+        W on stage s   B on stage s
 
     Raises PlanningError, with the chain of ranks that wait for each other, if the schedule cannot be finished.
     """
     micro_batches = 1 + max((action.micro_batch for actions in schedule for action in actions), default=-1)
     stages = 1 + max((action.stage for actions in schedule for action in actions), default=-1)
-    forward_needs, backward_needs = _needs(stages, micro_batches, producers)
-    done = bytearray(2 * stages * micro_batches)
+    needs = _needs(stages, micro_batches, producers)
+    done = bytearray(3 * stages * micro_batches)
     waiting: dict[int, list[int]] = {}  # code of an action -> the ranks that stand still until it is done
     next_index = [0] * len(schedule)
     order: list[tuple[int, Action]] = []
@@ -32,17 +33,18 @@ def execution_order(
         actions, index = schedule[rank], next_index[rank]
         while index < len(actions):
             action = actions[index]
-            backward = action.kind is Kind.BACKWARD
-            offset = 2 * action.micro_batch
+            kind = action.kind
+            number = 0 if kind is Kind.FORWARD else 1 if kind is Kind.BACKWARD else 2
+            offset = 3 * action.micro_batch
             missing = -1
-            for need in (backward_needs if backward else forward_needs)[action.stage]:
+            for need in needs[number][action.stage]:
                 if not done[need + offset]:
                     missing = need + offset
                     break
             if missing >= 0:
                 waiting.setdefault(missing, []).append(rank)
                 break
-            code = 2 * action.stage * micro_batches + offset + backward
+            code = 3 * action.stage * micro_batches + offset + number
             done[code] = 1
             order.append((rank, action))
             index += 1
@@ -55,12 +57,13 @@ def execution_order(
     return tuple(order)
 
 
-# An action's code is 2 * (stage * micro_batches + micro_batch), plus 1 for a backward. A need of a stage is the code
-# for micro-batch 0; adding 2m gives the code for micro-batch m.
+# An action's code is 3 * (stage * micro_batches + micro_batch), plus the number of its kind. A need of a stage is the
+# code for micro-batch 0; adding 3m gives the code for micro-batch m.
+_KINDS = (Kind.FORWARD, Kind.BACKWARD, Kind.WEIGHT)
 _Needs = tuple[tuple[int, ...], ...]
 
 
-def _needs(stages: int, micro_batches: int, producers: Sequence[Sequence[int]] | None) -> tuple[_Needs, _Needs]:
+def _needs(stages: int, micro_batches: int, producers: Sequence[Sequence[int]] | None) -> tuple[_Needs, _Needs, _Needs]:
     if producers is None:
         producers = [(stage - 1,) if stage else () for stage in range(stages)]
     if len(producers) != stages or any(not 0 <= source < stages for sources in producers for source in sources):
@@ -69,15 +72,15 @@ def _needs(stages: int, micro_batches: int, producers: Sequence[Sequence[int]] |
     for stage, sources in enumerate(producers):
         for source in sources:
             consumers[source].append(stage)
-    row = 2 * micro_batches
+    row = 3 * micro_batches
     forward = tuple(tuple(row * source for source in sources) for sources in producers)
     backward = tuple((row * stage, *(row * target + 1 for target in consumers[stage])) for stage in range(stages))
-    return forward, backward
+    return forward, backward, tuple((row * stage + 1,) for stage in range(stages))
 
 
 def _decode(code: int, micro_batches: int) -> Action:
-    stage, micro_batch = divmod(code // 2, micro_batches)
-    return Action(Kind.BACKWARD if code % 2 else Kind.FORWARD, stage, micro_batch)
+    stage, micro_batch = divmod(code // 3, micro_batches)
+    return Action(_KINDS[code % 3], stage, micro_batch)
 
 
 def _describe(schedule: Schedule, next_index: Sequence[int], waits: dict[int, Action]) -> str:

@@ -15,10 +15,13 @@ def simulate(
     backward_s: Sequence[float],
     send_s: Sequence[float],
     exposed: bool = False,
+    weight_s: Sequence[float] | None = None,
 ) -> Timeline:
     """Run a chain of stages through `schedule`; each action starts as soon as its rank is free and its input is there.
 
-    All times are seconds for one micro-batch. `forward_s[s]` and `backward_s[s]` are the compute of stage s.
+    All times are seconds for one micro-batch. `forward_s[s]` and `backward_s[s]` are the compute of stage s. A schedule
+    that splits the backward pass needs `weight_s` too: `weight_s[s]` is the part of the weights' gradients, which
+    `backward_s[s]` is then without; other schedules do not look at it.
     `send_s[s]` is the transfer between stages s and s + 1, activations one way and gradients the other (one entry fewer
     than stages; 0 where both stages share a rank).
 
@@ -35,6 +38,10 @@ def simulate(
     _check_times("forward_s", forward_s, stages)
     _check_times("backward_s", backward_s, stages)
     _check_times("send_s", send_s, max(stages - 1, 0))
+    if weight_s is not None:
+        _check_times("weight_s", weight_s, stages)
+    elif any(action.kind is Kind.WEIGHT for actions in schedule for action in actions):
+        raise PlanningError("the schedule splits the backward pass: give weight_s, the time of the weights' gradients")
 
     #   stage s      ──F──┐                       ┌──B──    F(s) starts at   arrival of F(s - 1)
     #                     └ send_s[s]  send_s[s] ─┘         B(s) starts at   arrival of B(s + 1)
@@ -43,17 +50,21 @@ def simulate(
     # The input of F(s, m) arrives at forward_arrival_s[s][m], that of B(s, m) at backward_arrival_s[s + 1][m].
     forward_arrival_s = [[0.0] * micro_batches for _ in range(stages + 1)]
     backward_arrival_s = [[0.0] * micro_batches for _ in range(stages + 1)]
+    weights_s = weight_s or ()
     free_s = [0.0] * len(schedule)
     spans: list[list[Span]] = [[] for _ in schedule]
+    nowhere = [0.0] * micro_batches  # nobody waits for gradients of weights
     sends = (0.0, *send_s, 0.0)  # sends[s]: between s - 1 and s; nothing is before the first stage, or after the last
     for rank, action in execution_order(schedule):
         stage, micro_batch = action.stage, action.micro_batch
         if action.kind is Kind.FORWARD:
             arrived_s = forward_arrival_s[stage][micro_batch]
             compute_s, transfer_s, arrivals = forward_s[stage], sends[stage + 1], forward_arrival_s[stage + 1]
-        else:
+        elif action.kind is Kind.BACKWARD:
             arrived_s = backward_arrival_s[stage + 1][micro_batch]
             compute_s, transfer_s, arrivals = backward_s[stage], sends[stage], backward_arrival_s[stage]
+        else:
+            arrived_s, compute_s, transfer_s, arrivals = 0.0, weights_s[stage], 0.0, nowhere
         start_s = free_s[rank]
         if arrived_s > start_s:
             start_s = arrived_s

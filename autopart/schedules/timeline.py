@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from autopart.errors import PlanningError
-from autopart.ir.action import Action, Kind
+from autopart.ir.action import Action
+from autopart.schedules.in_flight import peak_in_flight
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,23 +34,21 @@ class Timeline:
         busy_s = sum(span.end_s - span.start_s for spans in self.ranks for span in spans)
         return max(0.0, 1.0 - busy_s / total_s) if total_s > 0 else 0.0
 
-    def in_flight(self, stage: int) -> int:
-        """The most micro-batches that `stage` holds at once: forward done, backward not yet done.
+    def idle_s(self, rank: int) -> float:
+        """Seconds between the first and the last action of `rank` in which it computes nothing: its bubble."""
+        spans = self.ranks[rank]
+        return spans[-1].end_s - spans[0].start_s - sum(span.end_s - span.start_s for span in spans) if spans else 0.0
 
-        Raises PlanningError if no rank has the stage.
+    def in_flight(self, stage: int) -> int:
+        """The most micro-batches that `stage` holds at once: forward begun, last pass not yet done.
+
+        The last pass is that of the weight gradients, where the backward pass is split. Raises PlanningError if no rank
+        has the stage.
         """
         for turn in range(len(self.ranks)):
             # Stages mostly go round the ranks: look first where `stage` would then be.
             spans = self.ranks[(stage + turn) % len(self.ranks)]
-            kinds = [span.action.kind for span in spans if span.action.stage == stage]
-            if kinds:
-                return _peak(kinds)
+            own = tuple(span.action for span in spans if span.action.stage == stage)
+            if own:
+                return int(peak_in_flight((own,))[0])
         raise PlanningError(f"no rank of this timeline has stage {stage}")
-
-
-def _peak(kinds: list[Kind]) -> int:
-    held = peak = 0
-    for kind in kinds:
-        held += 1 if kind is Kind.FORWARD else -1
-        peak = max(peak, held)
-    return peak

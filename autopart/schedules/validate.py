@@ -1,26 +1,31 @@
 """validate: prove that a schedule does all the work, once, and never deadlocks."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from autopart.errors import PlanningError
 from autopart.ir.action import Action, Kind, Schedule
-from autopart.schedules.check_counts import check_counts
 from autopart.schedules.execution_order import execution_order
 
 
 def validate(
-    schedule: Schedule, stages: int, micro_batches: int, producers: Sequence[Sequence[int]] | None = None
+    schedule: Schedule,
+    stages: int,
+    micro_batches: int,
+    producers: Sequence[Sequence[int]] | None = None,
+    kinds: Sequence[Kind] = (Kind.FORWARD, Kind.BACKWARD),
 ) -> None:
     """Return if `schedule` is right, else raise PlanningError with the offending rank and action.
 
-    Right means: each of the stages lives on one rank and does F and B of each micro-batch exactly once, B after F; and
-    executed symbolically, with asynchronous sends, it reaches its end. `producers[s]` are the stages whose forward
-    stage s needs (and whose backward needs that of s); left out, a stage needs the one before it.
+    Right means: each of the stages lives on one rank and does each of `kinds` of each micro-batch exactly once, in that
+    order; and executed symbolically, with asynchronous sends, it reaches its end. `producers[s]` are the stages whose
+    forward stage s needs (and whose backward needs that of s); left out, a stage needs the one before it.
     """
-    check_counts(stages, micro_batches)
+    if stages < 1 or micro_batches < 1:
+        raise PlanningError(f"nothing to do with {stages} stages and {micro_batches} micro-batches: both start at 1")
     homes: dict[int, int] = {}
-    seen = {kind.value: bytearray(stages * micro_batches) for kind in Kind}  # by stage, then micro-batch
-    forwards = seen[Kind.FORWARD.value]
+    seen = {kind.value: bytearray(stages * micro_batches) for kind in kinds}  # by stage, then micro-batch
+    before = {later.value: earlier.value for earlier, later in pairwise(kinds)}
     for rank, actions in enumerate(schedule):
         for action in actions:
             stage, micro_batch = action.stage, action.micro_batch
@@ -31,13 +36,16 @@ def validate(
             home = homes.setdefault(stage, rank)
             if home != rank:
                 raise _error(rank, action, f"the stage is already on rank {home}")
-            same_kind, index = seen[action.kind.value], stage * micro_batches + micro_batch
+            letter, index = action.kind.value, stage * micro_batches + micro_batch
+            if letter not in seen:
+                raise _error(rank, action, f"the schedule is to have {' and '.join(seen)} alone")
+            same_kind = seen[letter]
             if same_kind[index]:
                 raise _error(rank, action, "done twice")
-            if action.kind is Kind.BACKWARD and not forwards[index]:
-                raise _error(rank, action, f"its forward F{micro_batch} does not come before it")
+            if letter in before and not seen[before[letter]][index]:
+                raise _error(rank, action, f"its {before[letter]}{micro_batch} does not come before it")
             same_kind[index] = 1
-    for kind in Kind:
+    for kind in kinds:
         index = seen[kind.value].find(0)
         if index >= 0:
             stage, micro_batch = divmod(index, micro_batches)

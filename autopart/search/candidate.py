@@ -7,9 +7,11 @@ from itertools import pairwise
 
 from autopart.estimate.block import UnitCost
 from autopart.estimate.memory import parameter_bytes, stage_memory
+from autopart.ir.action import Action
 from autopart.ir.plan import Memory, StagePlan
 from autopart.ir.units import Unit
 from autopart.schedules.find import find_schedule
+from autopart.schedules.in_flight import peak_in_flight
 from autopart.schedules.simulate import simulate
 from autopart.schedules.timeline import Timeline
 from autopart.search.tensor import TensorPlan
@@ -17,6 +19,9 @@ from cost_models.cluster import Cluster
 from cost_models.collective import Group, all_reduce_s, send_s
 
 STEADY = 4  # a pipeline is filled long before four micro-batches a stage
+# Of a backward pass, where the gradients of weights have a pass of their own: those of a matmul's weight and of its
+# input are products of the same size. Activations that are computed again come with the gradients of inputs.
+WEIGHT_SHARE = 0.5
 
 
 @dataclass(frozen=True)
@@ -108,8 +113,13 @@ class Candidate:
     @cached_property
     def timeline(self) -> Timeline:
         """The schedule, played out."""
-        actions = find_schedule(self.schedule)(self.pp, self.micro_batches)
-        return simulate(actions, self.forward_s, self.backward_s, self.sends_s)
+        schedule = find_schedule(self.schedule)
+        actions = schedule(self.pp, self.micro_batches)
+        if not schedule.splits_backward:
+            return simulate(actions, self.forward_s, self.backward_s, self.sends_s)
+        weight_s = [WEIGHT_SHARE * sum(cost.backward_s for cost in stage) for stage in self.stages]
+        input_s = [whole - weight for whole, weight in zip(self.backward_s, weight_s, strict=True)]
+        return simulate(actions, self.forward_s, input_s, self.sends_s, weight_s=weight_s)
 
     @cached_property
     def step_s(self) -> float:
@@ -139,25 +149,24 @@ class Candidate:
         return tuple(plans)
 
 
-def peak_in_flight(schedule: str, stages: int, micro_batches: int) -> tuple[int, ...]:
-    """For each stage of a schedule, the most micro-batches between their forward and backward pass.
+def stage_peaks(schedule: str, ranks: int, micro_batches: int, virtual_stages: int = 1) -> tuple[int, ...]:
+    """For each stage of a schedule, the most micro-batches between their forward and last pass.
 
-    Of a long schedule two short ones are looked at: from there on a peak stays, or grows evenly.
+    Raises PlanningError for counts that the schedule cannot take. Of a long schedule two short ones are looked at: from
+    there on a peak stays, or grows evenly.
     """
-    short = STEADY * stages + micro_batches % stages
-    if micro_batches <= short + stages:
-        return _counted_peaks(schedule, stages, micro_batches)
-    before, after = (_counted_peaks(schedule, stages, count) for count in (short, short + stages))
-    rounds = (micro_batches - short) // stages
+    find_schedule(schedule).check(ranks, micro_batches, virtual_stages)
+    short = STEADY * ranks + micro_batches % ranks
+    if micro_batches <= short + ranks:
+        return _counted_peaks(schedule, ranks, micro_batches, virtual_stages)
+    before, after = (_counted_peaks(schedule, ranks, count, virtual_stages) for count in (short, short + ranks))
+    rounds = (micro_batches - short) // ranks
     return tuple(a + (b - a) * rounds for a, b in zip(before, after, strict=True))
 
 
-def _counted_peaks(schedule: str, stages: int, micro_batches: int) -> tuple[int, ...]:
-    peaks = []
-    for actions in find_schedule(schedule)(stages, micro_batches):
-        flying = peak = 0
+def _counted_peaks(schedule: str, ranks: int, micro_batches: int, virtual_stages: int) -> tuple[int, ...]:
+    by_stage: list[list[Action]] = [[] for _ in range(ranks * virtual_stages)]
+    for actions in find_schedule(schedule)(ranks, micro_batches, virtual_stages):
         for action in actions:
-            flying += 1 if action.kind.value == "F" else -1
-            peak = max(peak, flying)
-        peaks.append(peak)
-    return tuple(peaks)
+            by_stage[action.stage].append(action)
+    return tuple(int(peak) for peak in peak_in_flight(tuple(map(tuple, by_stage))))

@@ -10,7 +10,7 @@ from autopart.estimate.node import Prices
 from autopart.ir.folded import Folded
 from autopart.ir.units import Unit
 from autopart.schedules.find import find_schedule
-from autopart.search.candidate import Candidate, peak_in_flight
+from autopart.search.candidate import Candidate, stage_peaks
 from autopart.search.pipeline import search_cuts
 from autopart.search.request import RECOMPUTE, Request, check, divisors
 from autopart.search.sequence_parallel import check_sequence, pinned_strategies
@@ -189,7 +189,7 @@ class DegreeSearch:
         tensor, costs = self.costs(tp, micro_batch, variant)
         key = (schedule, pp, count)
         if key not in self._flying:
-            self._flying[key] = peak_in_flight(schedule, pp, count)
+            self._flying[key] = stage_peaks(schedule, pp, count)
         flying = self._flying[key]
         cuts = search_cuts(costs, pp, flying, limit, recompute == "full", STATE_COPIES, self.request.cuts)
         if cuts is None:

@@ -117,14 +117,13 @@ def _prediction(best: Candidate, request: Request, folded: Folded) -> Prediction
     per_device = flops / step_s / request.world
     busiest = [node.output.dtype for node in folded.graph.nodes if work_of(node) is Work.MATMUL]
     dtype = max(set(busiest), key=busiest.count) if busiest else "float32"
-    busy_s = best.micro_batches * sum(f + b for f, b in zip(best.forward_s, best.backward_s, strict=True))
     return Prediction(
         step_time_s=step_s,
         tokens_per_s=samples_per_s * request.tokens_per_sample,
         samples_per_s=samples_per_s,
         model_flops_per_gpu_per_s=per_device,
         mfu=per_device / request.cluster.device.peak(dtype),
-        bubble_fraction=max(0.0, 1 - busy_s / (best.pp * best.timeline.step_s)),
+        bubble_fraction=best.timeline.bubble_fraction,
         peak_memory_bytes=tuple(memory.total_bytes for memory in best.memory),
     )
 

@@ -15,6 +15,7 @@ from autopart.schedules.find import find_schedule, schedule_names
 from autopart.schedules.grid import grid
 from autopart.schedules.simulate import simulate
 from autopart.schedules.timeline import Timeline
+from tests.schedules.sizes import sizes
 
 SECONDS = st.floats(0.0, 10.0, allow_subnormal=False)
 
@@ -22,30 +23,31 @@ SECONDS = st.floats(0.0, 10.0, allow_subnormal=False)
 @pytest.mark.parametrize("name", schedule_names())
 @given(data=st.data())
 def test_actions_wait_for_their_inputs_and_for_their_rank_and_for_nothing_else(name: str, data: st.DataObject) -> None:
-    stages, micro_batches = data.draw(st.integers(1, 6)), data.draw(st.integers(1, 9))
-    forward_s = data.draw(st.lists(SECONDS, min_size=stages, max_size=stages))
-    backward_s = data.draw(st.lists(SECONDS, min_size=stages, max_size=stages))
+    ranks, micro_batches, virtual = data.draw(st.sampled_from(list(sizes(find_schedule(name), 5, 9))))
+    stages = ranks * virtual
+    times_s = {kind: data.draw(st.lists(SECONDS, min_size=stages, max_size=stages)) for kind in Kind}
     send_s = data.draw(st.lists(SECONDS, min_size=stages - 1, max_size=stages - 1))
     exposed = data.draw(st.booleans())
-    schedule = find_schedule(name)(stages, micro_batches)
+    schedule = find_schedule(name)(ranks, micro_batches, virtual)
 
-    timeline = simulate(schedule, forward_s, backward_s, send_s, exposed)
+    forward_s, backward_s, weight_s = times_s.values()
+    timeline = simulate(schedule, forward_s, backward_s, send_s, exposed, weight_s)
 
     assert tuple(tuple(span.action for span in spans) for spans in timeline.ranks) == schedule
     end_s = {span.action: span.end_s for spans in timeline.ranks for span in spans}
+    steps = {Kind.FORWARD: 1, Kind.BACKWARD: -1, Kind.WEIGHT: 0}  # to the stage that takes what comes out
     for spans in timeline.ranks:
         free_s = 0.0
         for span in spans:
-            stage, micro_batch, forward = span.action.stage, span.action.micro_batch, span.action.kind is Kind.FORWARD
-            source, hop = (stage - 1, stage - 1) if forward else (stage + 1, stage)
+            kind, stage, micro_batch = span.action.kind, span.action.stage, span.action.micro_batch
+            source, target = stage - steps[kind], stage + steps[kind]
             arrived_s = 0.0
-            if 0 <= source < stages:
-                arrived_s = end_s[Action(span.action.kind, source, micro_batch)] + send_s[hop]
+            if source != stage and 0 <= source < stages:
+                arrived_s = end_s[Action(kind, source, micro_batch)] + send_s[min(stage, source)]
             assert span.start_s == max(free_s, arrived_s)
-            assert span.end_s == span.start_s + (forward_s if forward else backward_s)[stage]
-            outgoing = stage if forward else stage - 1
-            sends = exposed and 0 <= outgoing < stages - 1
-            free_s = span.end_s + (send_s[outgoing] if sends else 0.0)
+            assert span.end_s == span.start_s + times_s[kind][stage]
+            sends = exposed and target != stage and 0 <= target < stages
+            free_s = span.end_s + (send_s[min(stage, target)] if sends else 0.0)
     assert timeline.step_s == max(end_s.values())
     assert 0.0 <= timeline.bubble_fraction <= 1.0  # all is bubble where nobody computes, or next to nothing
 
@@ -89,6 +91,39 @@ def test_times_that_do_not_fit_are_refused(
         simulate(find_schedule("1f1b")(2, 2), forward_s, backward_s, send_s)
 
 
+def test_a_split_backward_needs_the_time_of_its_second_part() -> None:
+    schedule = find_schedule("zb-h1")(2, 2)
+    with pytest.raises(PlanningError, match="give weight_s"):
+        simulate(schedule, [1.0, 1.0], [1.0, 1.0], [0.0])
+    with pytest.raises(PlanningError, match="weight_s has 1 entries; this schedule needs 2"):
+        simulate(schedule, [1.0, 1.0], [1.0, 1.0], [0.0], weight_s=[1.0])
+
+
+def test_weight_gradients_delay_nobody_but_their_rank() -> None:
+    #   rank 0 | F0    .  .  B0 W0          the B of rank 0 waits for that of rank 1, not for its W
+    #   rank 1 |    F0 B0 W0
+    schedule = find_schedule("zb-h1")(2, 1)
+    timeline = simulate(schedule, [1.0, 1.0], [1.0, 1.0], [0.0], weight_s=[1.0, 9.0])
+    assert [span.start_s for span in timeline.ranks[0]] == [0.0, 3.0, 4.0]
+    assert timeline.idle_s(0) == 2.0
+    assert timeline.step_s == 12.0
+
+
+def test_activations_are_held_until_the_last_pass() -> None:
+    def held(name: str, virtual: int = 1) -> list[int]:
+        timeline = simulate(
+            find_schedule(name)(3, 6, virtual), *([1.0] * n for n in (3 * virtual, 3 * virtual, 3 * virtual - 1)),
+            weight_s=[1.0] * 3 * virtual,
+        )  # fmt: skip
+        return [timeline.in_flight(stage) for stage in range(3 * virtual)]
+
+    assert held("1f1b") == [3, 2, 1]
+    assert held("zb-h1") == [3, 3, 3]
+    assert held("forward-only") == [1, 1, 1]
+    assert held("interleaved-1f1b", 2) == [6, 6, 4, 3, 3, 1]
+    assert held("zb-v", 2) == [6, 5, 4, 3, 2, 1]
+
+
 def test_a_deadlock_is_refused() -> None:
     schedule: Schedule = ((Action(Kind.FORWARD, 1, 0), Action(Kind.FORWARD, 0, 0)),)
     with pytest.raises(PlanningError, match="deadlocks"):
@@ -110,11 +145,13 @@ def test_grid_names_stages_where_a_rank_has_several() -> None:
 
 @pytest.mark.parametrize("name", schedule_names())
 def test_64_stages_and_1024_micro_batches_take_well_under_a_second(name: str) -> None:
-    schedule = find_schedule(name)(64, 1024)
+    definition = find_schedule(name)
+    virtual = definition.virtual_stages[0]
+    schedule = definition(64 // virtual, 1024, virtual)
     best_s = math.inf
     for _ in range(3):
         start_s = time.process_time()
-        simulate(schedule, [1.0] * 64, [2.0] * 64, [0.1] * 63)
+        simulate(schedule, [1.0] * 64, [2.0] * 64, [0.1] * 63, weight_s=[1.0] * 64)
         best_s = min(best_s, time.process_time() - start_s)
     assert best_s < 0.9
 

@@ -8,6 +8,7 @@ from autopart.errors import PlanningError
 from autopart.ir.action import Action, Kind, Schedule
 from autopart.schedules.find import find_schedule, schedule_names
 from autopart.schedules.validate import validate
+from tests.schedules.sizes import sizes
 
 
 def schedule_of(*ranks: str) -> Schedule:
@@ -27,7 +28,7 @@ def _action(word: str, rank: int) -> Action:
         (("F0 F1 B0 B1", "F0 B0"), "rank 1, F1 of stage 1: missing"),
         (("F0 F1 B0 B1",), "F0 of stage 1 is missing: no rank has the stage"),
         (("F0 F1 B0 B1 B1", "F0 B0 F1 B1"), "rank 0, B1 of stage 0: done twice"),
-        (("F0 B1 F1 B0", "F0 B0 F1 B1"), "rank 0, B1 of stage 0: its forward F1 does not come before it"),
+        (("F0 B1 F1 B0", "F0 B0 F1 B1"), "rank 0, B1 of stage 0: its F1 does not come before it"),
         (("F0 F1 B0 B1", "F0 B0 F1 B1 F2"), "rank 1, F2 of stage 1: there is no such micro-batch, only 0 to 1"),
         (("F0 F1 B0 B1", "F0 B0 F1 B1", "F0"), "rank 2, F0 of stage 2: there is no such stage, only 0 to 1"),
         (("F0 F1 B0 B1", "F0 B0 F1 B1 F0.s0"), "rank 1, F0 of stage 0: the stage is already on rank 0"),
@@ -54,15 +55,44 @@ def test_only_the_ranks_of_the_cycle_are_reported() -> None:
     assert "rank 0 stops" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("ranks", "message"),
+    [
+        (("F0 B0 F1 B1 W1",), "rank 0, W0 of stage 0: missing"),
+        (("F0 W0 B0 F1 B1 W1",), "rank 0, W0 of stage 0: its B0 does not come before it"),
+        (("F0 B0 W0 F1 B1 W0 W1",), "rank 0, W0 of stage 0: done twice"),
+    ],
+)
+def test_a_broken_split_schedule_is_refused(ranks: tuple[str, ...], message: str) -> None:
+    with pytest.raises(PlanningError) as error:
+        validate(schedule_of(*ranks), 1, 2, kinds=tuple(Kind))
+    assert str(error.value) == message
+
+
+def test_only_what_the_schedule_is_for_is_done() -> None:
+    validate(schedule_of("F0 F1"), 1, 2, kinds=(Kind.FORWARD,))
+    with pytest.raises(PlanningError, match="rank 0, B0 of stage 0: the schedule is to have F alone"):
+        validate(schedule_of("F0 B0"), 1, 1, kinds=(Kind.FORWARD,))
+    with pytest.raises(PlanningError, match="rank 0, W0 of stage 0: the schedule is to have F and B alone"):
+        validate(schedule_of("F0 B0 W0"), 1, 1)
+
+
+@pytest.mark.parametrize("counts", [(0, 1), (1, 0)])
+def test_an_empty_pipeline_is_refused(counts: tuple[int, int]) -> None:
+    with pytest.raises(PlanningError, match=f"{counts[0]} stages and {counts[1]} micro-batches"):
+        validate((), *counts)
+
+
 @pytest.mark.parametrize("name", schedule_names())
 @given(data=st.data())
 def test_a_schedule_that_lost_an_action_is_refused(name: str, data: st.DataObject) -> None:
-    stages, micro_batches = data.draw(st.integers(1, 5)), data.draw(st.integers(1, 6))
-    ranks = [list(actions) for actions in find_schedule(name)(stages, micro_batches)]
-    rank = data.draw(st.integers(0, len(ranks) - 1))
+    schedule = find_schedule(name)
+    count, micro_batches, virtual = data.draw(st.sampled_from(list(sizes(schedule, 5, 6))))
+    ranks = [list(actions) for actions in schedule(count, micro_batches, virtual)]
+    rank = data.draw(st.integers(0, count - 1))
     lost = ranks[rank].pop(data.draw(st.integers(0, len(ranks[rank]) - 1)))
     with pytest.raises(PlanningError, match=rf"{lost}\b"):
-        validate(tuple(map(tuple, ranks)), stages, micro_batches)
+        validate(tuple(map(tuple, ranks)), count * virtual, micro_batches, kinds=schedule.kinds)
 
 
 def test_several_stages_a_rank() -> None:

@@ -2,32 +2,57 @@
 
 import pytest
 
-from autopart.schedules.find import find_schedule
-from autopart.search.candidate import peak_in_flight
+from autopart.errors import PlanningError
+from autopart.schedules.find import find_schedule, schedule_names
+from autopart.search.candidate import stage_peaks
 from tests.search.test_degrees import gpt
 
 
-def peaks(schedule: str, stages: int, micro_batches: int) -> list[int]:
+def peaks(schedule: str, ranks: int, micro_batches: int, virtual: int) -> list[int]:
     """Counted over the whole schedule."""
-    found = []
-    for actions in find_schedule(schedule)(stages, micro_batches):
-        flying = [0]
+    definition = find_schedule(schedule)
+    flying = [[0] for _ in range(ranks * virtual)]
+    for actions in definition(ranks, micro_batches, virtual):
         for action in actions:
-            flying.append(flying[-1] + (1 if str(action)[0] == "F" else -1))
-        found.append(max(flying))
-    return found
+            own = flying[action.stage]
+            own.append(own[-1] + (action.kind is definition.kinds[0]))
+            own.append(own[-1] - (action.kind is definition.kinds[-1]))
+    return [max(own) for own in flying]
 
 
-@pytest.mark.parametrize("schedule", ["1f1b", "gpipe"])
-@pytest.mark.parametrize("stages", [1, 2, 3, 4, 7])
-def test_in_flight(schedule: str, stages: int) -> None:
-    for micro_batches in (1, 2, stages, 3 * stages, 5 * stages + 1, 9 * stages + 2, 200):
-        assert list(peak_in_flight(schedule, stages, micro_batches)) == peaks(schedule, stages, micro_batches)
+@pytest.mark.parametrize("schedule", schedule_names())
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4, 7])
+def test_in_flight(schedule: str, ranks: int) -> None:
+    definition = find_schedule(schedule)
+    for micro_batches in (1, 2, ranks, 3 * ranks, 5 * ranks + 1, 9 * ranks, 9 * ranks + 2, 200):
+        for virtual in (1, 2, 3):
+            if definition.takes(virtual) and not (definition.whole_rounds and micro_batches % ranks):
+                expected = peaks(schedule, ranks, micro_batches, virtual)
+                assert list(stage_peaks(schedule, ranks, micro_batches, virtual)) == expected
 
 
 def test_a_long_schedule_is_not_written_out() -> None:
-    assert peak_in_flight("1f1b", 4, 10**12) == (4, 3, 2, 1)
-    assert peak_in_flight("gpipe", 3, 10**12) == (10**12,) * 3
+    assert stage_peaks("1f1b", 4, 10**12) == (4, 3, 2, 1)
+    assert stage_peaks("gpipe", 3, 10**12) == (10**12,) * 3
+    assert stage_peaks("zb-h2", 4, 10**12) == (7, 7, 7, 7)
+    assert sum(stage_peaks("zb-v", 4, 10**12, 2)) >= 8
+
+
+def test_counts_that_a_schedule_cannot_take_are_named_as_they_are() -> None:
+    with pytest.raises(PlanningError, match="not 1001: change global_batch or micro_batch so that there are 1000 or"):
+        stage_peaks("interleaved-1f1b", 4, 1001, 2)
+
+
+def test_a_split_backward_takes_what_the_whole_one_takes() -> None:
+    pins = {"tp": 1, "dp": 1, "pp": 4, "micro_batch": 4, "recompute": "none"}
+    whole, split = (gpt().search(4, 64, schedule=name, **pins).run().best for name in ("1f1b", "zb-h1"))
+    assert (split.schedule, split.cuts) == ("zb-h1", whole.cuts)
+    busy_s = [
+        sum(span.end_s - span.start_s for spans in best.timeline.ranks for span in spans) for best in (whole, split)
+    ]
+    assert busy_s[1] == pytest.approx(busy_s[0])
+    assert split.timeline.step_s < whole.timeline.step_s
+    assert split.in_flight == (4, 4, 4, 4)
 
 
 @pytest.mark.parametrize(("pp", "micro_batch"), [(1, 4), (2, 2), (4, 1)])

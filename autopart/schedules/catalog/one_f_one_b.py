@@ -5,31 +5,32 @@ Source: Narayanan et al., "Memory-Efficient Pipeline-Parallel DNN Training", 202
 """
 
 from autopart.ir.action import Action, Kind, Schedule
-from autopart.schedules.check_counts import check_counts
+from autopart.schedules.alternate import alternate
+from autopart.schedules.pipeline import Pipeline
 
 NAME = "1f1b"
+KINDS = (Kind.FORWARD, Kind.BACKWARD)
+VIRTUAL_STAGES = (1, 1)
+WHOLE_ROUNDS = False
 
 
-def actions(stages: int, micro_batches: int) -> Schedule:
-    """The 1F1B schedule of `stages` stages, stage s on pipeline rank s.
+def actions(pipeline: Pipeline) -> Schedule:
+    """The 1F1B schedule, stage s on pipeline rank s.
 
-    Stage s keeps min(stages - s, micro_batches) micro-batches in flight; with equal stages the devices idle as long as
-    under GPipe, (stages - 1) / (micro_batches + stages - 1) of the step. Raises PlanningError unless both counts are at
-    least 1.
+    Of m micro-batches stage s of p keeps min(p - s, m) in flight; with equal stages the devices idle as long as under
+    GPipe, (p - 1) / (m + p - 1) of the step.
     """
-    check_counts(stages, micro_batches)
-    return tuple(_rank(stage, stages, micro_batches) for stage in range(stages))
-
-
-def _rank(stage: int, stages: int, micro_batches: int) -> tuple[Action, ...]:
     # 3 stages, 4 micro-batches, a backward as long as a forward:
     #
     #   rank 0 | F0 F1 F2       B0 F3 B1    B2    B3      2 warm-up forwards, then F2 B0, F3 B1 in turn, then B2 B3
     #   rank 1 |    F0 F1    B0 F2 B1 F3 B2    B3         1 warm-up forward
     #   rank 2 |       F0 B0 F1 B1 F2 B2 F3 B3            none
-    warm_up = min(stages - 1 - stage, micro_batches)
-    steady = micro_batches - warm_up
-    forwards = [Action(Kind.FORWARD, stage, m) for m in range(micro_batches)]
-    backwards = [Action(Kind.BACKWARD, stage, m) for m in range(micro_batches)]
-    turns = [action for pair in zip(forwards[warm_up:], backwards[:steady], strict=True) for action in pair]
-    return (*forwards[:warm_up], *turns, *backwards[steady:])
+    micro_batches = range(pipeline.micro_batches)
+    return tuple(
+        alternate(
+            [Action(Kind.FORWARD, stage, m) for m in micro_batches],
+            [Action(Kind.BACKWARD, stage, m) for m in micro_batches],
+            warm_up=pipeline.ranks - 1 - stage,
+        )
+        for stage in range(pipeline.ranks)
+    )

@@ -1,0 +1,22 @@
+"""ZB-2p: a searched zero-bubble schedule in twice the memory of 1F1B.
+
+Source: Qi et al., "Zero Bubble Pipeline Parallelism", 2023, sections 3.1 and 4.
+"""
+
+from autopart.ir.action import Kind, Schedule
+from autopart.schedules.pipeline import Pipeline
+from autopart.schedules.search_order import search_order
+
+NAME = "zb-2p"
+KINDS = (Kind.FORWARD, Kind.BACKWARD, Kind.WEIGHT)
+VIRTUAL_STAGES = (1, 1)
+WHOLE_ROUNDS = False
+
+
+def actions(pipeline: Pipeline) -> Schedule:
+    """The ZB-2p schedule, stage s on pipeline rank s: no rank holds more micro-batches than twice the ranks.
+
+    Where F, B and W take the same time, and there are at least 2p - 1 micro-batches, no rank idles between its first
+    and last action, as in ZB-H2; unlike ZB-H2 it follows the times of the pipeline.
+    """
+    return search_order(pipeline, limit=2 * pipeline.ranks)
