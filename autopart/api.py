@@ -10,11 +10,12 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from autopart.capture import torch_export
 from autopart.capture.evaluate import overload
 from autopart.capture.example_inputs import example_inputs
 from autopart.capture.fold import fold
 from autopart.capture.samplewise import samplewise
-from autopart.capture.torch_export import Captured, capture
+from autopart.capture.torch_export import Captured
 from autopart.emit.function import Sharded
 from autopart.emit.stages import emit_program
 from autopart.errors import LaunchError, PinError, PlanMismatchError, UnknownNameError, UnsupportedError
@@ -39,115 +40,17 @@ from autopart.sharding.rule import Rule
 from autopart.sharding.strategies import Strategy, strategies
 from cost_models.cluster import Cluster, load_cluster
 from cost_models.errors import UnknownCostModelError
+from cost_models.precision import check_precision
+from cost_models.stack import Stack, load_stack
 
-__all__ = ["Parallel", "Plan", "load_plan", "parallelize", "plan", "run"]
+__all__ = ["Parallel", "Plan", "capture", "load_plan", "parallelize", "plan", "run"]
 
 DEFAULT_CLUSTER = "dgx-h100"
+DEFAULT_STACK = "autopart"
 DEFAULT_TOKENS = 4 * 2**20
 DEFAULT_SAMPLES_PER_DEVICE = 32
 
 LossFunction = Callable[[Any, Any], torch.Tensor]
-
-
-def plan(
-    model: nn.Module,
-    world: int,
-    *,
-    cluster: str | Path | None = None,
-    global_batch: int | None = None,
-    inputs: object | None = None,
-    loss: LossFunction | None = None,
-    rules: Mapping[str, RuleSource] | None = None,
-    tp: int | None = None,
-    pp: int | None = None,
-    dp: int | None = None,
-    micro_batch: int | None = None,
-    recompute: str | None = None,
-    schedule: str | None = None,
-    cuts: Sequence[str] | None = None,
-    zero: int | None = None,
-    sequence_parallel: bool | None = None,
-) -> Plan:
-    """The fastest way to train `model` on `world` devices that fits their memory. Needs no GPU and no process group.
-
-    Args:
-        model: an unmodified module, whose tensors may be on `meta`.
-        world: the number of devices.
-        cluster: a name from `cost_models/clusters`, or a path to such a file. Left out: inside a job the devices at
-            hand, elsewhere `dgx-h100`.
-        global_batch: samples a step. Left out: about 4 million tokens for a token model, 32 samples a device otherwise.
-        inputs: an example batch; see `example_inputs` for what is derived when it is left out.
-        loss: a function of (output, batch); left out, the model's own loss.
-        rules: sharding rules of your own ops, by their names: {"mylib.my_op.default": "b* i, o i -> b* o"}.
-        tp: degree of tensor parallelism; tp x pp x dp is `world`.
-        pp: degree of pipeline parallelism.
-        dp: degree of data parallelism.
-        micro_batch: samples a micro-batch.
-        recompute: "none" or "full".
-        schedule: the name of one of `autopart/schedules/catalog`; "1f1b" and "gpipe" can be run, the others planned.
-        cuts: names of the modules at which the second and later stages begin.
-        zero: 0; sharded optimizer state is not supported yet.
-        sequence_parallel: True shards what goes from layer to layer along the sequence (the second dim of an input)
-            wherever tp can; False shards nothing along it.
-
-    Raises:
-        CaptureError: the model cannot be captured, or no example batch is known.
-        PinError: a pin that cannot be met.
-        InfeasiblePlanError: nothing fits the memory.
-        UnknownNameError: no such cluster or schedule, or an operator of `rules` that is not registered.
-        RuleError: a rule of `rules` that cannot be read.
-    """
-    names = tuple(cuts) if cuts is not None else None
-    pins = Pins(tp, pp, dp, micro_batch, recompute, schedule, names, zero, sequence_parallel)
-    check_names(cluster, pins)
-    return make_plan(prepare(model, inputs, loss, rules), world, cluster, global_batch, pins)
-
-
-def parallelize(
-    model: nn.Module,
-    world: int | None = None,
-    *,
-    plan: PlanData | None = None,
-    cluster: str | Path | None = None,
-    global_batch: int | None = None,
-    inputs: object | None = None,
-    loss: LossFunction | None = None,
-    rules: Mapping[str, RuleSource] | None = None,
-    tp: int | None = None,
-    pp: int | None = None,
-    dp: int | None = None,
-    micro_batch: int | None = None,
-    recompute: str | None = None,
-    schedule: str | None = None,
-    cuts: Sequence[str] | None = None,
-    zero: int | None = None,
-    sequence_parallel: bool | None = None,
-) -> Parallel[Plan]:
-    """Plan `model`, or take a `plan` made before, write it out, and inside a job of `world` ranks get ready to train.
-
-    The arguments are those of `plan`. With `plan=`, pins are left out, and the model and the `rules` must be those that
-    it was made for.
-    Under `torchrun` the process group is started if it is not running yet.
-
-    Raises:
-        PlanMismatchError: the plan was made for another model, graph or world.
-        LaunchError: ranks of the job disagree.
-        and what `plan` raises.
-    """
-    names = tuple(cuts) if cuts is not None else None
-    pins = Pins(tp, pp, dp, micro_batch, recompute, schedule, names, zero, sequence_parallel)
-    if plan is None and world is None:
-        raise PinError("world is missing: parallelize(model, world=64), or parallelize(model, plan=plan)")
-    check_names(cluster, pins)
-    _join_job(world if world is not None else plan.world if plan is not None else 1)
-    prepared = prepare(model, inputs, loss, rules)
-    if plan is not None:
-        _check_plan(plan, prepared, world, global_batch, pins)
-        made = Plan(**{item.name: getattr(plan, item.name) for item in fields(PlanData)})
-    else:
-        made = make_plan(prepared, world or 1, cluster, global_batch, pins)
-    program = make_program(made, prepared)
-    return Parallel(made, program, prepared.captured.graph, model, prepared.captured.constants)
 
 
 @dataclass(frozen=True)
@@ -163,6 +66,11 @@ class Pins:
     cuts: tuple[str, ...] | None = None
     zero: int | None = None
     sequence_parallel: bool | None = None
+    cp: int | None = None
+    virtual_stages: int | None = None
+    precision: str | None = None
+    stack: str | Path | Stack | None = None
+    memory_limit_bytes: float | None = None
 
 
 @dataclass(frozen=True)
@@ -176,7 +84,178 @@ class Prepared:
     units: tuple[Unit, ...]
 
 
-def check_names(cluster: str | Path | None, pins: Pins) -> None:
+def plan(
+    model: nn.Module | Prepared,
+    world: int,
+    *,
+    cluster: str | Path | Cluster | None = None,
+    global_batch: int | None = None,
+    inputs: object | None = None,
+    loss: LossFunction | None = None,
+    rules: Mapping[str, RuleSource] | None = None,
+    tp: int | None = None,
+    pp: int | None = None,
+    dp: int | None = None,
+    micro_batch: int | None = None,
+    recompute: str | None = None,
+    schedule: str | None = None,
+    cuts: Sequence[str] | None = None,
+    zero: int | None = None,
+    sequence_parallel: bool | None = None,
+    cp: int | None = None,
+    virtual_stages: int | None = None,
+    precision: str | None = None,
+    stack: str | Path | Stack | None = None,
+    memory_limit_bytes: float | None = None,
+) -> Plan:
+    """The fastest way to train `model` on `world` devices that fits their memory. Needs no GPU and no process group.
+
+    Args:
+        model: an unmodified module, whose tensors may be on `meta`; or what `capture` made of one, where `inputs`,
+            `loss` and `rules` are not looked at.
+        world: the number of devices.
+        cluster: a name from `cost_models/clusters`, a path to such a file, or a `Cluster`. Left out: inside a job the
+            devices at hand, elsewhere `dgx-h100`.
+        global_batch: samples a step. Left out: about 4 million tokens for a token model, 32 samples a device otherwise.
+        inputs: an example batch; see `example_inputs` for what is derived when it is left out.
+        loss: a function of (output, batch); left out, the model's own loss.
+        rules: sharding rules of your own ops, by their names: {"mylib.my_op.default": "b* i, o i -> b* o"}.
+        tp: degree of tensor parallelism; tp x pp x dp is `world`.
+        pp: degree of pipeline parallelism.
+        dp: degree of data parallelism.
+        micro_batch: samples a micro-batch.
+        recompute: "none", "full" (of every repeated layer; "full:1/2" of every second), or "selective" (what the stack
+            calls so).
+        schedule: the name of one of `autopart/schedules/catalog`; "1f1b" and "gpipe" can be run, the others planned.
+        cuts: names of the modules at which the second and later stages begin.
+        zero: the ZeRO stage: 1 shares the optimizer's state among the replicas, 2 the gradients too, 3 the parameters
+            too. Left out: 0.
+        sequence_parallel: True shards what goes from layer to layer along the sequence (the second dim of an input)
+            wherever tp can; False shards nothing along it, and what goes from layer to layer not at all.
+        cp: degree of context parallelism, which shares the sequence; tp x pp x dp x cp is then `world`. Left out: 1.
+        virtual_stages: how many stages each rank of the pipeline has. Left out: 1.
+        precision: "as-built" computes and keeps everything in the dtypes of the model; "bf16-mixed", "fp16-mixed" and
+            "fp8-mixed" keep float32 parameters beside half ones. Left out: as built.
+        stack: the software whose behaviour is predicted, a name from `cost_models/stacks`, a path to such a file, or a
+            `Stack`. Left out: autopart's own runtime.
+        memory_limit_bytes: of a device. Left out: what the cluster's have.
+
+    Raises:
+        CaptureError: the model cannot be captured, or no example batch is known.
+        PinError: a pin that cannot be met.
+        InfeasiblePlanError: nothing fits the memory.
+        UnknownNameError: no such cluster or schedule, or an operator of `rules` that is not registered.
+        RuleError: a rule of `rules` that cannot be read.
+    """
+    names = tuple(cuts) if cuts is not None else None
+    pins = Pins(
+        tp,
+        pp,
+        dp,
+        micro_batch,
+        recompute,
+        schedule,
+        names,
+        zero,
+        sequence_parallel,
+        cp,
+        virtual_stages,
+        precision,
+        stack,
+        memory_limit_bytes,
+    )
+    check_names(cluster, pins)
+    prepared = model if isinstance(model, Prepared) else prepare(model, inputs, loss, rules)
+    return make_plan(prepared, world, cluster, global_batch, pins)
+
+
+def capture(
+    model: nn.Module,
+    *,
+    inputs: object | None = None,
+    loss: LossFunction | None = None,
+    rules: Mapping[str, RuleSource] | None = None,
+) -> Prepared:
+    """Capture a model once, to plan it many times: what `plan` takes in the model's place.
+
+    The arguments are those of `plan`.
+
+    Raises:
+        CaptureError: the model cannot be captured, or no example batch is known.
+        UnknownNameError, RuleError: as in `plan`.
+    """
+    return prepare(model, inputs, loss, rules)
+
+
+def parallelize(
+    model: nn.Module,
+    world: int | None = None,
+    *,
+    plan: PlanData | None = None,
+    cluster: str | Path | Cluster | None = None,
+    global_batch: int | None = None,
+    inputs: object | None = None,
+    loss: LossFunction | None = None,
+    rules: Mapping[str, RuleSource] | None = None,
+    tp: int | None = None,
+    pp: int | None = None,
+    dp: int | None = None,
+    micro_batch: int | None = None,
+    recompute: str | None = None,
+    schedule: str | None = None,
+    cuts: Sequence[str] | None = None,
+    zero: int | None = None,
+    sequence_parallel: bool | None = None,
+    cp: int | None = None,
+    virtual_stages: int | None = None,
+    precision: str | None = None,
+    stack: str | Path | Stack | None = None,
+    memory_limit_bytes: float | None = None,
+) -> Parallel[Plan]:
+    """Plan `model`, or take a `plan` made before, write it out, and inside a job of `world` ranks get ready to train.
+
+    The arguments are those of `plan`. With `plan=`, pins are left out, and the model and the `rules` must be those that
+    it was made for.
+    Under `torchrun` the process group is started if it is not running yet.
+
+    Raises:
+        PlanMismatchError: the plan was made for another model, graph or world.
+        LaunchError: ranks of the job disagree.
+        and what `plan` raises.
+    """
+    names = tuple(cuts) if cuts is not None else None
+    pins = Pins(
+        tp,
+        pp,
+        dp,
+        micro_batch,
+        recompute,
+        schedule,
+        names,
+        zero,
+        sequence_parallel,
+        cp,
+        virtual_stages,
+        precision,
+        stack,
+        memory_limit_bytes,
+    )
+    if plan is None and world is None:
+        raise PinError("world is missing: parallelize(model, world=64), or parallelize(model, plan=plan)")
+    check_names(cluster, pins)
+    _join_job(world if world is not None else plan.world if plan is not None else 1)
+    prepared = prepare(model, inputs, loss, rules)
+    if plan is not None:
+        _check_plan(plan, prepared, world, global_batch, pins)
+        made = Plan(**{item.name: getattr(plan, item.name) for item in fields(PlanData)})
+    else:
+        made = make_plan(prepared, world or 1, cluster, global_batch, pins)
+    _check_runnable(made)
+    program = make_program(made, prepared)
+    return Parallel(made, program, prepared.captured.graph, model, prepared.captured.constants)
+
+
+def check_names(cluster: str | Path | Cluster | None, pins: Pins) -> None:
     """Whether names and policies are known, before a large model is captured for nothing.
 
     Raises:
@@ -186,8 +265,11 @@ def check_names(cluster: str | Path | None, pins: Pins) -> None:
     _cluster(cluster, [])
     if pins.schedule is not None:
         find_schedule(pins.schedule)
-    if pins.zero not in (None, 0):
-        raise UnsupportedError(f"zero={pins.zero}: sharded optimizer state is not supported yet, leave zero out")
+    _stack(pins.stack)
+    try:
+        check_precision(pins.precision or "as-built")
+    except UnknownCostModelError as error:
+        raise UnknownNameError(str(error)) from error
 
 
 def check_rules(given: Mapping[str, RuleSource]) -> None:
@@ -228,7 +310,7 @@ def prepare(
         and what `capture` raises.
     """
     check_rules(given or {})
-    captured = capture(model, example_inputs(model, inputs), loss)
+    captured = torch_export.capture(model, example_inputs(model, inputs), loss)
     whole = folded(fold(captured.graph))
     rules = {node.name: find_rule(node, whole.graph, given) for node in whole.graph.nodes}
     rules = share_groups(whole.graph, rules)
@@ -238,7 +320,9 @@ def prepare(
     return Prepared(captured, whole, rules, batch, units_of(whole))
 
 
-def make_plan(prepared: Prepared, world: int, cluster: str | Path | None, global_batch: int | None, pins: Pins) -> Plan:
+def make_plan(
+    prepared: Prepared, world: int, cluster: str | Path | Cluster | None, global_batch: int | None, pins: Pins
+) -> Plan:
     """The plan for a prepared model."""
     notes: list[Note] = []
     known = _cluster(cluster, notes)
@@ -268,17 +352,34 @@ def make_plan(prepared: Prepared, world: int, cluster: str | Path | None, global
         schedule=pins.schedule,
         cuts=_cut_indices(prepared.units, pins.cuts),
         sequence_parallel=pins.sequence_parallel,
+        cp=pins.cp,
+        zero=pins.zero,
+        virtual_stages=pins.virtual_stages,
+        precision=pins.precision or "as-built",
+        memory_limit_bytes=pins.memory_limit_bytes,
+        stack=_stack(pins.stack),
     )
     data = solve(prepared.folded, prepared.rules, prepared.batch, request, notes)
     return Plan(**{item.name: getattr(data, item.name) for item in fields(PlanData)})
 
 
-def _cluster(cluster: str | Path | None, notes: list[Note]) -> Cluster:
+def _cluster(cluster: str | Path | Cluster | None, notes: list[Note]) -> Cluster:
+    if isinstance(cluster, Cluster):
+        return cluster
     if cluster is None:
         cluster = cluster_at_hand() or DEFAULT_CLUSTER
         notes.append(Note("cluster", f"left out: {cluster}; set it with cluster="))
     try:
         return load_cluster(cluster)
+    except UnknownCostModelError as error:
+        raise UnknownNameError(str(error)) from error
+
+
+def _stack(stack: str | Path | Stack | None) -> Stack:
+    if isinstance(stack, Stack):
+        return stack
+    try:
+        return load_stack(stack or DEFAULT_STACK)
     except UnknownCostModelError as error:
         raise UnknownNameError(str(error)) from error
 
@@ -309,6 +410,29 @@ def _cut_indices(units: tuple[Unit, ...], cuts: tuple[str, ...] | None) -> tuple
     if sorted(set(found)) != found:
         raise PinError(f"cuts must be in the order of the model, each once: {', '.join(cuts)}")
     return tuple(found)
+
+
+def _check_runnable(plan: PlanData) -> None:
+    """Whether the runtime can do what a plan says; other plans are predictions only.
+
+    Raises:
+        UnsupportedError: it cannot, with what to change.
+    """
+    wanted = (
+        ("cp", plan.cp, 1),
+        ("virtual_stages", plan.virtual_stages, 1),
+        ("zero", plan.zero, 0),
+        ("precision", plan.precision, "as-built"),
+    )
+    for name, value, runs in wanted:
+        if value != runs:
+            raise UnsupportedError(
+                f"{name}={value!r} can be planned but not run yet: leave it out, which is {name}={runs!r}"
+            )
+    if plan.recompute not in ("none", "full"):
+        raise UnsupportedError(
+            f"recompute={plan.recompute!r} can be planned but not run yet: choose recompute='full' or recompute='none'"
+        )
 
 
 def _check_plan(plan: PlanData, prepared: Prepared, world: int | None, global_batch: int | None, pins: Pins) -> None:

@@ -58,12 +58,14 @@ class Protocol:
 class Cluster:
     """Equal nodes of `devices_per_node` equal devices; ranks fill a node before the next.
 
+    `device_speed` is what its devices reach in its racks, of what the device's file says: power, cooling, clocks.
     `inter_node` is one device's share of its node's network; `sources` says where each figure is from.
     """
 
     name: str
     device: Device
     devices_per_node: int
+    device_speed: float
     intra_node: Link
     inter_node: Link
     protocols: tuple[Protocol, ...]
@@ -91,6 +93,7 @@ def load_cluster(name_or_path: str | Path) -> Cluster:
         name=table.text("name"),
         device=load_device(path.parent / device if device.endswith(".toml") else device),
         devices_per_node=table.whole("devices_per_node"),
+        device_speed=table.number("device_speed", at_most=1.2) if table.has("device_speed") else 1.0,
         intra_node=_link(table.table("intra_node")),
         inter_node=_link(table.table("inter_node")),
         protocols=tuple(_protocol(protocol) for protocol in table.tables("protocol")),

@@ -12,6 +12,10 @@ _MIN_SPLIT_K = 512
 # co-designing model architectures with hardware" (A100).
 _MISALIGNED_SPEED = (1.0, 0.95, 0.85, 0.72, 0.5, 0.4, 0.33, 0.3)
 
+# Keys at which fused attention reaches half its speed over many: FlashAttention-2 with a causal mask and heads of 128
+# goes from about 99 TFLOP/s at 512 keys to 133, 155 and 189 at 1024, 2048 and 16384 (Dao 2023, figure 4, A100).
+_ATTENTION_RAMP_KEYS = 512
+
 
 def matmul_s(
     batch: float,
@@ -79,19 +83,22 @@ def memory_bound_s(moved_bytes: float, device: Device) -> float:
     return device.kernel_launch_s + moved_bytes / (device.memory_bandwidth_bytes_per_s * device.bandwidth_fraction)
 
 
-def attention_s(flops: float, moved_bytes: float, dtype: str, device: Device) -> float:
+def attention_s(flops: float, moved_bytes: float, dtype: str, kernel: str, keys: float, device: Device) -> float:
     """Seconds of one fused attention kernel, which keeps the scores on chip (Dao 2023, FlashAttention-2).
 
     Args:
         flops: actually computed; for a causal mask that is about half of the full square.
         moved_bytes: read and written in device memory: query, key, value, output, and in the backward their gradients.
         dtype: a torch name.
-        device: it runs on; attention sustains its `attention_fraction` of peak.
+        kernel: "flash" or "cudnn".
+        keys: how many there are. Short rows pay for starting and for the blocks on the diagonal.
+        device: it runs on; attention over many keys sustains its `attention_fraction(kernel)` of peak.
 
     Raises:
         UnknownCostModelError: the device has no such arithmetic.
     """
-    compute_s = flops / (device.peak(dtype) * device.attention_fraction)
+    speed = device.attention_fraction(kernel) * keys / (keys + _ATTENTION_RAMP_KEYS)
+    compute_s = flops / (device.peak(dtype) * speed)
     memory_s = moved_bytes / (device.memory_bandwidth_bytes_per_s * device.bandwidth_fraction)
     return device.kernel_launch_s + max(compute_s, memory_s)
 

@@ -1,6 +1,7 @@
 """One accelerator, or one process on a CPU, in numbers."""
 
 from dataclasses import dataclass
+from math import log, sqrt
 from pathlib import Path
 
 from cost_models.catalogue import file_names, find_file
@@ -18,6 +19,7 @@ _FIGURES = (
     "bandwidth_fraction",
     "kernel_launch_s",
     "multiprocessors",
+    "speed_spread",
     "peak_flops_per_s",
     "matmul_fraction",
     "matmul_prologue_k",
@@ -66,7 +68,9 @@ class Device:
         arithmetics: by dtype; "float32" is without tf32, torch's default.
         matmul_prologue_k: the fixed cost of a tile (first loads, last store) as so many steps of k.
         matmul_alignment_bytes: rows that start at a multiple of this are read at full speed.
-        attention_fraction: of peak, sustained by torch's fused attention, forward and backward together.
+        speed_spread: standard deviation of the speed of devices of this kind, relative to it: the slowest of many sets
+            the pace of all (Sinha et al. 2022, "Not all GPUs are created equal").
+        attention_fractions: by kernel, of peak, sustained over many keys, forward and backward together.
     """
 
     name: str
@@ -77,11 +81,12 @@ class Device:
     bandwidth_fraction: float
     kernel_launch_s: float
     multiprocessors: int
+    speed_spread: float
     arithmetics: tuple[Arithmetic, ...]
     matmul_prologue_k: int
     matmul_alignment_bytes: int
     matmul_tiles: tuple[MatmulTile, ...]
-    attention_fraction: float
+    attention_fractions: tuple[tuple[str, float], ...]
     sources: tuple[tuple[str, str], ...]
 
     def arithmetic(self, dtype: str) -> Arithmetic:
@@ -108,6 +113,19 @@ class Device:
         """Peak FLOP/s of dense matmuls in `dtype`; raises like `arithmetic`."""
         return self.arithmetic(dtype).peak_flops_per_s
 
+    def pace(self, devices: int) -> float:
+        """By what factor the slowest of so many devices is slower than one of them is on average.
+
+        The expected largest of n normal variates is about sqrt(2 ln n) deviations (Gumbel 1958, "Statistics of
+        extremes", 4.2).
+        """
+        return 1.0 + self.speed_spread * sqrt(2 * log(devices)) if devices > 1 else 1.0
+
+    def attention_fraction(self, kernel: str) -> float:
+        """Of peak, what attention by `kernel` sustains; torch's own, FlashAttention-2, where the file has no other."""
+        known = dict(self.attention_fractions)
+        return known.get(kernel, known["flash"])
+
 
 def device_names() -> tuple[str, ...]:
     """The names that `load_device` knows: the files of `cost_models/devices`, sorted."""
@@ -133,11 +151,12 @@ def load_device(name_or_path: str | Path) -> Device:
         bandwidth_fraction=table.fraction("bandwidth_fraction"),
         kernel_launch_s=table.number("kernel_launch_s"),
         multiprocessors=table.whole("multiprocessors"),
+        speed_spread=table.number("speed_spread", least=0.0, at_most=0.5),
         arithmetics=tuple(_arithmetic(dtype, arithmetics.table(dtype)) for dtype in dtypes),
         matmul_prologue_k=table.whole("matmul_prologue_k"),
         matmul_alignment_bytes=table.whole("matmul_alignment_bytes"),
         matmul_tiles=tuple(_tile(tile) for tile in table.tables("matmul_tile")),
-        attention_fraction=table.fraction("attention_fraction"),
+        attention_fractions=_attention_fractions(table.table("attention_fraction")),
         sources=table.sources(_FIGURES),
     )
     arithmetics.finish()
@@ -145,6 +164,13 @@ def load_device(name_or_path: str | Path) -> Device:
     if device.context_bytes + device.fragmentation_fraction * device.memory_bytes >= device.memory_bytes:
         raise table.error("context_bytes", "and 'fragmentation_fraction' leave nothing of 'memory_bytes'")
     return device
+
+
+def _attention_fractions(table: TomlTable) -> tuple[tuple[str, float], ...]:
+    kernels = ("flash", *(kernel for kernel in ("flash1", "cudnn") if table.has(kernel)))
+    fractions = tuple((kernel, table.fraction(kernel)) for kernel in kernels)
+    table.finish()
+    return fractions
 
 
 def _arithmetic(dtype: str, table: TomlTable) -> Arithmetic:

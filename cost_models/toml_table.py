@@ -55,15 +55,31 @@ class TomlTable:
             raise self.error(key, f"must be a non-empty string, not {value!r}")
         return value
 
-    def number(self, key: str, *, above: float = 0.0, at_most: float = math.inf) -> float:
-        """A finite number greater than `above` and no greater than `at_most`."""
+    def number(self, key: str, *, least: float | None = None, at_most: float = math.inf) -> float:
+        """A finite number no greater than `at_most`, and of at least `least` or, left out, above 0."""
         value = self._take(key)
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise self.error(key, f"must be a number, not {value!r}")
-        if not (math.isfinite(value) and above < value <= at_most):
+        enough = value > 0 if least is None else value >= least
+        if not (math.isfinite(value) and enough and value <= at_most):
+            low = "above 0" if least is None else f"of at least {least:g}"
             limit = "" if at_most == math.inf else f" and at most {at_most:g}"
-            raise self.error(key, f"must be a finite number above {max(above, 0.0):g}{limit}, not {value!r}")
+            raise self.error(key, f"must be a finite number {low}{limit}, not {value!r}")
         return float(value)
+
+    def truth(self, key: str) -> bool:
+        """True or false."""
+        value = self._take(key)
+        if not isinstance(value, bool):
+            raise self.error(key, f"must be true or false, not {value!r}")
+        return value
+
+    def one_of(self, key: str, known: tuple[str, ...]) -> str:
+        """One of the `known` strings."""
+        value = self.text(key)
+        if value not in known:
+            raise self.error(key, f"must be one of {', '.join(known)}, not {value!r}")
+        return value
 
     def fraction(self, key: str) -> float:
         """A number above 0, at most 1."""

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from autopart.estimate.node import Cost, Prices
+from autopart.estimate.node import Cost, Kept, Prices
 from autopart.estimate.work import Work, work_of
 from autopart.ir.folded import ENTER, Folded
 from autopart.ir.graph import Node
@@ -19,14 +19,17 @@ class UnitCost:
 
     Attributes:
         forward_s, backward_s: seconds, communication included.
+        weight_s: of the backward pass, the products that give the gradients of weights.
         communication_s: of both passes.
         kept_bytes: activations kept from forward to backward without recomputation.
-        input_bytes: what enters the unit and is all that recomputation keeps; 0 for a unit that is not recomputed.
+        input_bytes: what enters the unit and is all that full recomputation keeps; 0 for a unit that is not recomputed.
+        selective_bytes, selective_s: what selective recomputation keeps, and the seconds of what it computes again.
         transient_bytes: the most that exists only while one op runs backward.
         model_flops: of forward and backward, over all ranks; recomputation not counted.
         parameters: (target, bytes on the rank, elements in all) of every parameter it uses.
         partial_bytes: of the parameters whose gradients are summed over tp once a step.
         crossing_bytes: a rank's bytes that cross a cut right after this unit.
+        crossing_whole_bytes: of these, what every tp rank holds whole.
         conversions: (value, layout it has, layout it is given) of all conversions in the unit.
     """
 
@@ -35,11 +38,15 @@ class UnitCost:
     communication_s: float
     kept_bytes: float
     input_bytes: float
+    selective_bytes: float
+    selective_s: float
+    weight_s: float
     transient_bytes: float
     model_flops: float
     parameters: tuple[tuple[str, float, int], ...]
     partial_bytes: float
     crossing_bytes: float
+    crossing_whole_bytes: float = 0.0
     conversions: tuple[tuple[str, Layout, Layout], ...] = ()
 
 
@@ -55,7 +62,7 @@ def unit_costs(
     crossing = walker.crossing(units)
     once: dict[int, UnitCost] = {}
     costs = []
-    for unit, crossing_bytes in zip(units, crossing, strict=True):
+    for unit, (crossing_bytes, whole_bytes) in zip(units, crossing, strict=True):
         if unit.loop is None:
             cost = walker.unit(unit)
         else:
@@ -70,7 +77,7 @@ def unit_costs(
                     backward_s=cost.backward_s + communication.backward_s + sums.backward_s,
                     communication_s=cost.communication_s + communication.total_s,
                 )
-        costs.append(replace(cost, crossing_bytes=crossing_bytes))
+        costs.append(replace(cost, crossing_bytes=crossing_bytes, crossing_whole_bytes=whole_bytes))
     return tuple(costs)
 
 
@@ -93,32 +100,55 @@ class _Walker:
 
     def unit(self, unit: Unit) -> UnitCost:
         nodes = [self.graph.nodes[index] for index in unit.nodes]
-        work = Cost()
-        for node in nodes:
-            work += self.prices.node(node, self.strategies[node.name])
+        costs = [self.prices.node(node, self.strategies[node.name]) for node in nodes]
         conversions, sums_s = self._uses([*nodes, *self._leaves(unit)])
         communication = self._seconds(conversions)
-        work += Cost(backward_s=sums_s)
-        total = work + communication
+        total = sum(costs, Cost(backward_s=sums_s)) + communication
+        host_s = self.prices.stack.dispatch_s * sum(node.name in self.prices.fusion.launches for node in nodes)
         parameters = self.parameters(unit)
         entering = 0.0
         if unit.loop is not None:
             for index in range(unit.loop.start, unit.loop.start + len(unit.loop.enters)):
                 enter = self.graph.nodes[index]
                 entering += self.prices.local_bytes(enter.output.name, self.strategies[enter.name].outputs[0])
+        kept = self._kept(nodes, unit.loop is not None)
+        if unit.loop is None:
+            selective_bytes, selective_s = sum(own.bytes for own in kept), 0.0
+        else:
+            selective_bytes, selective_s = self._selective(nodes, costs, kept, entering, total.forward_s)
         return UnitCost(
-            total.forward_s,
-            total.backward_s,
+            max(total.forward_s, host_s),
+            max(total.backward_s, host_s),
             communication.total_s,
-            self._kept(nodes, unit.loop is not None),
+            sum(own.bytes for own in kept),
             entering,
+            selective_bytes,
+            selective_s,
+            sum(self.prices.weight_s(node, self.strategies[node.name]) for node in nodes),
             max((self.prices.transient_bytes(node, self.strategies[node.name]) for node in nodes), default=0.0),
             sum(self.prices.flops(node) + self.prices.backward_flops(node) for node in nodes),
             parameters,
             self._partial(nodes),
             0.0,
-            conversions,
+            conversions=conversions,
         )
+
+    def _selective(
+        self, nodes: Sequence[Node], costs: Sequence[Cost], kept: Sequence[Kept], entering: float, forward_s: float
+    ) -> tuple[float, float]:
+        """What the stack's selective recomputation keeps of a repeated unit, and the seconds of what it does again."""
+        kept_bytes = sum(own.bytes for own in kept)
+        if self.prices.stack.selective == "attention":  # Korthikanti et al. 2022, section 5
+            scores = sum(own.bytes for own in kept if own.scores)
+            again = [cost.forward_s for node, cost in zip(nodes, costs, strict=True) if work_of(node) is Work.ATTENTION]
+            return kept_bytes - scores, sum(again) if self.prices.stack.attention == "math" else 0.0
+        saved_bytes, saved_s, products = entering, 0.0, 0
+        for node, cost in zip(nodes, costs, strict=True):
+            products += work_of(node) is Work.MATMUL
+            if work_of(node) is Work.ATTENTION or (work_of(node) is Work.MATMUL and products % 2):
+                saved_bytes += self.prices.local_bytes(node.output.name, self.strategies[node.name].outputs[0])
+                saved_s += cost.forward_s
+        return min(saved_bytes, kept_bytes), forward_s - saved_s
 
     def entering(self, unit: Unit) -> tuple[Cost, Cost]:
         """The conversions into the first run of a loop, and the sums of gradients there."""
@@ -165,21 +195,21 @@ class _Walker:
                     self._used.add(name)
         return tuple(converted.values()), sums_s
 
-    def _kept(self, nodes: Sequence[Node], repeated: bool) -> float:
-        """Bytes kept for the backward pass. A view keeps nothing of its own; a tensor kept twice is there once.
+    def _kept(self, nodes: Sequence[Node], repeated: bool) -> tuple[Kept, ...]:
+        """What is kept for the backward pass. A view keeps nothing of its own; a tensor kept twice is there once.
 
         What an earlier unit keeps of its own results counts there; behind a cut it counts as received.
         """
-        kept: dict[tuple[str, bool], float] = {}
+        kept: dict[tuple[str, bool], Kept] = {}
         for node in nodes:
-            for name, layout in self.prices.kept(node, self.strategies[node.name]):
-                if name not in self.graph.weights:
-                    key = (self._root(name), isinstance(layout.value, Shard))
-                    kept[key] = max(kept.get(key, 0.0), self.prices.local_bytes(name, layout))
-        own = {key: size for key, size in kept.items() if repeated or key not in self._counted}
+            for own in self.prices.kept(node, self.strategies[node.name]):
+                key = (self._root(own.name), own.sharded)
+                if key not in kept or kept[key].bytes < own.bytes:
+                    kept[key] = own
+        found = tuple(own for key, own in kept.items() if repeated or key not in self._counted)
         made = {self._root(value.name) for node in nodes for value in node.outputs}
         self._counted |= {key for key in kept if key[0] in made}
-        return sum(own.values())
+        return found
 
     def _root(self, name: str) -> str:
         while name in self.graph.producer:
@@ -198,7 +228,7 @@ class _Walker:
                 if name in self.graph.parameter_of and name not in found:
                     actual = self.folded.source.parameter_of[table.get(name, name)]
                     size = self.prices.local_bytes(name, self.layouts[name])
-                    elements = self.prices.bytes_of[name] // dtype_bytes(actual.value.dtype)
+                    elements = self.prices.bytes_of[name] // dtype_bytes(self.prices.dtype(name))
                     found[name] = (actual.target, size, elements)
         return tuple(found.values())
 
@@ -206,11 +236,13 @@ class _Walker:
         names = {name for node in nodes for name in node.inputs if name in self.layouts}
         return sum(self.prices.bytes_of[n] for n in names if isinstance(self.layouts[n].gradient, Partial))
 
-    def crossing(self, units: Sequence[Unit]) -> list[float]:
-        """For the cut after each unit: the bytes, of one rank, made before it and used after it."""
+    def crossing(self, units: Sequence[Unit]) -> list[tuple[float, float]]:
+        """For the cut after each unit: the bytes, of one rank, made before it and used after it, and how many of them
+        are of values that all tp ranks hold whole.
+        """
         made: dict[str, int] = {}
         used: dict[str, int] = {}
-        sizes: dict[str, float] = {}
+        sizes: dict[str, tuple[float, float]] = {}
         for position, unit in enumerate(units):
             if unit.loop is not None:
                 for number, enter_name in enumerate(unit.loop.enters):
@@ -221,7 +253,7 @@ class _Walker:
                     leave = self.graph.nodes[unit.loop.body.stop + number].output.name
                     name = leave if last else f"{enter_name}{unit.run + 1}"
                     made[name] = position
-                    sizes[name] = self.prices.local_bytes(enter.output.name, self.strategies[enter.name].outputs[0])
+                    sizes[name] = self._held(enter.output.name, self.strategies[enter.name].outputs[0])
             for index in unit.nodes:
                 node = self.graph.nodes[index]
                 for name in node.inputs:
@@ -229,10 +261,14 @@ class _Walker:
                 if unit.loop is None:
                     for value, layout in zip(node.outputs, self.strategies[node.name].outputs, strict=True):
                         made[value.name] = position
-                        sizes[value.name] = self.prices.local_bytes(value.name, layout)
-        after = [0.0] * len(units)
+                        sizes[value.name] = self._held(value.name, layout)
+        after = [(0.0, 0.0)] * len(units)
         for name, position in made.items():
             if name not in self.graph.recomputable:
                 for cut in range(position, used.get(name, position)):
-                    after[cut] += sizes[name]
+                    after[cut] = (after[cut][0] + sizes[name][0], after[cut][1] + sizes[name][1])
         return after
+
+    def _held(self, name: str, layout: Layout) -> tuple[float, float]:
+        size = self.prices.local_bytes(name, layout)
+        return size, 0.0 if isinstance(layout.value, Shard) else size

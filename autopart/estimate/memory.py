@@ -1,14 +1,65 @@
 """Memory: the peak of a stage over its schedule, by what it is for."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from autopart.estimate.block import UnitCost
+from autopart.estimate.recompute import Recompute
 from autopart.ir.plan import Memory
 from cost_models.device import Device
-from cost_models.memory import optimizer_state_bytes, reserve_bytes
+from cost_models.memory import reserve_bytes
+from cost_models.precision import State
+from cost_models.stack import Stack
 
 # The runtime reduces gradients in buckets of 25 MiB, flattened into a copy.
 BUCKET_BYTES = 2 * 25 * 2**20
+# Under ZeRO-3 one unit computes while the parameters of the next are gathered.
+UNITS_GATHERED = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Keeping:
+    """How a stage keeps the state of its parameters.
+
+    Attributes:
+        state: bytes for each element.
+        element_bytes: of a parameter as it is computed with.
+        zero: the ZeRO stage: 1 shares the optimizer's state among `replicas`, 2 the gradients too, 3 the parameters too
+            (Rajbhandari et al. 2020, section 5).
+        replicas: how many ranks hold the same parameters.
+    """
+
+    state: State
+    element_bytes: int
+    zero: int
+    replicas: int
+    recompute: Recompute
+    device: Device
+    stack: Stack
+
+    def weight_bytes(self, held: float) -> float:
+        """Of parameters that take `held` bytes as they are computed with: their own, between steps."""
+        return held / (self.replicas if self.zero >= 3 else 1)
+
+    def gradient_bytes(self, held: float) -> float:
+        """Of their gradients."""
+        return held * self.state.gradient_bytes / self.element_bytes / (self.replicas if self.zero >= 2 else 1)
+
+    def optimizer_bytes(self, held: float) -> float:
+        """Of what the optimizer keeps besides."""
+        return held * self.state.optimizer_bytes / self.element_bytes / (self.replicas if self.zero >= 1 else 1)
+
+    @property
+    def copies(self) -> float:
+        """Bytes of all three for each byte of the parameters."""
+        return self.weight_bytes(1.0) + self.gradient_bytes(1.0) + self.optimizer_bytes(1.0)
+
+    def temporary_bytes(self, cost: UnitCost) -> float:
+        """What exists while one unit computes: gradients of activations, gathered parameters and their gradients."""
+        if self.zero < 3:
+            return cost.transient_bytes
+        held = sum(size for _, size, _ in cost.parameters)
+        return cost.transient_bytes + held * (UNITS_GATHERED + self.state.reduced_bytes / self.element_bytes)
 
 
 def parameter_bytes(costs: Sequence[UnitCost]) -> tuple[float, int]:
@@ -17,36 +68,27 @@ def parameter_bytes(costs: Sequence[UnitCost]) -> tuple[float, int]:
     return sum(size for size, _ in held.values()), sum(elements for _, elements in held.values())
 
 
-def stage_memory(
-    costs: Sequence[UnitCost], in_flight: int, recompute: str, optimizer: str, device: Device, entering_bytes: float
-) -> Memory:
+def stage_memory(costs: Sequence[UnitCost], in_flight: float, keeping: Keeping, entering_bytes: float) -> Memory:
     """The peak of a stage.
 
     Args:
         costs: of its units.
         in_flight: the most micro-batches that are between their forward and backward pass.
-        recompute: "none" keeps all activations; "full" keeps what enters each run of a loop, and while one run is
-            computed again, all activations of that run.
-        optimizer: a name that `cost_models.memory` knows.
-        device: gives the reserve.
+        keeping: recomputation, and how the state of parameters is kept.
         entering_bytes: activations received for one micro-batch.
     """
     held, _ = parameter_bytes(costs)
-    if recompute == "full":
-        kept = sum(cost.input_bytes or cost.kept_bytes for cost in costs)
-        working = max((cost.kept_bytes for cost in costs if cost.input_bytes), default=0.0)
-    else:
-        kept, working = sum(cost.kept_bytes for cost in costs), 0.0
+    kept = sum(keeping.recompute.kept_bytes(cost) for cost in costs)
+    working = max((keeping.recompute.working_bytes(cost) for cost in costs), default=0.0)
     activations = in_flight * (kept + entering_bytes) + working
-    state = optimizer_state_bytes(held, optimizer)
-    temporary = max((cost.transient_bytes for cost in costs), default=0.0) + min(BUCKET_BYTES, 2 * held)
+    temporary = max((keeping.temporary_bytes(cost) for cost in costs), default=0.0) + min(BUCKET_BYTES, 2 * held)
     # torch's optimizers take a copy of the parameters' size in their step, when no activations are left.
-    temporary = max(temporary, held - activations)
+    temporary = max(temporary, keeping.weight_bytes(held) - activations)
     return Memory(
-        parameters_bytes=int(held),
-        gradients_bytes=int(held),
-        optimizer_bytes=int(state),
+        parameters_bytes=int(keeping.weight_bytes(held)),
+        gradients_bytes=int(keeping.gradient_bytes(held)),
+        optimizer_bytes=int(keeping.optimizer_bytes(held)),
         activations_bytes=int(activations),
-        temporary_bytes=int(temporary),
-        reserve_bytes=reserve_bytes(device),
+        temporary_bytes=int(temporary + keeping.stack.buffer_bytes),
+        reserve_bytes=reserve_bytes(keeping.device),
     )

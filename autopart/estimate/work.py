@@ -49,6 +49,7 @@ _VIEWS = [
 _GROUPED = ["_grouped_mm", "transformers.grouped_mm_fallback.default"]
 _MATMULS = [*_GROUPED, "linear", "mm", "addmm", "bmm", "baddbmm", "matmul", "einsum", "conv1d", "conv2d", "conv3d"]
 _KEEP_NOTHING = [
+    "dropout",  # but for its mask
     "add",
     "sub",
     "neg",
@@ -78,7 +79,6 @@ _KEEP_OUTPUT = [
     "_softmax",
     "log_softmax",
     "_log_softmax",
-    "dropout",
 ]
 
 

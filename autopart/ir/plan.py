@@ -11,7 +11,7 @@ from typing import Any, get_args, get_origin
 from autopart.errors import PlanFileError
 from autopart.ir.placement import Layout, Partial, Placement, Replicate, Shard
 
-FORMAT = 1
+FORMAT = 2
 _SHARD = re.compile(r"S\((?P<dim>\d+)(@(?P<by>\w+))?(,(?P<parts>[1-9]\d*(:[1-9]\d*)*))?\)", re.ASCII)
 
 
@@ -102,7 +102,7 @@ class LayerTraffic:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What a plan is predicted to do; `peak_memory_bytes` is by stage, for the fullest device of each."""
+    """What a plan is predicted to do; `peak_memory_bytes` is by rank of the pipeline."""
 
     step_time_s: float
     tokens_per_s: float
@@ -144,6 +144,10 @@ class PlanData:
         fingerprint: of the captured graph; a plan serves that graph only.
         parameter_count: elements of all parameters.
         tokens_per_sample: 0 for a model without tokens.
+        cp: degree of context parallelism.
+        virtual_stages: how many stages each rank of the pipeline has.
+        precision: a name that `cost_models.precision` knows.
+        stack: the software whose behaviour is predicted.
         cluster: its name; `device` and `memory_limit_bytes` are of one of its devices.
         cuts: indices of the units that begin a stage, the first stage left out.
         nodes, parameters: the tensor-parallel choices; empty for tp=1.
@@ -166,11 +170,15 @@ class PlanData:
     tp: int
     pp: int
     dp: int
+    cp: int
     global_batch: int
     micro_batch: int
     schedule: str
+    virtual_stages: int
     recompute: str
     zero: int
+    precision: str
+    stack: str
     optimizer: str
     cuts: tuple[int, ...]
     stages: tuple[StagePlan, ...]
@@ -236,16 +244,28 @@ def from_json(data: object, where: str) -> dict[str, Any]:
 
 def _check_sums(fields: dict[str, Any]) -> None:
     """Raise ValueError where the counts in `fields` contradict each other."""
-    for name in ("world", "tp", "pp", "dp", "global_batch", "micro_batch", "devices_per_node"):
+    for name in (
+        "world",
+        "tp",
+        "pp",
+        "dp",
+        "cp",
+        "global_batch",
+        "micro_batch",
+        "virtual_stages",
+        "devices_per_node",
+    ):
         if fields[name] < 1:
             raise ValueError(f"entry {name!r} is {fields[name]}, below 1")
-    tp, pp, dp, world = fields["tp"], fields["pp"], fields["dp"], fields["world"]
-    if tp * pp * dp != world:
-        raise ValueError(f"tp {tp} x pp {pp} x dp {dp} is {tp * pp * dp}, and 'world' is {world}")
+    tp, pp, dp, cp, world = (fields[name] for name in ("tp", "pp", "dp", "cp", "world"))
+    if tp * pp * dp * cp != world:
+        shown = f"tp {tp} x pp {pp} x dp {dp}" + (f" x cp {cp}" if cp > 1 else "")
+        raise ValueError(f"{shown} is {tp * pp * dp * cp}, and 'world' is {world}")
     batch, step = fields["global_batch"], dp * fields["micro_batch"]
     if batch % step:
         raise ValueError(f"'global_batch' is {batch}, not a multiple of dp x micro_batch = {step}")
-    lengths = {"stages": pp, "cuts": pp - 1}
+    every = pp * fields["virtual_stages"]
+    lengths = {"stages": every, "cuts": every - 1}
     counts = {name: len(fields[name]) for name in lengths} | {
         "predicted.peak_memory_bytes": len(fields["predicted"].peak_memory_bytes)
     }

@@ -6,22 +6,21 @@ from functools import cached_property
 from itertools import pairwise
 
 from autopart.estimate.block import UnitCost
-from autopart.estimate.memory import parameter_bytes, stage_memory
-from autopart.ir.action import Action
+from autopart.estimate.memory import Keeping, parameter_bytes, stage_memory
+from autopart.estimate.replicas import Replicas
+from autopart.ir.action import Kind
 from autopart.ir.plan import Memory, StagePlan
 from autopart.ir.units import Unit
 from autopart.schedules.find import find_schedule
-from autopart.schedules.in_flight import peak_in_flight
 from autopart.schedules.simulate import simulate
 from autopart.schedules.timeline import Timeline
 from autopart.search.tensor import TensorPlan
 from cost_models.cluster import Cluster
-from cost_models.collective import Group, all_reduce_s, send_s
+from cost_models.collective import Group, all_gather_s, all_reduce_s, send_s
 
 STEADY = 4  # a pipeline is filled long before four micro-batches a stage
 # Of a backward pass, where the gradients of weights have a pass of their own: those of a matmul's weight and of its
 # input are products of the same size. Activations that are computed again come with the gradients of inputs.
-WEIGHT_SHARE = 0.5
 
 
 @dataclass(frozen=True)
@@ -31,51 +30,86 @@ class Candidate:
     tp: int
     pp: int
     dp: int
+    cp: int
     micro_batch: int
     micro_batches: int
     schedule: str
+    virtual_stages: int
     recompute: str
     cuts: tuple[int, ...]
     costs: tuple[UnitCost, ...]
     tensor: TensorPlan
     cluster: Cluster
-    optimizer: str
+    keeping: Keeping
     in_flight: tuple[int, ...]
 
     @cached_property
     def stages(self) -> tuple[tuple[UnitCost, ...], ...]:
-        """The units of each stage."""
+        """The units of each stage; a rank has `virtual_stages` of them."""
         bounds = [0, *self.cuts, len(self.costs)]
         return tuple(self.costs[a:b] for a, b in pairwise(bounds))
 
     @cached_property
+    def replicas(self) -> Replicas:
+        """The ranks that hold the same parameters."""
+        return Replicas(Group(self.dp * self.cp, self.tp), self.cluster, self.keeping)
+
+    @cached_property
+    def _paces(self) -> tuple[tuple[float, float], ...]:
+        paces = []
+        for stage in self.stages:
+            forward = sum(cost.forward_s for cost in stage)
+            backward = sum(cost.backward_s + self.keeping.recompute.again_s(cost) for cost in stage)
+            pace = self.cluster.device.pace(self.tp * self.pp * self.dp * self.cp) / self.cluster.device_speed
+            paces.append(self.replicas.paced(stage, pace * forward, pace * backward))
+        return tuple(paces)
+
+    @cached_property
     def forward_s(self) -> tuple[float, ...]:
         """Seconds of each stage's forward pass over one micro-batch."""
-        return tuple(sum(cost.forward_s for cost in stage) for stage in self.stages)
+        return tuple(forward for forward, _ in self._paces)
 
     @cached_property
     def backward_s(self) -> tuple[float, ...]:
         """The same of its backward pass, what it computes again included."""
-        again = self.recompute == "full"
-        return tuple(
-            sum(cost.backward_s + (cost.forward_s if again and cost.input_bytes else 0.0) for cost in stage)
-            for stage in self.stages
-        )
+        return tuple(backward for _, backward in self._paces)
 
     @cached_property
     def sends_s(self) -> tuple[float, ...]:
         """Seconds of the transfer at each cut."""
-        stride = self.tp * self.dp
-        return tuple(send_s(stage[-1].crossing_bytes, stride, self.cluster) for stage in self.stages[:-1])
+        return tuple(self._send_s(stage[-1]) for stage in self.stages[:-1])
+
+    def _send_s(self, last: UnitCost) -> float:
+        stride = self.tp * self.cp * self.dp
+        if self.pp == 1:
+            return 0.0
+        whole = last.crossing_whole_bytes
+        if not self.keeping.stack.scattered_sends or self.tp == 1 or not whole:
+            return send_s(last.crossing_bytes, stride, self.cluster)
+        shares = last.crossing_bytes - whole + whole / self.tp
+        return send_s(shares, stride, self.cluster) + all_gather_s(whole, Group(self.tp), self.cluster)
 
     @cached_property
     def memory(self) -> tuple[Memory, ...]:
-        """The peak of each stage."""
+        """The peak of each rank of the pipeline, over all stages that it has."""
         entering = (0.0, *(stage[-1].crossing_bytes for stage in self.stages[:-1]))
-        return tuple(
-            stage_memory(stage, self.in_flight[i], self.recompute, self.optimizer, self.cluster.device, entering[i])
-            for i, stage in enumerate(self.stages)
-        )
+        if self.virtual_stages == 1:
+            return tuple(
+                stage_memory(stage, self.in_flight[i], self.keeping, entering[i]) for i, stage in enumerate(self.stages)
+            )
+        found = []
+        for own, passes in zip(self.homes, self.in_flight, strict=True):
+            units = [cost for index in own for cost in self.stages[index]]
+            entered = sum(entering[index] for index in own)
+            # What is in flight counts passes through any of a rank's stages: an even share of each.
+            found.append(stage_memory(units, passes / len(own), self.keeping, entered))
+        return tuple(found)
+
+    @cached_property
+    def homes(self) -> tuple[tuple[int, ...], ...]:
+        """For each rank of the pipeline, the stages that it has."""
+        schedule = find_schedule(self.schedule)(self.pp, self.pp, self.virtual_stages)
+        return tuple(tuple(sorted({action.stage for action in actions})) for actions in schedule)
 
     @property
     def peak_bytes(self) -> int:
@@ -84,42 +118,52 @@ class Candidate:
 
     @cached_property
     def tail_s(self) -> float:
-        """What follows the schedule: summing gradients over tp, tied stages and replicas, and the optimizer."""
+        """What the schedule leaves out: summing gradients over tp, tied stages and replicas, and the optimizer."""
         homes: dict[str, int] = {}
-        for stage in self.stages:
-            for target in {target for cost in stage for target, _, _ in cost.parameters}:
+        ranks = [[cost for index in own for cost in self.stages[index]] for own in self.homes]
+        for units in ranks:
+            for target in {target for cost in units for target, _, _ in cost.parameters}:
                 homes[target] = homes.get(target, 0) + 1
         longest = 0.0
-        bandwidth = self.cluster.device.memory_bandwidth_bytes_per_s * self.cluster.device.bandwidth_fraction
-        for stage in self.stages:
-            held, _ = parameter_bytes(stage)
-            sizes = {target: size for cost in stage for target, size, _ in cost.parameters}
+        device, keeping = self.cluster.device, self.keeping
+        bandwidth = device.memory_bandwidth_bytes_per_s * device.bandwidth_fraction
+        for own, units in zip(self.homes, ranks, strict=True):
+            held, _ = parameter_bytes(units)
+            sizes = {target: size for cost in units for target, size, _ in cost.parameters}
             tied = sum(size for target, size in sizes.items() if homes[target] > 1)
-            partial = sum(cost.partial_bytes for cost in stage)
-            seconds = all_reduce_s(held, Group(self.dp, self.tp), self.cluster) if self.dp > 1 else 0.0
-            seconds += all_reduce_s(partial, Group(self.tp, 1), self.cluster) if partial else 0.0
-            seconds += all_reduce_s(tied, Group(2, self.tp * self.dp), self.cluster) if tied else 0.0
-            # AdamW reads 4 tensors and writes 3 of the parameters' size. Of the first micro-batch, gradients are taken
-            # as they are: the two reads and the write that `UnitCost` has for adding them fall away.
-            longest = max(longest, seconds + (7 - 3) * held / bandwidth)
-        return longest
+            partial = sum(cost.partial_bytes for cost in units)
+            forward_s, backward_s = (sum(times[i] for i in own) for times in (self.forward_s, self.backward_s))
+            seconds = self.replicas.step_s(held, forward_s, backward_s)
+            ratio = keeping.state.reduced_bytes / keeping.element_bytes
+            seconds += all_reduce_s(partial * ratio, Group(self.tp, 1), self.cluster) if partial else 0.0
+            stride = self.tp * self.cp * self.dp
+            seconds += all_reduce_s(tied * ratio, Group(2, stride), self.cluster) if tied else 0.0
+            # Of the first micro-batch, gradients are taken as they are: what `UnitCost` has for adding them, the sum
+            # and the gradient read and the sum written, falls away.
+            element = keeping.element_bytes
+            moved = keeping.state.step_bytes - keeping.state.first_bytes
+            share = keeping.replicas if keeping.zero >= 1 else 1
+            longest = max(longest, seconds + moved * held / element / share / bandwidth)
+        return longest + keeping.stack.step_s
 
     @cached_property
     def estimated_s(self) -> float:
         """Seconds a step by the formula for 1F1B: the slowest stage sets the pace, the others fill and drain."""
-        both = [f + b for f, b in zip(self.forward_s, self.backward_s, strict=True)]
+        stages = [f + b for f, b in zip(self.forward_s, self.backward_s, strict=True)]
+        both = [sum(stages[index] for index in own) for own in self.homes]
         return (self.micro_batches - 1) * max(both) + sum(both) + 2 * sum(self.sends_s) + self.tail_s
 
     @cached_property
     def timeline(self) -> Timeline:
         """The schedule, played out."""
-        schedule = find_schedule(self.schedule)
-        actions = schedule(self.pp, self.micro_batches)
-        if not schedule.splits_backward:
-            return simulate(actions, self.forward_s, self.backward_s, self.sends_s)
-        weight_s = [WEIGHT_SHARE * sum(cost.backward_s for cost in stage) for stage in self.stages]
-        input_s = [whole - weight for whole, weight in zip(self.backward_s, weight_s, strict=True)]
-        return simulate(actions, self.forward_s, input_s, self.sends_s, weight_s=weight_s)
+        definition = find_schedule(self.schedule)
+        actions = definition(self.pp, self.micro_batches, self.virtual_stages)
+        weight_s, backward_s = None, self.backward_s
+        if definition.splits_backward:
+            weight_s = tuple(sum(cost.weight_s for cost in stage) for stage in self.stages)
+            backward_s = tuple(own - weight for own, weight in zip(backward_s, weight_s, strict=True))
+        exposed = self.keeping.stack.blocking_sends
+        return simulate(actions, self.forward_s, backward_s, self.sends_s, exposed, weight_s)
 
     @cached_property
     def step_s(self) -> float:
@@ -130,6 +174,7 @@ class Candidate:
         """What a reader is told of each stage."""
         bounds = [0, *self.cuts, len(units)]
         plans = []
+        rank_of = {index: rank for rank, own in enumerate(self.homes) for index in own}
         for index, stage in enumerate(self.stages):
             start, stop = bounds[index], bounds[index + 1]
             plans.append(
@@ -143,30 +188,37 @@ class Candidate:
                     self.forward_s[index],
                     self.backward_s[index],
                     sum(cost.communication_s for cost in stage),
-                    self.memory[index],
+                    self.memory[rank_of[index]],
                 )
             )
         return tuple(plans)
 
 
-def stage_peaks(schedule: str, ranks: int, micro_batches: int, virtual_stages: int = 1) -> tuple[int, ...]:
-    """For each stage of a schedule, the most micro-batches between their forward and last pass.
+def rank_peaks(schedule: str, stages: int, micro_batches: int, virtual_stages: int = 1) -> tuple[int, ...]:
+    """For each rank of a schedule, the most passes through its stages whose activations are still needed.
 
     Raises PlanningError for counts that the schedule cannot take. Of a long schedule two short ones are looked at: from
     there on a peak stays, or grows evenly.
     """
-    find_schedule(schedule).check(ranks, micro_batches, virtual_stages)
-    short = STEADY * ranks + micro_batches % ranks
-    if micro_batches <= short + ranks:
-        return _counted_peaks(schedule, ranks, micro_batches, virtual_stages)
-    before, after = (_counted_peaks(schedule, ranks, count, virtual_stages) for count in (short, short + ranks))
-    rounds = (micro_batches - short) // ranks
+    find_schedule(schedule).check(stages, micro_batches, virtual_stages)
+    short = STEADY * stages * virtual_stages + micro_batches % stages
+    if micro_batches <= short + stages:
+        return _counted_peaks(schedule, stages, micro_batches, virtual_stages)
+    counts = (short, short + stages)
+    before, after = (_counted_peaks(schedule, stages, count, virtual_stages) for count in counts)
+    rounds = (micro_batches - short) // stages
     return tuple(a + (b - a) * rounds for a, b in zip(before, after, strict=True))
 
 
-def _counted_peaks(schedule: str, ranks: int, micro_batches: int, virtual_stages: int) -> tuple[int, ...]:
-    by_stage: list[list[Action]] = [[] for _ in range(ranks * virtual_stages)]
-    for actions in find_schedule(schedule)(ranks, micro_batches, virtual_stages):
+def _counted_peaks(schedule: str, stages: int, micro_batches: int, virtual_stages: int) -> tuple[int, ...]:
+    definition = find_schedule(schedule)
+    last = definition.kinds[-1]
+    peaks = []
+    for actions in definition(stages, micro_batches, virtual_stages):
+        flying = peak = 0
         for action in actions:
-            by_stage[action.stage].append(action)
-    return tuple(int(peak) for peak in peak_in_flight(tuple(map(tuple, by_stage))))
+            flying += action.kind is Kind.FORWARD
+            peak = max(peak, flying)
+            flying -= action.kind is last
+        peaks.append(peak)
+    return tuple(peaks)

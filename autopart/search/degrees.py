@@ -2,15 +2,19 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from typing import NoReturn
 
 from autopart.errors import InfeasiblePlanError, PinError, PlanningError
 from autopart.estimate.block import UnitCost, unit_costs
+from autopart.estimate.context import Context, find_context
+from autopart.estimate.memory import Keeping
 from autopart.estimate.node import Prices
+from autopart.estimate.recompute import parse_recompute
 from autopart.ir.folded import Folded
 from autopart.ir.units import Unit
 from autopart.schedules.find import find_schedule
-from autopart.search.candidate import Candidate, stage_peaks
+from autopart.search.candidate import Candidate, rank_peaks
 from autopart.search.pipeline import search_cuts
 from autopart.search.request import RECOMPUTE, Request, check, divisors
 from autopart.search.sequence_parallel import check_sequence, pinned_strategies
@@ -18,17 +22,19 @@ from autopart.search.tensor import TensorPlan, search_tensor
 from autopart.sharding.infer_axes import Axes
 from autopart.sharding.rule import Rule
 from autopart.sharding.strategies import Strategy, strategies
-from cost_models.memory import usable_bytes
+from cost_models.dtype import dtype_bytes
+from cost_models.memory import reserve_bytes, usable_bytes
+from cost_models.precision import computed_dtype, state
 
 LARGEST_MICRO_BATCH = 32
 REPLAYED = 12
-STATE_COPIES = 4.0  # parameters, gradients, and the two moments of AdamW
 # In a lean layout, the memory of all parameters weighs as much as this many unsharded passes.
 LEAN_WEIGHT = 100.0
 # In a sparing layout, which is lean too, all activations that are kept weigh as much as this share of such a pass:
 # enough to keep shards of what norms take, too little for splits that keep less still and send many times as much.
 SPARING_WEIGHT = 0.3
 FAST, LEAN, SPARING = "fast", "lean", "sparing"
+DEFAULT_VIRTUAL = "interleaved-1f1b"
 DEFAULT_SCHEDULE = "1f1b"  # as fast as GPipe in the same memory or less; others are chosen by a pin
 
 
@@ -68,12 +74,14 @@ class DegreeSearch:
     def _search(self) -> Found | None:
         check(self.request, len(self.units))
         self._check_tp()
-        limit = usable_bytes(self.request.cluster.device)
+        device = self.request.cluster.device
+        own = self.request.memory_limit_bytes
+        limit = usable_bytes(device) if own is None else own - reserve_bytes(device)
         best: dict[tuple[int, int, int], list[Candidate]] = {}
         evaluated = 0
         for candidate in self._candidates(limit):
             evaluated += 1
-            if candidate.peak_bytes <= self.request.cluster.device.memory_bytes:
+            if candidate.peak_bytes <= (device.memory_bytes if own is None else own):
                 best.setdefault((candidate.tp, candidate.pp, candidate.dp), []).append(candidate)
         if not best:
             return None
@@ -113,17 +121,18 @@ class DegreeSearch:
             if not request.tp and tp > 1 and (tp > request.cluster.devices_per_node or not self.shares_work(tp)):
                 continue
             rest = request.world // tp
+            virtual, cp = request.virtual_stages or 1, request.cp or 1
             pps = (
                 (request.pp,)
                 if request.pp
-                else (len(request.cuts) + 1,)
+                else ((len(request.cuts) + 1) // virtual,)
                 if request.cuts is not None
                 else divisors(rest)
             )
             for pp in pps:
-                if rest % pp or pp > len(self.units):
+                if rest % (pp * cp) or pp * virtual > len(self.units):
                     continue
-                dp = rest // pp
+                dp = rest // pp // cp
                 if (request.dp is None or dp == request.dp) and request.global_batch % dp == 0:
                     yield tp, pp, dp
 
@@ -164,11 +173,30 @@ class DegreeSearch:
             }
         return self._options[tp]
 
+    @cached_property
+    def context(self) -> Context:
+        """What context parallelism divides."""
+        return find_context(self.folded.graph, self.axes, self.request.cp or 1)
+
+    def prices(self, tp: int, micro_batch: int) -> Prices:
+        """What everything costs at a tp degree and micro-batch."""
+        request = self.request
+        return Prices(
+            self.folded.graph,
+            self.rules,
+            request.cluster,
+            tp,
+            micro_batch,
+            request.stack,
+            request.precision,
+            self.context,
+        )
+
     def costs(self, tp: int, micro_batch: int, variant: str) -> tuple[TensorPlan, tuple[UnitCost, ...]]:
         """The tensor plan and the costs of all units at a tp degree and micro-batch."""
         key = (tp, micro_batch, variant)
         if key not in self._costs:
-            prices = Prices(self.folded.graph, self.rules, self.request.cluster, tp, micro_batch)
+            prices = self.prices(tp, micro_batch)
             held_price = kept_price = 0.0
             if variant != FAST:
                 _, whole = self.costs(1, micro_batch, FAST)
@@ -185,18 +213,45 @@ class DegreeSearch:
     def _candidate(
         self, tp: int, pp: int, dp: int, micro_batch: int, count: int, recompute: str, variant: str, limit: float
     ) -> Candidate | None:
-        schedule = self.request.schedule or DEFAULT_SCHEDULE
+        request = self.request
+        virtual = request.virtual_stages or 1
+        schedule = request.schedule or (DEFAULT_SCHEDULE if virtual == 1 else DEFAULT_VIRTUAL)
         tensor, costs = self.costs(tp, micro_batch, variant)
         key = (schedule, pp, count)
         if key not in self._flying:
-            self._flying[key] = stage_peaks(schedule, pp, count)
-        flying = self._flying[key]
-        cuts = search_cuts(costs, pp, flying, limit, recompute == "full", STATE_COPIES, self.request.cuts)
+            self._flying[key] = rank_peaks(schedule, pp, count, virtual)
+        flying, cp, zero = self._flying[key], request.cp or 1, request.zero or 0
+        prices = self.prices(tp, micro_batch)
+        keeping = Keeping(
+            state(request.precision, prices.main_dtype, request.optimizer, request.stack),
+            dtype_bytes(computed_dtype(request.precision, prices.main_dtype)),
+            zero,
+            dp * cp,
+            parse_recompute(recompute),
+            request.cluster.device,
+            request.stack,
+        )
+        # Stages of one rank are taken to share its memory evenly.
+        per_stage = [flying[stage % pp] for stage in range(pp * virtual)]
+        cuts = search_cuts(costs, pp * virtual, per_stage, limit / virtual, keeping, request.cuts)
         if cuts is None:
             return None
-        cluster, optimizer = self.request.cluster, self.request.optimizer
         return Candidate(
-            tp, pp, dp, micro_batch, count, schedule, recompute, cuts, costs, tensor, cluster, optimizer, flying
+            tp,
+            pp,
+            dp,
+            cp,
+            micro_batch,
+            count,
+            schedule,
+            virtual,
+            recompute,
+            cuts,
+            costs,
+            tensor,
+            request.cluster,
+            keeping,
+            flying,
         )
 
     def _explain(self) -> NoReturn:
@@ -277,8 +332,9 @@ def _rank(candidate: Candidate) -> tuple[float, ...]:
 
 def _nearby(request: Request) -> int:
     """The next smaller world that the pins and the batch allow."""
-    pp = len(request.cuts) + 1 if request.cuts is not None else request.pp or 1
-    fixed = (request.tp or 1) * pp
+    virtual = request.virtual_stages or 1
+    pp = (len(request.cuts) + 1) // virtual if request.cuts is not None else request.pp or 1
+    fixed = (request.tp or 1) * pp * (request.cp or 1)
     possible = [
         fixed * dp for dp in divisors(request.global_batch) if fixed * dp < request.world and request.dp in (None, dp)
     ]
@@ -288,5 +344,6 @@ def _nearby(request: Request) -> int:
 def _without(request: Request, pin: str) -> Request:
     """The request with one pin taken off; without cuts it keeps the number of stages."""
     values = {item.name: getattr(request, item.name) for item in fields(Request)}
-    stages = {"pp": len(request.cuts) + 1} if pin == "cuts" and request.cuts is not None else {}
+    virtual = request.virtual_stages or 1
+    stages = {"pp": (len(request.cuts) + 1) // virtual} if pin == "cuts" and request.cuts is not None else {}
     return Request(**(values | {pin: None} | stages))

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autopart.estimate.block import UnitCost
-from autopart.estimate.memory import BUCKET_BYTES
+from autopart.estimate.memory import BUCKET_BYTES, Keeping
 
 Matrix: TypeAlias = NDArray[np.float64]
 
@@ -18,8 +18,7 @@ def search_cuts(
     stages: int,
     in_flight: Sequence[int],
     limit_bytes: float,
-    recompute: bool,
-    state_copies: float,
+    keeping: Keeping,
     allowed: Sequence[int] | None = None,
 ) -> tuple[int, ...] | None:
     """The cuts that make the slowest stage fastest, and among those the other stages even; None if none fits.
@@ -34,8 +33,7 @@ def search_cuts(
         stages: how many stages.
         in_flight: for each stage, the most micro-batches in flight.
         limit_bytes: what tensors can have of a device.
-        recompute: whether runs of loops are computed again.
-        state_copies: bytes of parameters, gradients and optimizer for each byte of parameters.
+        keeping: what is computed again, and how the state of parameters is kept.
         allowed: cut only before these units; left out, before any.
 
     Returns:
@@ -44,17 +42,15 @@ def search_cuts(
     count = len(costs)
     if stages > count:
         return None
-    forward = _prefix([cost.forward_s for cost in costs])
-    again = _prefix([cost.forward_s if cost.input_bytes else 0.0 for cost in costs])
-    time = forward + _prefix([cost.backward_s for cost in costs]) + (again if recompute else 0.0)
+    time = _prefix([cost.forward_s + cost.backward_s + keeping.recompute.again_s(cost) for cost in costs])
     duration = time[None, :] - time[:, None]
     usable = np.ones(count + 1, dtype=bool)
     if allowed is not None:
         usable[:] = False
         usable[[0, *allowed, count]] = True
     possible = np.triu(usable[:, None] & usable[None, :], 1)
-    memory = _Memory.of(costs, recompute)
-    fits = [possible & (memory.bytes(flying, state_copies) <= limit_bytes) for flying in in_flight[:stages]]
+    memory = _Memory.of(costs, keeping)
+    fits = [possible & (memory.bytes(flying, keeping) <= limit_bytes) for flying in in_flight[:stages]]
     slowest, _ = _best(duration, fits, np.maximum)
     if not np.isfinite(slowest):
         return None
@@ -88,26 +84,27 @@ class _Memory:
     held: Matrix
     kept: Matrix
     working: Matrix
-    transient: Matrix
+    temporary: Matrix
 
     @classmethod
-    def of(cls, costs: Sequence[UnitCost], recompute: bool) -> "_Memory":
-        kept = _prefix([(cost.input_bytes or cost.kept_bytes) if recompute else cost.kept_bytes for cost in costs])
+    def of(cls, costs: Sequence[UnitCost], keeping: Keeping) -> "_Memory":
+        kept = _prefix([keeping.recompute.kept_bytes(cost) for cost in costs])
         entering = np.array([0.0, *(cost.crossing_bytes for cost in costs[:-1]), 0.0])
-        again = [cost.kept_bytes if cost.input_bytes and recompute else 0.0 for cost in costs]
         held = _prefix([sum(size for _, size, _ in cost.parameters) for cost in costs])
         return cls(
             held[None, :] - held[:, None] - _held_twice(costs),
             kept[None, :] - kept[:, None] + entering[:, None],
-            _largest(again),
-            _largest([cost.transient_bytes for cost in costs]),
+            _largest([keeping.recompute.working_bytes(cost) for cost in costs]),
+            _largest([keeping.temporary_bytes(cost) for cost in costs]),
         )
 
-    def bytes(self, in_flight: int, state_copies: float) -> Matrix:
+    def bytes(self, in_flight: float, keeping: Keeping) -> Matrix:
         """The bytes of every stage with so many micro-batches in flight."""
         activations = self.kept * in_flight + self.working
-        temporary = self.transient + np.minimum(BUCKET_BYTES, 2 * self.held)
-        return self.held * state_copies + activations + np.maximum(temporary, self.held - activations)
+        temporary = self.temporary + np.minimum(BUCKET_BYTES, 2 * self.held)
+        own = keeping.weight_bytes(1.0) * self.held
+        state: Matrix = self.held * keeping.copies + activations + np.maximum(temporary, own - activations)
+        return state + keeping.stack.buffer_bytes
 
 
 def _held_twice(costs: Sequence[UnitCost]) -> Matrix:

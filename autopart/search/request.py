@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 
 from autopart.errors import PinError
+from autopart.estimate.recompute import parse_recompute
 from cost_models.cluster import Cluster
+from cost_models.stack import Stack
 
-RECOMPUTE = ("none", "full")
+RECOMPUTE = ("none", "full")  # what is searched; others are pins
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,12 +15,15 @@ class Request:
     """A world, a global batch and a cluster; every other field is a pin, None where it is searched.
 
     `cuts` are indices of the units that begin a stage. `sequence_parallel`: True shards what goes from layer to layer
-    along the sequence, False shards nothing along it. `tokens_per_sample` is 0 for a model without tokens.
+    along the sequence, False shards nothing along it, and what goes from layer to layer not at all. cp, zero and
+    virtual_stages are 1, 0 and 1 where they are not pinned. `memory_limit_bytes` is what a device has, left out that of
+    the cluster's. `tokens_per_sample` is 0 for a model without tokens.
     """
 
     world: int
     global_batch: int
     cluster: Cluster
+    stack: Stack
     tokens_per_sample: int = 0
     tp: int | None = None
     pp: int | None = None
@@ -28,7 +33,17 @@ class Request:
     schedule: str | None = None
     cuts: tuple[int, ...] | None = None
     sequence_parallel: bool | None = None
+    cp: int | None = None
+    zero: int | None = None
+    virtual_stages: int | None = None
+    precision: str = "as-built"
+    memory_limit_bytes: float | None = None
     optimizer: str = "adamw"
+
+    @property
+    def stages(self) -> int | None:
+        """How many stages are asked for: those of a pinned pp times the virtual stages of a rank."""
+        return None if self.pp is None else self.pp * (self.virtual_stages or 1)
 
 
 def check(request: Request, unit_count: int) -> None:
@@ -38,19 +53,25 @@ def check(request: Request, unit_count: int) -> None:
         PinError: a pin that cannot be met; the message says why, and what is nearest.
     """
     world, batch = request.world, request.global_batch
-    for name in ("world", "global_batch", "tp", "pp", "dp", "micro_batch"):
+    for name in ("world", "global_batch", "tp", "pp", "dp", "cp", "micro_batch", "virtual_stages"):
         value = getattr(request, name)
         if value is not None and value < 1:
             raise PinError(f"{name}={value}: it must be at least 1")
-    if request.cuts is not None and request.pp is None and world % (len(request.cuts) + 1):
-        stages = len(request.cuts) + 1
+    virtual = request.virtual_stages or 1
+    if request.cuts is not None and (len(request.cuts) + 1) % virtual:
+        raise PinError(
+            f"cuts names {len(request.cuts)} places, which makes {len(request.cuts) + 1} stages: no multiple of "
+            f"virtual_stages={virtual}"
+        )
+    if request.cuts is not None and request.pp is None and world % ((len(request.cuts) + 1) // virtual):
+        stages = (len(request.cuts) + 1) // virtual
         raise PinError(
             f"cuts names {len(request.cuts)} places, which makes {stages} stages, and {stages} does not divide "
             f"world={world}: "
             f"name one less than {_near(divisors(world), stages)}"
         )
     pinned = 1
-    for name in ("tp", "pp", "dp"):
+    for name in ("tp", "pp", "dp", "cp"):
         value = getattr(request, name)
         if value is None:
             continue
@@ -59,16 +80,22 @@ def check(request: Request, unit_count: int) -> None:
         pinned *= value
     complete = None not in (request.tp, request.pp, request.dp)
     if world % pinned or (complete and pinned != world):
-        shown = " x ".join(f"{n}={getattr(request, n)}" for n in ("tp", "pp", "dp") if getattr(request, n) is not None)
+        degrees = ("tp", "pp", "dp", "cp")
+        shown = " x ".join(f"{n}={getattr(request, n)}" for n in degrees if getattr(request, n) is not None)
         raise PinError(f"{shown} = {pinned} does not make world={world}: leave one of them out, or set world={pinned}")
-    if request.pp is not None and request.pp > unit_count:
+    wanted, each = request.stages, f" x virtual_stages={virtual}" if virtual > 1 else ""
+    if wanted is not None and wanted > unit_count:
         raise PinError(
-            f"pp={request.pp} needs {request.pp} pieces, the model has {unit_count}: at most pp={unit_count}"
+            f"pp={request.pp}{each} needs {wanted} pieces, the model has {unit_count}: at most "
+            f"pp={unit_count // virtual}"
         )
-    if request.cuts is not None and request.pp is not None and len(request.cuts) != request.pp - 1:
+    if request.cuts is not None and wanted is not None and len(request.cuts) != wanted - 1:
         raise PinError(
-            f"cuts names {len(request.cuts)} places, which makes {len(request.cuts) + 1} stages, not pp={request.pp}"
+            f"cuts names {len(request.cuts)} places, which makes {len(request.cuts) + 1} stages, not "
+            f"pp={request.pp}{each}"
         )
+    if request.zero is not None and request.zero not in (0, 1, 2, 3):
+        raise PinError(f"zero={request.zero}: the ZeRO stages are 0, 1, 2 and 3")
     if request.dp is not None and batch % request.dp:
         nearest = _near([request.dp * k for k in range(1, batch // request.dp + 3)], batch)
         raise PinError(
@@ -80,8 +107,8 @@ def check(request: Request, unit_count: int) -> None:
             nearest = _near([share * k for k in range(1, batch // share + 3)], batch)
             per = f"micro_batch={request.micro_batch}" + (f" x dp={request.dp}" if request.dp else "")
             raise PinError(f"global_batch={batch} is no multiple of {per} = {share}: nearest batches are {nearest}")
-    if request.recompute is not None and request.recompute not in RECOMPUTE:
-        raise PinError(f"recompute={request.recompute!r}: known are {', '.join(map(repr, RECOMPUTE))}")
+    if request.recompute is not None:
+        parse_recompute(request.recompute)
 
 
 def divisors(number: int) -> tuple[int, ...]:

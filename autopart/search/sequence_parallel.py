@@ -15,10 +15,14 @@ from autopart.sharding.strategies import Strategy
 def pinned_strategies(pin: bool | None, node: Node, options: tuple[Strategy, ...], axes: Axes) -> tuple[Strategy, ...]:
     """Those of the `options` of `node` that the pin leaves.
 
-    True: what goes from layer to layer is sharded along the sequence where it can be. False: nothing is.
+    True: what goes from layer to layer is sharded along the sequence where it can be. False: nothing is, and every rank
+    has what goes from layer to layer whole.
     """
-    if pin is None or (pin and node.op not in (ENTER, LEAVE)):
+    carried = node.op in (ENTER, LEAVE)
+    if pin is None or (pin and not carried):
         return options
+    if carried and not pin:
+        return tuple(own for own in options if not any(x.shard for x in (*own.inputs, *own.outputs))) or options
     left = tuple(own for own in options if shards_sequence(node, own, axes) == pin)
     return left or options
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 
-from autopart.estimate.node import Prices
 from autopart.estimate.work import Work, work_of
 from autopart.ir.folded import Folded
 from autopart.ir.graph import Node
@@ -40,7 +39,8 @@ def solve(
     """
     graph = folded.graph
     axes, units = infer_axes(graph, rules), units_of(folded)
-    found = DegreeSearch(folded, rules, axes, units, request).run()
+    search = DegreeSearch(folded, rules, axes, units, request)
+    found = search.run()
     best, cluster = found.best, request.cluster
     dtypes = [parameter.value.dtype for parameter in graph.parameters]
     return PlanData(
@@ -52,16 +52,20 @@ def solve(
         cluster=cluster.name,
         device=cluster.device.name,
         devices_per_node=cluster.devices_per_node,
-        memory_limit_bytes=cluster.device.memory_bytes,
+        memory_limit_bytes=_limit_bytes(request),
         world=request.world,
         tp=best.tp,
         pp=best.pp,
         dp=best.dp,
+        cp=best.cp,
         global_batch=request.global_batch,
         micro_batch=best.micro_batch,
         schedule=best.schedule,
+        virtual_stages=best.virtual_stages,
         recompute=best.recompute,
-        zero=0,
+        zero=best.keeping.zero,
+        precision=request.precision,
+        stack=request.stack.name,
         optimizer=request.optimizer,
         cuts=best.cuts,
         stages=best.stage_plans(units),
@@ -69,11 +73,16 @@ def solve(
         nodes=_node_choices(folded, best),
         parameters=tuple(ParameterChoice(n, x) for n, x in best.tensor.parameters.items()) if best.tp > 1 else (),
         axes=_sharded_axes(folded, axes, best),
-        traffic=_traffic(folded, rules, axes, units, best),
-        replicated=_replicated(folded, rules, best, DegreeSearch(folded, rules, axes, units, request).options(best.tp)),
+        traffic=_traffic(folded, search, axes, units, best),
+        replicated=_replicated(folded, rules, best, search.options(best.tp)),
         alternatives=_alternatives(found),
         notes=(*notes, *(mixing_notes(batch) if graph.loss is not None else ()), *_unproved(best)),
     )
+
+
+def _limit_bytes(request: Request) -> int:
+    own = request.memory_limit_bytes
+    return request.cluster.device.memory_bytes if own is None or own == float("inf") else int(own)
 
 
 def mixing_notes(batch: BatchSharding) -> tuple[Note, ...]:
@@ -140,11 +149,11 @@ def _node_choices(folded: Folded, best: Candidate) -> tuple[NodeChoice, ...]:
 
 
 def _traffic(
-    folded: Folded, rules: Mapping[str, Rule | None], axes: Axes, units: Sequence[Unit], best: Candidate
+    folded: Folded, search: DegreeSearch, axes: Axes, units: Sequence[Unit], best: Candidate
 ) -> tuple[LayerTraffic, ...]:
     if best.tp == 1:
         return ()
-    prices = Prices(folded.graph, rules, best.cluster, best.tp, best.micro_batch)
+    prices = search.prices(best.tp, best.micro_batch)
     found = []
     for unit, cost in zip(units, best.costs, strict=True):
         if unit.loop is None or unit.run:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -40,7 +41,7 @@ def test_device_loads_and_is_physical(name: str) -> None:
     assert max(tile.fraction for tile in device.matmul_tiles) == 1.0
     assert hash(device) == hash(load_device(name))
     if name != "cpu-core":
-        capacity_gb = int(name.rpartition("-")[2].removesuffix("gb"))
+        capacity_gb = int(re.search(r"(\d+)gb", name)[1])
         # Vendors count in units between 10^9 and 2^30 bytes; firmware and error correction take a part.
         assert 0.97 * capacity_gb * 1e9 < device.memory_bytes < capacity_gb * 2**30
 

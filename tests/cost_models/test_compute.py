@@ -137,6 +137,9 @@ def test_memory_bound(name: str) -> None:
 def test_attention(name: str) -> None:
     """Bound by compute when there is much of it, by memory when there is none."""
     device = DEVICES[name]
-    seconds = attention_s(1e13, 1e6, "float16", device)
-    assert device.peak("float16") * 0.25 < 1e13 / seconds < device.peak("float16")
-    assert attention_s(0, 1e9, "float16", device) == memory_bound_s(1e9, device)
+    for kernel in ("flash1", "flash", "cudnn"):
+        seconds = attention_s(1e13, 1e6, "float16", kernel, 2**20, device)
+        speed = 1e13 / seconds / device.peak("float16")
+        assert speed == pytest.approx(device.attention_fraction(kernel), rel=1e-2)
+        assert attention_s(1e13, 1e6, "float16", kernel, 512, device) > 1.9 * seconds
+        assert attention_s(0, 1e9, "float16", kernel, 2048, device) == memory_bound_s(1e9, device)

@@ -15,6 +15,7 @@ from autopart.sharding.infer_axes import infer_axes
 from autopart.sharding.rules.experts import GROUPED
 from autopart.sharding.strategies import strategies
 from cost_models.cluster import load_cluster
+from cost_models.stack import load_stack
 from tests.equality.parallel import prepared, train_parallel, train_plan
 from tests.equality.single import assert_equal, single_process, tolerance
 from tests.models import EXPERT_CASES, SAMPLES
@@ -45,7 +46,7 @@ def with_experts_shared(plan: PlanData, ready: api.Prepared) -> PlanData:
     for node in graph.nodes:
         if node.op in GROUPED:
             options[node.name] = tuple(own for own in options[node.name] if own.call == "grouped_mm")
-    prices = Prices(graph, ready.rules, load_cluster(plan.cluster), plan.tp, plan.micro_batch)
+    prices = Prices(graph, ready.rules, load_cluster(plan.cluster), plan.tp, plan.micro_batch, load_stack("autopart"))
     found = search_tensor(ready.folded, options, prices)
     choices = tuple(NodeChoice(n, x.letter, x.inputs, x.outputs, x.call) for n, x in found.strategies.items())
     layouts = tuple(ParameterChoice(name, layout) for name, layout in found.parameters.items())

@@ -16,6 +16,7 @@ from autopart.ir.placement import PARTIAL_GRADIENT
 from autopart.search.tensor import search_tensor
 from cost_models.device import load_device
 from tests.capture.models import tiny_gpt, token_batch
+from tests.estimate.keepings import keeping
 from tests.search.problems import Problem, problem
 
 HIDDEN, SEQUENCE, VOCAB, LAYERS, HEADS = 64, 32, 128, 3, 4
@@ -193,9 +194,9 @@ class TestBytes:
     def test_state_of_a_stage(self) -> None:
         units = costs(gpt(), 1, 2)
         held = 4 * (LAYERS * LAYER_ELEMENTS + OUTSIDE_ELEMENTS)
-        memory = stage_memory(units, 1, "none", "adamw", DEVICE, 0.0)
+        memory = stage_memory(units, 1, keeping(), 0.0)
         assert (memory.parameters_bytes, memory.gradients_bytes, memory.optimizer_bytes) == (held, held, 2 * held)
-        assert stage_memory(units, 1, "none", "sgd", DEVICE, 0.0).optimizer_bytes == 0
+        assert stage_memory(units, 1, keeping(optimizer="sgd"), 0.0).optimizer_bytes == 0
 
     def test_activations_of_a_linear_stack(self) -> None:
         """Autograd keeps a linear's input and a relu's output: they are the same tensor."""
@@ -206,7 +207,7 @@ class TestBytes:
 
     def test_activations_grow_with_what_is_in_flight(self) -> None:
         units = costs(gpt(), 1, 2)
-        one, three = (stage_memory(units, n, "none", "adamw", DEVICE, 1000.0).activations_bytes for n in (1, 3))
+        one, three = (stage_memory(units, n, keeping(), 1000.0).activations_bytes for n in (1, 3))
         assert three == 3 * one
         assert one == int(sum(cost.kept_bytes for cost in units)) + 1000
 
@@ -238,7 +239,7 @@ class TestBytes:
 class TestRecomputation:
     @staticmethod
     def memory(recompute: str, in_flight: int) -> Any:
-        return stage_memory(costs(gpt(), 1, 4), in_flight, recompute, "adamw", DEVICE, 0.0)
+        return stage_memory(costs(gpt(), 1, 4), in_flight, keeping(recompute), 0.0)
 
     def test_it_lowers_activations(self) -> None:
         for in_flight in (1, 4):
@@ -247,7 +248,7 @@ class TestRecomputation:
     def test_a_layer_keeps_its_input_alone(self) -> None:
         layers = [cost for cost, unit in zip(costs(gpt(), 1, 4), gpt().units, strict=True) if unit.loop]
         assert all(cost.input_bytes == 4 * 4 * SEQUENCE * HIDDEN for cost in layers)
-        memory = stage_memory(layers, 2, "full", "adamw", DEVICE, 0.0)
+        memory = stage_memory(layers, 2, keeping("full"), 0.0)
         assert memory.activations_bytes == int(2 * LAYERS * layers[0].input_bytes + layers[0].kept_bytes)
 
     def test_it_repeats_the_forward_pass_of_layers(self) -> None:
@@ -262,9 +263,7 @@ class TestRecomputation:
 
     def test_what_is_outside_layers_is_kept(self) -> None:
         units = [cost for cost, unit in zip(costs(gpt(), 1, 4), gpt().units, strict=True) if unit.loop is None]
-        assert stage_memory(units, 1, "full", "adamw", DEVICE, 0.0) == stage_memory(
-            units, 1, "none", "adamw", DEVICE, 0.0
-        )
+        assert stage_memory(units, 1, keeping("full"), 0.0) == stage_memory(units, 1, keeping(), 0.0)
 
 
 def test_prices_are_of_the_given_cluster() -> None:

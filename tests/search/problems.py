@@ -18,6 +18,7 @@ from autopart.sharding.infer_axes import Axes, infer_axes
 from autopart.sharding.rule import Rule
 from autopart.sharding.strategies import Strategy, strategies
 from cost_models.cluster import load_cluster
+from cost_models.stack import load_stack
 from tests.capture.models import graph_of
 
 
@@ -44,10 +45,10 @@ class Problem:
         return {n.name: strategies(n, graph, self.rules[n.name], self.axes.parts_of, tp) for n in graph.nodes}
 
     def prices(self, tp: int, batch: int, cluster: str = "dgx-h100") -> Prices:
-        return Prices(self.folded.graph, self.rules, load_cluster(cluster), tp, batch)
+        return Prices(self.folded.graph, self.rules, load_cluster(cluster), tp, batch, load_stack("autopart"))
 
     def search(self, world: int, global_batch: int, cluster: str = "dgx-h100", **pins: Any) -> DegreeSearch:
-        request = Request(world, global_batch, load_cluster(cluster), **pins)
+        request = Request(world, global_batch, load_cluster(cluster), load_stack("autopart"), **pins)
         return DegreeSearch(self.folded, self.rules, self.axes, self.units, request)
 
 

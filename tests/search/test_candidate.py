@@ -4,20 +4,21 @@ import pytest
 
 from autopart.errors import PlanningError
 from autopart.schedules.find import find_schedule, schedule_names
-from autopart.search.candidate import stage_peaks
+from autopart.search.candidate import rank_peaks
 from tests.search.test_degrees import gpt
 
 
 def peaks(schedule: str, ranks: int, micro_batches: int, virtual: int) -> list[int]:
     """Counted over the whole schedule."""
     definition = find_schedule(schedule)
-    flying = [[0] for _ in range(ranks * virtual)]
+    found = []
     for actions in definition(ranks, micro_batches, virtual):
+        own = [0]
         for action in actions:
-            own = flying[action.stage]
             own.append(own[-1] + (action.kind is definition.kinds[0]))
             own.append(own[-1] - (action.kind is definition.kinds[-1]))
-    return [max(own) for own in flying]
+        found.append(max(own))
+    return found
 
 
 @pytest.mark.parametrize("schedule", schedule_names())
@@ -28,19 +29,19 @@ def test_in_flight(schedule: str, ranks: int) -> None:
         for virtual in (1, 2, 3):
             if definition.takes(virtual) and not (definition.whole_rounds and micro_batches % ranks):
                 expected = peaks(schedule, ranks, micro_batches, virtual)
-                assert list(stage_peaks(schedule, ranks, micro_batches, virtual)) == expected
+                assert list(rank_peaks(schedule, ranks, micro_batches, virtual)) == expected
 
 
 def test_a_long_schedule_is_not_written_out() -> None:
-    assert stage_peaks("1f1b", 4, 10**12) == (4, 3, 2, 1)
-    assert stage_peaks("gpipe", 3, 10**12) == (10**12,) * 3
-    assert stage_peaks("zb-h2", 4, 10**12) == (7, 7, 7, 7)
-    assert sum(stage_peaks("zb-v", 4, 10**12, 2)) >= 8
+    assert rank_peaks("1f1b", 4, 10**12) == (4, 3, 2, 1)
+    assert rank_peaks("gpipe", 3, 10**12) == (10**12,) * 3
+    assert rank_peaks("zb-h2", 4, 10**12) == (7, 7, 7, 7)
+    assert rank_peaks("zb-v", 4, 10**12, 2) == (8, 8, 8, 8)
 
 
 def test_counts_that_a_schedule_cannot_take_are_named_as_they_are() -> None:
     with pytest.raises(PlanningError, match="not 1001: change global_batch or micro_batch so that there are 1000 or"):
-        stage_peaks("interleaved-1f1b", 4, 1001, 2)
+        rank_peaks("interleaved-1f1b", 4, 1001, 2)
 
 
 def test_a_split_backward_takes_what_the_whole_one_takes() -> None:
@@ -68,7 +69,8 @@ def test_the_estimate_is_near_the_schedule(pp: int, micro_batch: int) -> None:
 
 def test_replicas_reduce_gradients() -> None:
     alone, two = (gpt().search(dp, 8 * dp, tp=1, pp=1, dp=dp, micro_batch=8).run().best for dp in (1, 2))
-    assert two.forward_s == alone.forward_s
+    # The slower of two devices sets the pace.
+    assert two.forward_s[0] == pytest.approx(alone.forward_s[0] * two.cluster.device.pace(2), rel=1e-12)
     assert two.tail_s > alone.tail_s
 
 

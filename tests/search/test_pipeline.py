@@ -9,14 +9,39 @@ from numpy.random import Generator, default_rng
 from autopart.estimate.block import UnitCost
 from autopart.estimate.memory import stage_memory
 from autopart.search.pipeline import search_cuts
-from cost_models.device import load_device
+from tests.estimate.keepings import keeping
 
 INFINITE = float("inf")
-DEVICE = load_device("h100-sxm-80gb")
+
+
+def unit_cost(
+    forward: float,
+    backward: float,
+    kept: float,
+    entering: float,
+    transient: float = 0.0,
+    weights: tuple[tuple[str, float, int], ...] = (),
+    crossing: float = 0.0,
+) -> UnitCost:
+    return UnitCost(
+        forward_s=forward,
+        backward_s=backward,
+        communication_s=0.0,
+        kept_bytes=kept,
+        input_bytes=entering,
+        selective_bytes=kept,
+        selective_s=0.0,
+        weight_s=0.0,
+        transient_bytes=transient,
+        model_flops=0.0,
+        parameters=weights,
+        partial_bytes=0.0,
+        crossing_bytes=crossing,
+    )
 
 
 def unit(forward: float, backward: float, kept: float = 0.0, entering: float = 0.0) -> UnitCost:
-    return UnitCost(forward, backward, 0.0, kept, entering, 0.0, 0.0, (), 0.0, 0.0)
+    return unit_cost(forward, backward, kept, entering)
 
 
 def chain(rng: Generator, count: int) -> list[UnitCost]:
@@ -26,7 +51,7 @@ def chain(rng: Generator, count: int) -> list[UnitCost]:
         f, b, kept, held, transient, crossing = (float(x) for x in rng.integers(1, 7, 6))
         entering = float(rng.integers(1, 3)) if rng.random() < 0.5 else 0.0
         weights = [(f"weight{index}", held, 1)] + ([("tied", 5.0, 1)] if rng.random() < 0.4 else [])
-        units.append(UnitCost(f, b, 0.0, kept, entering, transient, 0.0, tuple(weights), 0.0, crossing))
+        units.append(unit_cost(f, b, kept, entering, transient, tuple(weights), crossing))
     return units
 
 
@@ -39,7 +64,7 @@ def evaluate(
     for stage in range(len(bounds) - 1):
         own = units[bounds[stage] : bounds[stage + 1]]
         entering = units[bounds[stage] - 1].crossing_bytes if stage else 0.0
-        memory = stage_memory(own, in_flight[stage], "full" if recompute else "none", "adamw", DEVICE, entering)
+        memory = stage_memory(own, in_flight[stage], keeping("full" if recompute else "none"), entering)
         if memory.total_bytes - memory.reserve_bytes > limit:
             return None
         again = sum(u.forward_s for u in own if u.input_bytes) if recompute else 0.0
@@ -61,7 +86,7 @@ def test_it_agrees_with_brute_force(recompute: bool) -> None:
             for cuts in combinations(range(1, len(units)), stages - 1)
             if (value := evaluate(units, cuts, in_flight, limit, recompute)) is not None
         }
-        found = search_cuts(units, stages, in_flight, limit, recompute, 4.0)
+        found = search_cuts(units, stages, in_flight, limit, keeping("full" if recompute else "none"))
         if not every:
             assert found is None
             outcomes["nothing fits"] += 1
@@ -77,7 +102,7 @@ def test_it_agrees_with_brute_force(recompute: bool) -> None:
 def test_among_equals_the_even_one() -> None:
     # The last unit is the slowest stage whatever is done; the others should still be even.
     units = [unit(1, 1), unit(1, 1), unit(1, 1), unit(1, 1), unit(50, 50)]
-    assert search_cuts(units, 3, [3, 2, 1], INFINITE, False, 4.0) == (2, 4)
+    assert search_cuts(units, 3, [3, 2, 1], INFINITE, keeping()) == (2, 4)
 
 
 def test_even_though_the_first_stages_alone_would_be_cut_otherwise() -> None:
@@ -85,23 +110,23 @@ def test_even_though_the_first_stages_alone_would_be_cut_otherwise() -> None:
     for seed in range(20):
         rng = default_rng(seed)
         units = [*(unit(float(rng.integers(1, 9)), 0.0) for _ in range(9)), unit(40.0, 0.0)]
-        found = search_cuts(units, 5, [5, 4, 3, 2, 1], INFINITE, False, 4.0)
+        found = search_cuts(units, 5, [5, 4, 3, 2, 1], INFINITE, keeping())
         assert found is not None
         every = (evaluate(units, cuts, [5, 4, 3, 2, 1], INFINITE, False) for cuts in combinations(range(1, 10), 4))
         assert evaluate(units, found, [5, 4, 3, 2, 1], INFINITE, False) == min(value for value in every if value)
 
 
 def test_one_stage() -> None:
-    assert search_cuts([unit(1, 1), unit(1, 1)], 1, [1], INFINITE, False, 4.0) == ()
+    assert search_cuts([unit(1, 1), unit(1, 1)], 1, [1], INFINITE, keeping()) == ()
 
 
 def test_more_stages_than_units() -> None:
-    assert search_cuts([unit(1, 1)], 2, [2, 1], INFINITE, False, 4.0) is None
+    assert search_cuts([unit(1, 1)], 2, [2, 1], INFINITE, keeping()) is None
 
 
 def test_no_stage_is_empty() -> None:
     units = [unit(100, 100), unit(0, 0), unit(0, 0)]
-    assert search_cuts(units, 3, [3, 2, 1], INFINITE, False, 4.0) == (1, 2)
+    assert search_cuts(units, 3, [3, 2, 1], INFINITE, keeping()) == (1, 2)
 
 
 def test_only_where_it_is_allowed() -> None:
@@ -109,7 +134,7 @@ def test_only_where_it_is_allowed() -> None:
     for _ in range(50):
         units = chain(rng, 8)
         allowed = sorted(int(x) for x in rng.choice(range(1, 8), 4, replace=False))
-        found = search_cuts(units, 3, [3, 2, 1], INFINITE, False, 4.0, allowed)
+        found = search_cuts(units, 3, [3, 2, 1], INFINITE, keeping(), allowed)
         assert found is not None and set(found) <= set(allowed)
         every = [evaluate(units, cuts, [3, 2, 1], INFINITE, False) for cuts in combinations(allowed, 2)]
         own = evaluate(units, found, [3, 2, 1], INFINITE, False)
@@ -118,25 +143,25 @@ def test_only_where_it_is_allowed() -> None:
 
 def test_exact_cuts() -> None:
     units = chain(default_rng(2), 8)
-    assert search_cuts(units, 3, [3, 2, 1], INFINITE, False, 4.0, (2, 3)) == (2, 3)
+    assert search_cuts(units, 3, [3, 2, 1], INFINITE, keeping(), (2, 3)) == (2, 3)
 
 
 def test_early_stages_hold_more_micro_batches() -> None:
     """Where memory binds, the first stage of a 1F1B pipeline must be the smaller one."""
     units = [unit(1, 1, kept=10.0) for _ in range(6)]
-    assert search_cuts(units, 2, [2, 1], INFINITE, False, 4.0) == (3,)
-    assert search_cuts(units, 2, [2, 1], 40.0, False, 4.0) == (2,)
-    assert search_cuts(units, 2, [2, 1], 39.0, False, 4.0) is None
+    assert search_cuts(units, 2, [2, 1], INFINITE, keeping()) == (3,)
+    assert search_cuts(units, 2, [2, 1], 40.0, keeping()) == (2,)
+    assert search_cuts(units, 2, [2, 1], 39.0, keeping()) is None
 
 
 def test_recomputation_makes_room_and_takes_time() -> None:
     units = [unit(1.0, 2.0, kept=10.0, entering=1.0) for _ in range(4)]
-    assert search_cuts(units, 2, [2, 1], 15.0, False, 4.0) is None
-    assert search_cuts(units, 2, [2, 1], 15.0, True, 4.0) == (2,)
+    assert search_cuts(units, 2, [2, 1], 15.0, keeping()) is None
+    assert search_cuts(units, 2, [2, 1], 15.0, keeping("full")) == (2,)
 
 
 def test_a_limit_does_not_change_the_arguments() -> None:
     units = chain(default_rng(3), 5)
     before = [np.array([cost.forward_s, cost.kept_bytes]) for cost in units]
-    search_cuts(units, 2, [2, 1], 50.0, True, 4.0)
+    search_cuts(units, 2, [2, 1], 50.0, keeping("full"))
     assert all((np.array([c.forward_s, c.kept_bytes]) == b).all() for c, b in zip(units, before, strict=True))

@@ -17,6 +17,7 @@ from autopart.sharding.reshard import ALL_ROWS, OWN_ROWS, conversion
 from autopart.sharding.rules.experts import GROUPED
 from autopart.sharding.strategies import strategies
 from cost_models.cluster import load_cluster
+from cost_models.stack import load_stack
 from tests.sharding import test_dispatch as dispatched
 
 OWN = Layout(Shard(0, by="ends"), Shard(0, by="ends"))
@@ -112,7 +113,7 @@ def test_whole_experts_are_priced_as_larger_products() -> None:
     ids = torch.zeros(1, 4096, dtype=torch.int64, device="meta")
     prepared = api.prepare(true_width(128, 768, 2048), {"input_ids": ids, "labels": ids.clone()}, None)
     graph, tp = prepared.folded.graph, 8
-    prices = Prices(graph, prepared.rules, load_cluster("dgx-h100"), tp, 1)
+    prices = Prices(graph, prepared.rules, load_cluster("dgx-h100"), tp, 1, load_stack("autopart"))
     parts_of = infer_axes(graph, prepared.rules).parts_of
     for node in graph.nodes:
         if node.op not in GROUPED:

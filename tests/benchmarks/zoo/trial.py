@@ -18,6 +18,7 @@ from autopart.ir.plan import PlanData
 from autopart.ir.program import Program
 from autopart.runtime.parallel import Parallel
 from cost_models.cluster import load_cluster
+from cost_models.stack import load_stack
 from tests.benchmarks.zoo.architectures import Architecture, architectures
 from tests.worker_pool import WorkerPool
 
@@ -139,7 +140,9 @@ def _worst(
 
 def _flops_share(prepared: api.Prepared, plan: PlanData) -> float:
     """Of the FLOPs of matmuls, convolutions and attention, what the tp ranks divide among them."""
-    prices = Prices(prepared.folded.graph, prepared.rules, load_cluster(CLUSTER), plan.tp, plan.micro_batch)
+    prices = Prices(
+        prepared.folded.graph, prepared.rules, load_cluster(CLUSTER), plan.tp, plan.micro_batch, load_stack("autopart")
+    )
     letters = {choice.node: choice.letter for choice in plan.nodes}
     shared = total = 0.0
     for node, runs in zip(prepared.folded.graph.nodes, prepared.folded.runs, strict=True):

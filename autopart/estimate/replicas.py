@@ -1,0 +1,73 @@
+"""Replicas: what data parallelism costs, once a step for whole copies and in every pass where parameters are shared."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from autopart.estimate.block import UnitCost
+from autopart.estimate.memory import Keeping
+from cost_models.cluster import Cluster
+from cost_models.collective import Group, all_gather_s, all_reduce_s, reduce_scatter_s
+
+
+@dataclass(frozen=True, slots=True)
+class Replicas:
+    """The ranks that hold the same parameters, and how they keep them."""
+
+    group: Group
+    cluster: Cluster
+    keeping: Keeping
+
+    def step_s(self, held_bytes: float, forward_s: float, backward_s: float) -> float:
+        """Seconds once a step, of a stage with `held_bytes` of parameters: reducing gradients, gathering parameters.
+
+        What the stack overlaps runs beside the backward pass of the last micro-batch, which takes `backward_s`, and
+        the forward pass of the first. ZeRO-3 does both in every pass, see `paced`.
+        """
+        if self.group.ranks == 1 or self.keeping.zero >= 3:
+            return 0.0
+        stack = self.keeping.stack
+        reduced_bytes = held_bytes * self.keeping.state.reduced_bytes / self.keeping.element_bytes
+        if self.keeping.zero == 0:
+            return self._exposed_s(
+                all_reduce_s(reduced_bytes, self.group, self.cluster), stack.reduction_overlap, backward_s
+            )
+        scatter_s = reduce_scatter_s(reduced_bytes, self.group, self.cluster)
+        gather_s = all_gather_s(held_bytes, self.group, self.cluster)
+        return self._exposed_s(scatter_s, stack.reduction_overlap, backward_s) + self._exposed_s(
+            gather_s, stack.gather_overlap, forward_s
+        )
+
+    def _exposed_s(self, seconds: float, overlap: float, beside_s: float) -> float:
+        hidden = min(overlap * seconds, beside_s)
+        return seconds - hidden + (self.keeping.stack.contention - 1) * hidden
+
+    def paced(self, stage: Sequence[UnitCost], forward_s: float, backward_s: float) -> tuple[float, float]:
+        """Seconds of both passes of a stage over a micro-batch, given those of its computing.
+
+        Under ZeRO-3 every unit's parameters are gathered while the unit before computes, in both passes, and its
+        gradients reduced while the next computes (Zhao et al. 2023, "PyTorch FSDP", section 3.3): a unit takes as long
+        as the slower of both. What nothing hides are the first gathering and the last reduction.
+        """
+        if self.group.ranks == 1 or self.keeping.zero < 3:
+            return forward_s, backward_s
+        state = self.keeping.state
+        gathers_s, reduces_s = [], []
+        for cost in stage:
+            held = sum(size for _, size, _ in cost.parameters)
+            gathers_s.append(all_gather_s(held, self.group, self.cluster) if held else 0.0)
+            reduced = held * state.reduced_bytes / self.keeping.element_bytes
+            reduces_s.append(reduce_scatter_s(reduced, self.group, self.cluster) if held else 0.0)
+        scale_f = forward_s / max(1e-30, sum(cost.forward_s for cost in stage))
+        scale_b = backward_s / max(1e-30, sum(cost.backward_s for cost in stage))
+        forward, backward = gathers_s[0], reduces_s[0]
+        for index, cost in enumerate(stage):
+            ahead = gathers_s[index + 1] if index + 1 < len(stage) else 0.0
+            forward += self._beside_s(cost.forward_s * scale_f, ahead)
+            before = gathers_s[index - 1] if index else 0.0
+            after = reduces_s[index + 1] if index + 1 < len(stage) else 0.0
+            backward += self._beside_s(cost.backward_s * scale_b, before + after)
+        return forward, backward
+
+    def _beside_s(self, computing_s: float, sending_s: float) -> float:
+        slowed = computing_s + (self.keeping.stack.contention - 1) * min(computing_s, sending_s)
+        return max(slowed, sending_s)

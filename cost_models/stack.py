@@ -1,0 +1,116 @@
+"""What the training software does: its kernels, what it overlaps, how it keeps gradients and state."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from cost_models.catalogue import file_names, find_file
+from cost_models.toml_table import TomlTable
+
+_FOLDER = Path(__file__).parent / "stacks"
+ATTENTION = ("math", "flash1", "flash", "cudnn")
+FUSION = ("none", "chains", "compiled")
+SELECTIVE = ("attention", "products")
+REPORTS = ("allocated", "reserved", "device")
+_FIGURES = (
+    "attention",
+    "fusion",
+    "product_speed",
+    "dispatch_s",
+    "gradients",
+    "overlap",
+    "sends",
+    "optimizer",
+    "step_s",
+    "memory",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """How one framework of one time trains; never a property of a model or a run. `sources` says whence each is.
+
+    Attributes:
+        attention: the kernel: "math" writes the scores to memory, and softmax and dropout go over them; "flash"
+            (FlashAttention-2) and "cudnn" keep them on chip.
+        fusion: "none": every op is a kernel. "chains": elementwise ops in a row are one (bias and GELU; bias, dropout
+            and residual; scale, mask and softmax). "compiled": norms and other reductions join these, and what is cheap
+            is computed again in the backward pass instead of kept.
+        selective: what recompute="selective" computes again: "attention" the scores of math attention, "products" all
+            but every second product, and attention.
+        product_speed: of its matrix library on these devices, relative to the newest, which the device files are for.
+        dispatch_s: host seconds for each op; where kernels are shorter than that, the device waits for the host.
+        sums_in_products: whether a weight's gradient is added to those of earlier micro-batches in the product itself.
+        gradient_bytes: of an element of a gradient that is accumulated, under a mixed precision.
+        reduced_bytes: of an element of a gradient that is sent between replicas, under a mixed precision.
+        reduction_overlap: share of that sending which may run beside the backward pass of the last micro-batch.
+        gather_overlap: share of the gathering of sharded parameters that may run beside the forward pass.
+        tensor_overlap: share of tensor-parallel communication that is hidden beside products.
+        contention: by what factor kernels take longer while a collective runs beside them.
+        blocking_sends: a stage computes nothing while it sends to the next.
+        scattered_sends: of a value that all tp ranks hold, each sends its share to the next stage, which gathers them.
+        optimizer_bytes: read and written for each parameter element in an optimizer step, under a mixed precision.
+        step_s: once a step: data, logging, the host's waits.
+        buffer_bytes: held on every device besides the model's tensors: workspaces and communication buffers.
+        reports: which memory its figures are of: "allocated" tensors, "reserved" by torch's allocator, or of the whole
+            "device", as nvidia-smi shows it.
+    """
+
+    name: str
+    attention: str
+    fusion: str
+    selective: str
+    product_speed: float
+    dispatch_s: float
+    sums_in_products: bool
+    gradient_bytes: int
+    reduced_bytes: int
+    reduction_overlap: float
+    gather_overlap: float
+    tensor_overlap: float
+    contention: float
+    blocking_sends: bool
+    scattered_sends: bool
+    optimizer_bytes: float
+    step_s: float
+    buffer_bytes: int
+    reports: str
+    sources: tuple[tuple[str, str], ...]
+
+
+def stack_names() -> tuple[str, ...]:
+    """The names that `load_stack` knows: the files of `cost_models/stacks`, sorted."""
+    return file_names(_FOLDER)
+
+
+def load_stack(name_or_path: str | Path) -> Stack:
+    """Read a stack by its name, or from a path that ends in `.toml`.
+
+    Raises:
+        UnknownCostModelError: there is no such stack.
+        CostModelFileError: the file has a missing, unknown or unfit key.
+    """
+    table = TomlTable.read(find_file(name_or_path, _FOLDER, "stack"))
+    stack = Stack(
+        name=table.text("name"),
+        attention=table.one_of("attention", ATTENTION),
+        fusion=table.one_of("fusion", FUSION),
+        selective=table.one_of("selective", SELECTIVE),
+        product_speed=table.number("product_speed", at_most=1.2),
+        dispatch_s=table.number("dispatch_s", least=0.0),
+        sums_in_products=table.truth("sums_in_products"),
+        gradient_bytes=table.whole("gradient_bytes"),
+        reduced_bytes=table.whole("reduced_bytes"),
+        reduction_overlap=table.number("reduction_overlap", least=0.0, at_most=1.0),
+        gather_overlap=table.number("gather_overlap", least=0.0, at_most=1.0),
+        tensor_overlap=table.number("tensor_overlap", least=0.0, at_most=1.0),
+        contention=table.number("contention", least=1.0),
+        blocking_sends=table.truth("blocking_sends"),
+        scattered_sends=table.truth("scattered_sends"),
+        optimizer_bytes=table.number("optimizer_bytes"),
+        step_s=table.number("step_s", least=0.0),
+        buffer_bytes=int(table.number("buffer_bytes", least=0.0)),
+        reports=table.one_of("reports", REPORTS),
+        sources=table.sources(_FIGURES),
+    )
+    table.finish()
+    return stack
