@@ -66,7 +66,8 @@ def matmul_s(
         tiles = batch * -(-m // rows) * -(-n // columns)
         k_step_s = 2 * rows * columns / (worker_flops_per_s * tile.fraction)
         best_s = min(best_s, -(-tiles // workers) * (k + prologue) * k_step_s)
-        slices = min(workers // tiles, k // _MIN_SPLIT_K)
+        # Not rounded to whole slices: a longer sum is never faster.
+        slices = min(workers // tiles, k / _MIN_SPLIT_K)
         if slices > 1:
             # Each slice leaves a float32 partial result, written once and read once.
             partial_s = 8 * outputs * slices / bytes_per_s

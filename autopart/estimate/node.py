@@ -149,8 +149,9 @@ class Prices:
             return None
         collectives = (found.forward, found.backward if needs_gradient else None)
         copied_bytes = self._copied_bytes(found, name, source, target)
+        exposed = 1.0 - self.stack.tensor_overlap
         seconds = [
-            (self._collective_s(collective, name, source, target) if collective else 0.0)
+            (exposed * self._collective_s(collective, name, source, target) if collective else 0.0)
             + (memory_bound_s(size, self.cluster.device) if size and (index == 0 or needs_gradient) else 0.0)
             for index, (collective, size) in enumerate(zip(collectives, copied_bytes, strict=True))
         ]

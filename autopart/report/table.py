@@ -12,6 +12,7 @@ WIDTH = 120
 _LABEL_WIDTH = 12
 _MOST_NOTES = 10
 _MOST_SUBJECTS = 6
+OWN_STACK = "autopart"
 
 
 def table(plan: PlanData) -> str:
@@ -47,10 +48,15 @@ def _decisions(plan: PlanData) -> list[str]:
         batch += f" of {plan.tokens_per_sample} tokens = {count(tokens)} tokens"
     recompute = "no recomputation" if plan.recompute == "none" else f"recomputation {plan.recompute}"
     zero = f"ZeRO {plan.zero}" if plan.zero else "no ZeRO"
+    schedule = plan.schedule + (f" with {plan.virtual_stages} stages a rank" if plan.virtual_stages > 1 else "")
+    precision = "" if plan.precision == "as-built" else f", precision {plan.precision}"
+    software = "" if plan.stack == OWN_STACK else f", software {plan.stack}"
+    policies = f"schedule {schedule}, {recompute}, {zero}{precision}, memory for optimizer {plan.optimizer}{software}"
+    context = f" × cp {plan.cp}" if plan.cp > 1 else ""
     return [
-        *_labelled("split", f"tp {plan.tp} × pp {plan.pp} × dp {plan.dp}"),
+        *_labelled("split", f"tp {plan.tp} × pp {plan.pp} × dp {plan.dp}{context}"),
         *_labelled("batch", f"{micro} = {batch}"),
-        *_labelled("policies", f"schedule {plan.schedule}, {recompute}, {zero}, memory for optimizer {plan.optimizer}"),
+        *_labelled("policies", policies),
     ]
 
 

@@ -45,6 +45,27 @@ class Run:
     notes: str
 
     @property
+    def origin(self) -> str:
+        """Who measured it: runs of one origin share machines and habits. The first word of the id."""
+        return self.id.split("_")[0]
+
+    @property
+    def sweep(self) -> tuple[object, ...]:
+        """Equal for runs that differ in their layouts only."""
+        return (
+            self.origin,
+            self.layers,
+            self.hidden,
+            self.heads,
+            self.vocab,
+            self.seq_len,
+            self.gpu,
+            self.gpus,
+            self.global_batch,
+            self.precision,
+        )
+
+    @property
     def suspect(self) -> bool:
         """Whether whoever collected the rows doubts it, or its tensor parallelism crosses nodes."""
         return "SUSPECT" in self.notes or "suspicious" in self.notes or self.tp > 8
