@@ -13,12 +13,14 @@ from torch import nn
 from autopart.capture.evaluate import overload
 from autopart.capture.example_inputs import example_inputs
 from autopart.capture.fold import fold
+from autopart.capture.keep_whole import KeepWhole
 from autopart.capture.samplewise import samplewise
 from autopart.capture.torch_export import Captured, capture
 from autopart.emit.function import Sharded
 from autopart.emit.stages import emit_program
 from autopart.errors import LaunchError, PinError, PlanMismatchError, UnknownNameError, UnsupportedError
 from autopart.ir.folded import Folded, folded
+from autopart.ir.kept import KEPT
 from autopart.ir.placement import REPLICATED
 from autopart.ir.plan import Note, PlanData
 from autopart.ir.program import Program
@@ -34,6 +36,7 @@ from autopart.search.solve import solve, unit_named
 from autopart.sharding.batch import BatchSharding, batch_sharding
 from autopart.sharding.find_rule import RuleSource, check_notation, find_rule
 from autopart.sharding.infer_axes import infer_axes
+from autopart.sharding.kept_rule import kept_rule
 from autopart.sharding.rule import Rule
 from autopart.sharding.strategies import Strategy, strategies
 from cost_models.cluster import Cluster, load_cluster
@@ -65,6 +68,7 @@ def plan(
     schedule: str | None = None,
     cuts: Sequence[str] | None = None,
     zero: int | None = None,
+    keep_whole: KeepWhole = (),
 ) -> Plan:
     """The fastest way to train `model` on `world` devices that fits their memory. Needs no GPU and no process group.
 
@@ -85,17 +89,20 @@ def plan(
         schedule: "1f1b" or "gpipe".
         cuts: names of the modules at which the second and later stages begin.
         zero: 0; sharded optimizer state is not supported yet.
+        keep_whole: names of modules that cannot be captured, or should not be: each is called as it is, on one stage,
+            by every tensor-parallel rank. `*` stands for one name: "model.layers.*.mlp". To see what it returns, a copy
+            is run on random numbers; a mapping can give a function to run instead.
 
     Raises:
         CaptureError: the model cannot be captured, or no example batch is known.
         PinError: a pin that cannot be met.
         InfeasiblePlanError: nothing fits the memory.
-        UnknownNameError: no such cluster or schedule, or an operator of `rules` that is not registered.
+        UnknownNameError: no such cluster, schedule or module, or an operator of `rules` that is not registered.
         RuleError: a rule of `rules` that cannot be read.
     """
     pins = Pins(tp, pp, dp, micro_batch, recompute, schedule, tuple(cuts) if cuts is not None else None, zero)
     check_names(cluster, pins)
-    return make_plan(prepare(model, inputs, loss, rules), world, cluster, global_batch, pins)
+    return make_plan(prepare(model, inputs, loss, rules, keep_whole), world, cluster, global_batch, pins)
 
 
 def parallelize(
@@ -116,11 +123,12 @@ def parallelize(
     schedule: str | None = None,
     cuts: Sequence[str] | None = None,
     zero: int | None = None,
+    keep_whole: KeepWhole = (),
 ) -> Parallel[Plan]:
     """Plan `model`, or take a `plan` made before, write it out, and inside a job of `world` ranks get ready to train.
 
-    The arguments are those of `plan`. With `plan=`, pins are left out, and the model and the `rules` must be those that
-    it was made for.
+    The arguments are those of `plan`. With `plan=`, pins are left out, and the model, the `rules` and `keep_whole` must
+    be those that it was made for.
     Under `torchrun` the process group is started if it is not running yet.
 
     Raises:
@@ -133,7 +141,7 @@ def parallelize(
         raise PinError("world is missing: parallelize(model, world=64), or parallelize(model, plan=plan)")
     check_names(cluster, pins)
     _join_job(world if world is not None else plan.world if plan is not None else 1)
-    prepared = prepare(model, inputs, loss, rules)
+    prepared = prepare(model, inputs, loss, rules, keep_whole)
     if plan is not None:
         _check_plan(plan, prepared, world, global_batch, pins)
         made = Plan(**{item.name: getattr(plan, item.name) for item in fields(PlanData)})
@@ -205,6 +213,7 @@ def prepare(
     inputs: object | None,
     loss: LossFunction | None,
     given: Mapping[str, RuleSource] | None = None,
+    keep_whole: KeepWhole = (),
 ) -> Prepared:
     """Capture a model, fold it and find the rules of its nodes: what planning and emission start from.
 
@@ -213,6 +222,7 @@ def prepare(
         inputs: an example batch, or None.
         loss: a function of (output, batch), or None.
         given: rules of the caller's own, by the names of their ops.
+        keep_whole: modules that are not looked into.
 
     Raises:
         UnknownNameError: an operator of `given` that is not registered.
@@ -220,9 +230,10 @@ def prepare(
         and what `capture` raises.
     """
     check_rules(given or {})
-    captured = capture(model, example_inputs(model, inputs), loss)
+    known = {KEPT: kept_rule, **(given or {})}
+    captured = capture(model, example_inputs(model, inputs), loss, keep_whole=keep_whole)
     whole = folded(fold(captured.graph))
-    rules = {node.name: find_rule(node, whole.graph, given) for node in whole.graph.nodes}
+    rules = {node.name: find_rule(node, whole.graph, known) for node in whole.graph.nodes}
     batch = batch_sharding(whole.graph, rules)
     if batch.doubtful:
         batch = batch_sharding(whole.graph, rules, samplewise(captured.graph, batch.doubtful))
@@ -246,6 +257,10 @@ def make_plan(prepared: Prepared, world: int, cluster: str | Path | None, global
         notes.append(
             Note("loss", "the model returns none: priced without; to train, pass loss=, a function of (output, batch)")
         )
+    kept = [node.scope for node in prepared.folded.graph.nodes if node.op == KEPT]
+    if kept:
+        guess = "the price of a module kept whole is a guess, by the bytes of its weights, inputs and outputs"
+        notes.append(Note("keep_whole", f"{guess}: {', '.join(kept)}"))
     request = Request(
         world=world,
         global_batch=global_batch,

@@ -80,6 +80,13 @@ def _add_plan(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     pins.add_argument("--recompute", choices=("none", "full"), help="activation recomputation")
     pins.add_argument("--schedule", metavar="NAME", help="pipeline schedule")
     pins.add_argument("--cuts", type=_names, metavar="A,B", help="names of the modules at which the later stages begin")
+    parser.add_argument(
+        "--keep-whole",
+        type=_names,
+        default=(),
+        metavar="A,B",
+        help="names of modules that are not looked into, as in 'model.layers.*.mlp'; each is called as it is",
+    )
     output = parser.add_argument_group("output")
     output.add_argument("--save", metavar="FILE", help="write the plan to this file")
     output.add_argument("--json", action="store_true", help="print the plan as JSON")
@@ -109,6 +116,7 @@ def _plan(arguments: argparse.Namespace) -> str:
         recompute=arguments.recompute,
         schedule=arguments.schedule,
         cuts=arguments.cuts,
+        keep_whole=arguments.keep_whole,
     )
     if arguments.save is not None:
         plan.save(arguments.save)

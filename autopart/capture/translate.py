@@ -13,6 +13,7 @@ from autopart.capture.node_source import location, scope
 from autopart.capture.regions import WRAPPERS
 from autopart.errors import UnsupportedError
 from autopart.ir.graph import Arg, Literal, Node, Ref, Value, references
+from autopart.ir.kept import KEPT
 from autopart.ir.size import BATCH, Size
 
 # Calls that check or hint, and compute nothing.
@@ -75,6 +76,10 @@ class Translator:
                 grad_enabled and not (name == "wrap_with_set_grad_enabled" and node.args[0] is False),
             )
             return
+        if str(target) == KEPT:
+            inputs, weights, call, samplewise, *_ = node.args  # what follows are the shapes, which the outputs have
+            self._emit(node, result, grad_enabled, (inputs, weights, call, samplewise))
+            return
         if getattr(target, "namespace", "") == NAMESPACE:
             self._mark(node, name.split(".")[0])
             return
@@ -113,8 +118,10 @@ class Translator:
             self._grad.update(value.name for copy in nodes for value in copy.outputs if value.requires_grad)
             self._env[node] = tuple(Ref(renamed[result]) for result in _names(first))
 
-    def _emit(self, node: torch.fx.Node, result: Any, grad_enabled: bool) -> None:
-        args = tuple(self._arg(arg) for arg in node.args)
+    def _emit(
+        self, node: torch.fx.Node, result: Any, grad_enabled: bool, given: tuple[Any, ...] | None = None
+    ) -> None:
+        args = tuple(self._arg(arg) for arg in (node.args if given is None else given))
         kwargs = tuple((key, self._arg(arg)) for key, arg in node.kwargs.items())
         results = result if isinstance(result, tuple | list) else (result,)
         draft = Node(node.name, "", args, kwargs, ())

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from autopart.estimate.work import Work, work_of
 from autopart.ir.folded import Folded
 from autopart.ir.graph import Node
+from autopart.ir.kept import KEPT
 from autopart.ir.plan import Alternative, NodeChoice, Note, ParameterChoice, PlanData, Prediction
 from autopart.ir.units import Unit, units_of
 from autopart.search.candidate import Candidate
@@ -150,7 +151,9 @@ def _replicated(
         chosen = best.tensor.strategies[node.name]
         heavy = work_of(node) in (Work.MATMUL, Work.ATTENTION)
         constant = all(value.name in folded.graph.recomputable for value in node.outputs)
-        if rules.get(node.name) is None and not node.op.startswith("autopart.") and not constant:
+        if node.op == KEPT:
+            notes[node.name] = Note(node.scope, "kept whole, as asked")
+        elif rules.get(node.name) is None and not node.op.startswith("autopart.") and not constant:
             notes.setdefault(node.op, Note(node.op, f"no sharding rule knows it ({_place(node)})"))
         elif heavy and not chosen.divided:
             divisible = any(option.divided for option in options[node.name])

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from autopart.ir.folded import ENTER, LEAVE
 from autopart.ir.graph import Graph, Node
+from autopart.ir.kept import KEPT
 from autopart.ir.placement import (
     PARTIAL_GRADIENT,
     PARTIAL_VALUE,
@@ -59,6 +60,8 @@ def strategies(node: Node, graph: Graph, rule: Rule | None, parts_of: PartsOf, d
         )
     count = len(node.inputs)
     found = [Strategy("", (REPLICATED,) * count, (REPLICATED,) * len(node.outputs), divided=False)]
+    if node.op == KEPT:  # it takes its weights by itself, and they must be whole, with whole gradients
+        return tuple(found)
     if any(value.requires_grad for value in node.outputs):
         # A gradient is linear in the gradient of the output: where all ranks compute the same, it may stay partial.
         found.append(Strategy("", (PARTIAL_GRADIENT,) * count, (PARTIAL_GRADIENT,) * len(node.outputs), divided=False))

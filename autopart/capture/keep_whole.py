@@ -1,0 +1,129 @@
+"""Keep modules whole: while a model is exported, each of them is one call that nobody looks into."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from autopart.capture.call_shape import CallShape, TensorShape, call_parts
+from autopart.capture.found_places import holds
+from autopart.capture.kept_op import kept
+from autopart.capture.output_shape import OutputShape, output_shape
+from autopart.capture.translate import to_size
+from autopart.errors import CaptureError, UnknownNameError
+from autopart.ir.size import BATCH, Size
+
+FakeFunction = Callable[..., Any]
+KeepWhole = Sequence[str] | Mapping[str, FakeFunction | None]
+Result = TypeVar("Result")
+
+
+class _UnknownCallError(BaseException):
+    """A module is called in a way that it has not been run in yet; not to be caught by the model's own code."""
+
+    def __init__(self, path: str, call: CallShape) -> None:
+        super().__init__(path)
+        self.path, self.call = path, call
+
+
+class KeptModules:
+    """The modules of `model` that the names of `wanted` stand for; `*` stands for one name in a path.
+
+    Raises:
+        UnknownNameError: a name that stands for none.
+    """
+
+    def __init__(self, model: nn.Module, wanted: KeepWhole) -> None:
+        fakes = wanted if isinstance(wanted, Mapping) else dict.fromkeys(wanted)
+        named = {name: module for name, module in model.named_modules() if name}
+        self._modules: dict[str, nn.Module] = {}
+        self._fakes: dict[str, FakeFunction | None] = {}
+        for pattern, fake in fakes.items():
+            found = [name for name in named if name.count(".") == pattern.count(".") and holds(pattern, name)]
+            if not found:
+                children = ", ".join(name for name, _ in model.named_children())
+                raise UnknownNameError(
+                    f"keep_whole: {type(model).__name__} has no module {pattern!r}; its own modules are {children}"
+                )
+            self._modules.update((name, named[name]) for name in found)
+            self._fakes.update(dict.fromkeys(found, fake))
+        for name in list(self._modules):
+            if any(name.startswith(f"{other}.") for other in self._modules):
+                del self._modules[name]
+        self._known: dict[object, OutputShape] = {}
+
+    def exported(self, export: Callable[[], Result]) -> Result:
+        """What `export` returns, with the modules kept whole.
+
+        It is begun anew whenever a module is called for the first time: then the module is run by itself, which cannot
+        be done in the middle of an export.
+
+        Raises:
+            CaptureError: what a module returns cannot be found out.
+        """
+        while True:
+            try:
+                with self._replaced():
+                    return export()
+            except _UnknownCallError as unknown:
+                path, call = unknown.path, unknown.call
+                self._known[self._key(path, call)] = output_shape(path, self._modules[path], call, self._fakes[path])
+
+    @contextmanager
+    def _replaced(self) -> Iterator[None]:
+        before = {path: vars(module).get("forward") for path, module in self._modules.items()}
+        for path, module in self._modules.items():
+            vars(module)["forward"] = self._forward(path, module)
+        try:
+            yield
+        finally:
+            for path, module in self._modules.items():
+                del vars(module)["forward"]
+                if before[path] is not None:
+                    vars(module)["forward"] = before[path]
+
+    def _forward(self, path: str, module: nn.Module) -> Callable[..., Any]:
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            text, inputs = call_parts(path, args, kwargs)
+            shapes = [TensorShape(tuple(map(to_size, tensor.shape)), tensor.dtype) for tensor in inputs]
+            call = CallShape(text, tuple(shapes))
+            known = self._known.get(self._key(path, call))
+            if known is None:
+                raise _UnknownCallError(path, call)
+            batch = _batch(inputs)
+            sizes = [_in_trace(path, size, batch) for tensor in known.tensors for size in tensor.shape]
+            ranks = [len(tensor.shape) for tensor in known.tensors]
+            dtypes = " ".join(str(tensor.dtype).removeprefix("torch.") for tensor in known.tensors)
+            weights = [*module.parameters(), *module.buffers()]
+            if not inputs and not weights:
+                raise CaptureError(f"{path} takes no tensor and has none: there is no need to keep it whole")
+            return known.rebuild(kept(inputs, weights, text, known.samplewise, sizes, ranks, dtypes))
+
+        return forward
+
+    def _key(self, path: str, call: CallShape) -> object:
+        """Equal for modules that return the same shapes: of one class, printed alike, with like tensors."""
+        module = self._modules[path]
+        tensors = [*module.named_parameters(), *module.named_buffers()]
+        looks = tuple((name, tuple(tensor.shape), tensor.dtype) for name, tensor in tensors)
+        return (type(module), repr(module), looks, module.training, self._fakes[path], call)
+
+
+def _batch(inputs: list[torch.Tensor]) -> int | None:
+    """The batch size as the export knows it, from any tensor that has it as a factor of a size."""
+    for tensor in inputs:
+        for size in tensor.shape:
+            known = to_size(size)
+            if not isinstance(known, int) and (factor := known / BATCH).is_Integer:
+                return size // int(factor)
+    return None
+
+
+def _in_trace(path: str, size: Size, batch: int | None) -> int:
+    if isinstance(size, int):
+        return size
+    if batch is None:
+        raise CaptureError(f"{path} cannot be kept whole: none of its inputs has the batch as a dim")
+    return int(size / BATCH) * batch
