@@ -1,7 +1,7 @@
 """Keep modules whole: while a model is exported, each of them is one call that nobody looks into."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 import torch
@@ -68,8 +68,14 @@ class KeptModules:
                 with self._replaced():
                     return export()
             except _UnknownCallError as unknown:
-                path, call = unknown.path, unknown.call
-                self._known[self._key(path, call)] = output_shape(path, self._modules[path], call, self._fakes[path])
+                self._learn(unknown.path, unknown.call)
+                for path in self._modules:  # layers alike are likely to be called alike
+                    if (
+                        self._looks(path) == self._looks(unknown.path)
+                        and self._key(path, unknown.call) not in self._known
+                    ):
+                        with suppress(CaptureError):
+                            self._learn(path, unknown.call)
 
     @contextmanager
     def _replaced(self) -> Iterator[None]:
@@ -103,12 +109,24 @@ class KeptModules:
 
         return forward
 
+    def _learn(self, path: str, call: CallShape) -> None:
+        self._known[self._key(path, call)] = output_shape(path, self._modules[path], call, self._fakes[path])
+
     def _key(self, path: str, call: CallShape) -> object:
-        """Equal for modules that return the same shapes: of one class, printed alike, with like tensors."""
+        """Equal for modules that return the same shapes: that look alike, with the same plain values inside."""
+        plain = tuple(
+            (name, key, repr(value))
+            for name, module in self._modules[path].named_modules()
+            for key, value in vars(module).items()
+            if isinstance(value, bool | int | float | str | tuple | None)
+        )
+        return (*self._looks(path), plain, call)
+
+    def _looks(self, path: str) -> tuple[object, ...]:
         module = self._modules[path]
         tensors = [*module.named_parameters(), *module.named_buffers()]
-        looks = tuple((name, tuple(tensor.shape), tensor.dtype) for name, tensor in tensors)
-        return (type(module), repr(module), looks, module.training, self._fakes[path], call)
+        shapes = tuple((name, tuple(tensor.shape), tensor.dtype) for name, tensor in tensors)
+        return (type(module), repr(module), shapes, self._fakes[path])
 
 
 def _batch(inputs: list[torch.Tensor]) -> int | None:

@@ -13,7 +13,8 @@ from autopart.capture.call_shape import CallShape, TensorShape
 from autopart.errors import CaptureError
 from autopart.ir.size import BATCH, Size
 
-BATCH_SIZE = 4
+BATCH_SIZE = 8
+REDRAWN = 2  # further halves, with numbers of their own: their outputs must have the same shape
 MOST_BYTES = 4 * 2**30  # of weights: what may be copied for a trial
 DEVIATION = 0.02  # of the random weights of a model on `meta`
 
@@ -38,9 +39,7 @@ class OutputShape:
         return pytree.tree_unflatten(leaves, self.structure)
 
 
-def output_shape(
-    path: str, module: nn.Module, call: CallShape, fake: Callable[..., Any] | None = None
-) -> OutputShape:
+def output_shape(path: str, module: nn.Module, call: CallShape, fake: Callable[..., Any] | None = None) -> OutputShape:
     """What `module` returns when it is called so, at any batch size.
 
     Args:
@@ -55,31 +54,34 @@ def output_shape(
     generator = torch.Generator().manual_seed(0)
     inputs = [tensor.random(BATCH_SIZE, generator) for tensor in call.tensors]
     halves = [[_half(x, like, second) for x, like in zip(inputs, call.tensors, strict=True)] for second in (0, 1)]
+    redrawn = [[tensor.random(BATCH_SIZE // 2, generator) for tensor in call.tensors] for _ in range(REDRAWN)]
     run = _runner(path, module, call) if fake is None else _faked(fake, call)
     try:
         with torch.no_grad():
             whole, first, second = (pytree.tree_flatten(run(own)) for own in (inputs, *halves))
+            others = [second[0], *(pytree.tree_leaves(run(own)) for own in redrawn)]
     except Exception as error:
         raise CaptureError(
-            f"{path} cannot be kept whole as its output's shape is not known: run on random inputs, a copy of it raised "
+            f"{path} cannot be kept whole: its output's shape is not known, as on random inputs a copy of it raised "
             f"{type(error).__name__}: {error}. {_hint(path)}"
         ) from error
     leaves = []
-    for large, small, other in zip(whole[0], first[0], second[0], strict=True):
+    for large, small, *same in zip(whole[0], first[0], *others, strict=True):
         if not isinstance(large, torch.Tensor):
             leaves.append(large)
-        elif small.shape != other.shape:
+        elif any(other.shape != small.shape for other in same):
+            shapes = " and ".join(sorted({str(tuple(tensor.shape)) for tensor in (small, *same)}))
             raise CaptureError(
                 f"{path} cannot be kept whole: the shape of its output depends on the values of its inputs "
-                f"({tuple(small.shape)} and {tuple(other.shape)} for {BATCH_SIZE // 2} samples). Keep a larger module "
-                "whole, whose output has a shape that the batch size decides"
+                f"({shapes} for {BATCH_SIZE // 2} samples). Keep a larger module whole, whose output has a shape that "
+                "the batch size decides"
             )
         else:
             shape = tuple(_size(path, a, b) for a, b in zip(large.shape, small.shape, strict=True))
             leaves.append(TensorShape(shape, large.dtype))
     apart = fake is None and all(
-        _agree(*tensors, shape=leaf.shape)
-        for leaf, *tensors in zip(leaves, whole[0], first[0], second[0], strict=True)
+        _agree(leaf.shape, a, b, c)
+        for leaf, a, b, c in zip(leaves, whole[0], first[0], second[0], strict=True)
         if isinstance(leaf, TensorShape)
     )
     return OutputShape(tuple(leaves), whole[1], apart)
@@ -90,8 +92,8 @@ def _runner(path: str, module: nn.Module, call: CallShape) -> Callable[[list[tor
     size_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     if size_bytes > MOST_BYTES:
         raise CaptureError(
-            f"{path} has {size_bytes / 2**30:.1f} GiB of weights, too much to run a copy of it only to see the shape of "
-            f"its output. {_hint(path)}"
+            f"{path} has {size_bytes / 2**30:.1f} GiB of weights, too much to run a copy of it only to see the shape "
+            f"of its output. {_hint(path)}"
         )
     own = copy.deepcopy(module)
     if any(tensor.is_meta for tensor in tensors):
@@ -129,6 +131,7 @@ def _arguments(text: str, tensors: list[torch.Tensor]) -> tuple[tuple[Any, ...],
     """The arguments that `text`, which call_parts wrote, stands for."""
     names = [f"tensor{number}" for number in range(len(tensors))]
     known = {**dict(zip(names, tensors, strict=True)), "torch": torch}
+    # Python reads its own notation: the text holds nothing but the repr of plain values, and the names above.
     taken: tuple[tuple[Any, ...], dict[str, Any]] = eval(
         f"(lambda *args, **kwargs: (args, kwargs))({text.format(*names)})", known
     )
@@ -156,7 +159,7 @@ def _size(path: str, large: int, small: int) -> Size:
     return slope * BATCH
 
 
-def _agree(whole: torch.Tensor, first: torch.Tensor, second: torch.Tensor, shape: tuple[Size, ...]) -> bool:
+def _agree(shape: tuple[Size, ...], whole: torch.Tensor, first: torch.Tensor, second: torch.Tensor) -> bool:
     """Whether the halves of the batch, each by itself, give the halves of the whole one's output."""
     dims = [dim for dim, size in enumerate(shape) if not isinstance(size, int)]
     if len(dims) != 1:
@@ -165,10 +168,12 @@ def _agree(whole: torch.Tensor, first: torch.Tensor, second: torch.Tensor, shape
     if not whole.is_floating_point():
         return torch.equal(joined, whole)
     close = torch.finfo(whole.dtype).eps ** 0.5
-    return torch.allclose(joined, whole, rtol=close, atol=close * float(whole.abs().max()))
+    largest = float(whole.abs().nan_to_num(0.0, 0.0).max()) if whole.numel() else 0.0
+    return torch.allclose(joined, whole, rtol=close, atol=close * largest, equal_nan=True)
 
 
 def _hint(path: str) -> str:
     return (
-        f'Pass a function that takes the same arguments, on meta, and returns outputs of the right shape: keep_whole={{"{path}": fake}}'
+        "Pass a function that takes the same arguments, on meta, and returns outputs of the right shape: "
+        f'keep_whole={{"{path}": function}}'
     )

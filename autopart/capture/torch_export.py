@@ -225,7 +225,7 @@ def _captured(model: nn.Module, exported: Any, example: _Example) -> Captured:
             inputs.append(Input(translator.placeholder(node, _argument_name(model, path)), path))
         elif spec.kind is InputKind.PARAMETER:
             target = canonical[spec.target.removeprefix("model.")]
-            value = translator.placeholder(node, node.name.replace("p_model_", "p_", 1))
+            value = translator.placeholder(node, node.name.replace("p_model_", "p_", 1), parameter=True)
             parameters.append(Parameter(value, target, aliases[target]))
         else:
             target = str(spec.target).removeprefix("model.")

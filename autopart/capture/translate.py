@@ -39,10 +39,11 @@ class Translator:
         self._starts: dict[torch.fx.Node, int] = {}
         self._copies = 0
 
-    def placeholder(self, node: torch.fx.Node, name: str) -> Value:
+    def placeholder(self, node: torch.fx.Node, name: str, parameter: bool = False) -> Value:
         """The value of an input, a parameter or a constant of the program."""
         tensor = node.meta["val"]
-        value = self._value(name, tensor, requires_grad=bool(tensor.requires_grad))
+        # Only parameters are trained. On meta, export also says so of an input that an operator broadcasts.
+        value = self._value(name, tensor, requires_grad=parameter and bool(tensor.requires_grad))
         self._env[node] = Ref(value.name)
         return value
 
@@ -118,9 +119,7 @@ class Translator:
             self._grad.update(value.name for copy in nodes for value in copy.outputs if value.requires_grad)
             self._env[node] = tuple(Ref(renamed[result]) for result in _names(first))
 
-    def _emit(
-        self, node: torch.fx.Node, result: Any, grad_enabled: bool, given: tuple[Any, ...] | None = None
-    ) -> None:
+    def _emit(self, node: torch.fx.Node, result: Any, grad_enabled: bool, given: tuple[Any, ...] | None = None) -> None:
         args = tuple(self._arg(arg) for arg in (node.args if given is None else given))
         kwargs = tuple((key, self._arg(arg)) for key, arg in node.kwargs.items())
         results = result if isinstance(result, tuple | list) else (result,)

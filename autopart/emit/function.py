@@ -55,7 +55,8 @@ class Sharded:
 class Function:
     """Collects the statements of one function.
 
-    `paths` are the expressions of weights; `loop` is the one whose block it is, if any; `device` and `batch_source` name a tensor that is at hand.
+    `paths` are the expressions of weights, `loop` is the one whose block it is, if any; `device` and
+    `batch_source` name a tensor that is at hand.
     """
 
     sharded: Sharded
@@ -142,7 +143,9 @@ class Function:
         names = tuple(value.name for value in node.outputs)
         write = partial(kept_text, node, self.kept_key(node))
         hint = node.scope.split(".")[-1]
-        self.statements.append(Statement(names, tuple(operands), write, hint, shape, False, weak=False, scope=node.scope))
+        self.statements.append(
+            Statement(names, tuple(operands), write, hint, shape, False, weak=False, scope=node.scope)
+        )
 
     def kept_key(self, node: Node) -> str:
         """What the function calls a module that is kept whole."""

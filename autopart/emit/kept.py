@@ -18,7 +18,8 @@ def kept_text(node: Node, key: str, operands: Sequence[str]) -> str:
 def block_key(folded: Folded, loop: Loop, node: Node) -> str:
     """What a block calls the module of a node in `loop`: its path inside the layer, or the whole one."""
     parts = (layer_parts(folded, loop) or ((),))[0]
-    return next((node.scope.removeprefix(f"{part}.") for part in parts if node.scope.startswith(f"{part}.")), node.scope)
+    inside = (node.scope.removeprefix(f"{part}.") for part in parts if node.scope.startswith(f"{part}."))
+    return next(inside, node.scope)
 
 
 def kept_modules(folded: Folded, spec: StageSpec) -> tuple[KeptModule, ...]:

@@ -2,7 +2,8 @@
 
     outputs = autopart.kept.default((inputs ...), (weights ...), "{}, mask={}", samplewise)
 
-The third argument is how the module is called, with `{}` for each of the inputs; the module is that of the node's scope.
+The third argument is how the module is called, with `{}` for each of the inputs; the module is that of the node's
+scope.
 `samplewise` says whether it treats every sample of the batch by itself.
 """
 

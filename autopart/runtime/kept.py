@@ -17,6 +17,7 @@ class Kept:
         self.module = module
 
     def __call__(self, *args: Any, **kwargs: Any) -> torch.Tensor | tuple[torch.Tensor, ...]:
+        """Call it."""
         leaves = pytree.tree_leaves(self.module(*args, **kwargs))
         tensors = tuple(leaf for leaf in leaves if isinstance(leaf, torch.Tensor))
         return tensors[0] if len(tensors) == 1 else tensors

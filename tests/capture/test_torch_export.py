@@ -236,6 +236,16 @@ class TestFingerprint:
         real = (torch.zeros(4, 16, dtype=torch.long), torch.ones(4, 16, dtype=torch.long))
         assert graph_of(tiny_gpt("meta"), token_batch()).fingerprint == graph_of(tiny_gpt("cpu"), real).fingerprint
 
+    def test_meta_and_cpu_agree_on_a_loss_of_two_numbers(self) -> None:
+        class Regression(nn.Linear):
+            def forward(self, x: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+                return F.mse_loss(super().forward(x), target)
+
+        batch = (torch.empty(4, 8), torch.empty(4, 8))
+        graphs = [graph_of(Regression(8, 8, device=device), batch) for device in ("cpu", "meta")]
+        assert graphs[0].fingerprint == graphs[1].fingerprint
+        assert not any(item.value.requires_grad for item in graphs[1].inputs)
+
     def test_values_do_not_matter(self) -> None:
         torch.manual_seed(0)
         first = graph_of(tiny_gpt("cpu", layers=1), token_batch()).fingerprint

@@ -27,10 +27,15 @@ same), {TOLERANCE["float32"]:.0e} for those that run in float32 only.
 def row(trial: Trial) -> str:
     """A trial in one line of text."""
     return (
-        f"{trial.name:28} {trial.family:18} {trial.result:8} nodes {trial.nodes:5} distinct {trial.distinct:5} "
+        f"{trial.name:28} {trial.family:18} {_result(trial):8} nodes {trial.nodes:5} distinct {trial.distinct:5} "
         f"flops {trial.flops_share:6.1%} bytes {trial.bytes_share:6.1%} error {trial.error:.0e} "
         f"prepared {trial.capture_s + trial.plan_s:5.1f} s run {trial.run_s:5.1f} s {trial.reason}"
     )
+
+
+def _result(trial: Trial) -> str:
+    """The result, and which modules were kept whole for it."""
+    return trial.result + (f", keeping {' and '.join(trial.kept)} whole" if trial.kept else "")
 
 
 def page(trials: Sequence[Trial], jobs: int) -> str:
@@ -81,7 +86,7 @@ def _table(trials: Sequence[Trial]) -> str:
         (
             trial.name,
             trial.family,
-            trial.result,
+            _result(trial),
             trial.nodes,
             trial.distinct,
             f"{trial.flops_share:.1%}",

@@ -114,6 +114,13 @@ SETTINGS: dict[str, dict[str, Any]] = {
     },
 }
 
+# Modules that decide by values what they compute, and cannot be captured.
+KEEP_WHOLE: dict[str, tuple[str, ...]] = {
+    # The latent transformer works on patches, whose number the entropies of the bytes decide.
+    "blt": ("model",),
+    "dbrx": ("transformer.blocks.*.ffn.experts",),
+}
+
 # What cannot train at all, and why.
 NOT_RUNNABLE: dict[str, str] = {
     "gemma3n": "its vision tower is built by timm, which is not installed",

@@ -18,6 +18,7 @@ from autopart.ir.program import Program
 from autopart.runtime.parallel import Parallel
 from cost_models.cluster import load_cluster
 from tests.benchmarks.zoo.architectures import Architecture, architectures
+from tests.benchmarks.zoo.settings import KEEP_WHOLE
 from tests.worker_pool import WorkerPool
 
 CLUSTER = "local-cpu"
@@ -34,6 +35,7 @@ class Trial:
 
     Attributes:
         result: "pass", "refused" (an error said so), "wrong" (numbers differ) or "broken" (another failure).
+        kept: names of modules that were kept whole.
         reason: in one line, why it did not pass.
         nodes, distinct: nodes of the graph, and after folding repeated blocks.
         flops_share, bytes_share: of matmul FLOPs and of parameter bytes, what tp ranks share.
@@ -45,6 +47,7 @@ class Trial:
     name: str
     family: str
     result: str = "broken"
+    kept: tuple[str, ...] = ()
     reason: str = ""
     nodes: int = 0
     distinct: int = 0
@@ -59,7 +62,7 @@ class Trial:
 
 def run_trial(pool: WorkerPool, architecture: Architecture) -> Trial:
     """Try `architecture` on four processes of `pool`."""
-    trial = Trial(architecture.name, architecture.family)
+    trial = Trial(architecture.name, architecture.family, kept=KEEP_WHOLE.get(architecture.name, ()))
     try:
         return _through(pool, architecture, trial)
     except AutopartError as error:
@@ -72,7 +75,7 @@ def _through(pool: WorkerPool, architecture: Architecture, trial: Trial) -> Tria
     _hush()
     model, batch = architecture.build()
     start = time.perf_counter()
-    prepared = api.prepare(model, batch, None)
+    prepared = api.prepare(model, batch, None, keep_whole=trial.kept)
     captured = time.perf_counter()
     micro_batch = SAMPLES if prepared.batch.mixing else SAMPLES // 2
     pins = api.Pins(**LAYOUT, micro_batch=micro_batch)

@@ -1,0 +1,89 @@
+"""Models that decide by values what they compute, for the tests of modules that are kept whole."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+LENGTH, WIDTH = 6, 16
+
+
+class LoopOverExperts(nn.Module):
+    """Each token goes to its best expert; only the experts that are hit are run. A weight is tied, a buffer scales."""
+
+    def __init__(self, count: int, shared: nn.Parameter) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(WIDTH, WIDTH) for _ in range(count))
+        self.shared = shared
+        self.register_buffer("scale", torch.tensor([0.5]))
+
+    def forward(
+        self, x: torch.Tensor, routing: tuple[torch.Tensor, torch.Tensor], *, power: float = 1.0
+    ) -> dict[str, Any]:
+        """x: (batch, length, width), routing: two of (batch, length) -> {"out": as x, "share": (batch, length)}."""
+        share, best = routing
+        result = x * self.shared
+        for expert in best.unique().tolist():
+            where = best == expert
+            result[where] = result[where] + self.layers[expert](x[where])
+        return {"out": result * self.scale * power, "extra": None, "share": share.sqrt()}
+
+
+class Block(nn.Module):
+    """A router and experts, with a skip."""
+
+    def __init__(self, count: int, shared: nn.Parameter) -> None:
+        super().__init__()
+        self.norm, self.router = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, count)
+        self.up, self.down = nn.Linear(WIDTH, 4 * WIDTH), nn.Linear(4 * WIDTH, WIDTH)
+        self.experts = LoopOverExperts(count, shared)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x: (batch, length, width) -> the same shape."""
+        share, best = self.router(self.norm(x)).softmax(-1).max(-1)
+        found = self.experts(self.norm(x), (share, best), power=2.0)
+        x = x + found["out"] * found["share"].unsqueeze(-1)
+        return x + self.down(F.gelu(self.up(x)))
+
+
+class Experts(nn.Module):
+    """Three blocks between two projections; all blocks share one weight."""
+
+    def __init__(self, count: int = 4) -> None:
+        super().__init__()
+        self.first = nn.Linear(WIDTH, WIDTH)
+        shared = nn.Parameter(torch.randn(WIDTH))
+        self.blocks = nn.ModuleList(Block(count, shared) for _ in range(3))
+        self.last = nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """x, target: (batch, length, width) -> mean squared error."""
+        x = self.first(x)
+        for block in self.blocks:
+            x = block(x)
+        return F.mse_loss(self.last(x), target)
+
+
+class Choosing(nn.Linear):
+    """Takes options that it ignores."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, width)
+
+    def forward(self, x: torch.Tensor, options: object = None) -> torch.Tensor:
+        """x: (batch, width) -> the same shape."""
+        return super().forward(x) if x.sum() > 0 else x
+
+
+def experts_batch(samples: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same numbers at every call."""
+    generator = torch.Generator().manual_seed(1)
+    x, target = (torch.randn(samples, LENGTH, WIDTH, generator=generator, dtype=torch.float64) for _ in range(2))
+    return x, target
+
+
+def experts() -> Experts:
+    """The same weights at every call."""
+    torch.manual_seed(0)
+    return Experts().double()
