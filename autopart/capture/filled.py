@@ -56,7 +56,9 @@ def _copied(node: Node, source: Value) -> list[Node]:
         cast = replace(source, name=f"{result.name}_cast", dtype=result.dtype)
         dtype = (("dtype", Literal("dtype", result.dtype)),)
         made.append(
-            replace(node, name=cast.name, op="aten._to_copy.default", args=(node.args[1],), kwargs=dtype, outputs=(cast,))
+            replace(
+                node, name=cast.name, op="aten._to_copy.default", args=(node.args[1],), kwargs=dtype, outputs=(cast,)
+            )
         )
         source = cast
     args: tuple[Arg, ...] = (Ref(source.name), result.shape)
