@@ -35,6 +35,7 @@ from autopart.search.request import Request
 from autopart.search.solve import solve, unit_named
 from autopart.sharding.batch import BatchSharding, batch_sharding
 from autopart.sharding.find_rule import RuleSource, check_notation, find_rule
+from autopart.sharding.groups import share_groups
 from autopart.sharding.infer_axes import infer_axes
 from autopart.sharding.kept_rule import kept_rule
 from autopart.sharding.rule import Rule
@@ -68,6 +69,7 @@ def plan(
     schedule: str | None = None,
     cuts: Sequence[str] | None = None,
     zero: int | None = None,
+    sequence_parallel: bool | None = None,
     keep_whole: KeepWhole = (),
 ) -> Plan:
     """The fastest way to train `model` on `world` devices that fits their memory. Needs no GPU and no process group.
@@ -89,6 +91,8 @@ def plan(
         schedule: "1f1b" or "gpipe".
         cuts: names of the modules at which the second and later stages begin.
         zero: 0; sharded optimizer state is not supported yet.
+        sequence_parallel: True shards what goes from layer to layer along the sequence (the second dim of an input)
+            wherever tp can; False shards nothing along it.
         keep_whole: names of modules that cannot be captured, or should not be: each is called as it is, on one stage,
             by every tensor-parallel rank. `*` stands for one name: "model.layers.*.mlp". To see what it returns, a copy
             is run on random numbers; a mapping can give a function to run instead.
@@ -100,7 +104,8 @@ def plan(
         UnknownNameError: no such cluster, schedule or module, or an operator of `rules` that is not registered.
         RuleError: a rule of `rules` that cannot be read.
     """
-    pins = Pins(tp, pp, dp, micro_batch, recompute, schedule, tuple(cuts) if cuts is not None else None, zero)
+    names = tuple(cuts) if cuts is not None else None
+    pins = Pins(tp, pp, dp, micro_batch, recompute, schedule, names, zero, sequence_parallel)
     check_names(cluster, pins)
     return make_plan(prepare(model, inputs, loss, rules, keep_whole), world, cluster, global_batch, pins)
 
@@ -123,6 +128,7 @@ def parallelize(
     schedule: str | None = None,
     cuts: Sequence[str] | None = None,
     zero: int | None = None,
+    sequence_parallel: bool | None = None,
     keep_whole: KeepWhole = (),
 ) -> Parallel[Plan]:
     """Plan `model`, or take a `plan` made before, write it out, and inside a job of `world` ranks get ready to train.
@@ -136,7 +142,8 @@ def parallelize(
         LaunchError: ranks of the job disagree.
         and what `plan` raises.
     """
-    pins = Pins(tp, pp, dp, micro_batch, recompute, schedule, tuple(cuts) if cuts is not None else None, zero)
+    names = tuple(cuts) if cuts is not None else None
+    pins = Pins(tp, pp, dp, micro_batch, recompute, schedule, names, zero, sequence_parallel)
     if plan is None and world is None:
         raise PinError("world is missing: parallelize(model, world=64), or parallelize(model, plan=plan)")
     check_names(cluster, pins)
@@ -163,6 +170,7 @@ class Pins:
     schedule: str | None = None
     cuts: tuple[str, ...] | None = None
     zero: int | None = None
+    sequence_parallel: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -234,6 +242,7 @@ def prepare(
     captured = capture(model, example_inputs(model, inputs), loss, keep_whole=keep_whole)
     whole = folded(fold(captured.graph))
     rules = {node.name: find_rule(node, whole.graph, known) for node in whole.graph.nodes}
+    rules = share_groups(whole.graph, rules)
     batch = batch_sharding(whole.graph, rules)
     if batch.doubtful:
         batch = batch_sharding(whole.graph, rules, samplewise(captured.graph, batch.doubtful))
@@ -273,6 +282,7 @@ def make_plan(prepared: Prepared, world: int, cluster: str | Path | None, global
         recompute=pins.recompute,
         schedule=pins.schedule,
         cuts=_cut_indices(prepared.units, pins.cuts),
+        sequence_parallel=pins.sequence_parallel,
     )
     data = solve(prepared.folded, prepared.rules, prepared.batch, request, notes)
     return Plan(**{item.name: getattr(data, item.name) for item in fields(PlanData)})

@@ -80,6 +80,11 @@ def _add_plan(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     pins.add_argument("--recompute", choices=("none", "full"), help="activation recomputation")
     pins.add_argument("--schedule", metavar="NAME", help="pipeline schedule")
     pins.add_argument("--cuts", type=_names, metavar="A,B", help="names of the modules at which the later stages begin")
+    pins.add_argument(
+        "--sequence-parallel",
+        action=argparse.BooleanOptionalAction,
+        help="shard what goes from layer to layer along the sequence, or nothing along it",
+    )
     parser.add_argument(
         "--keep-whole",
         type=_names,
@@ -116,6 +121,7 @@ def _plan(arguments: argparse.Namespace) -> str:
         recompute=arguments.recompute,
         schedule=arguments.schedule,
         cuts=arguments.cuts,
+        sequence_parallel=arguments.sequence_parallel,
         keep_whole=arguments.keep_whole,
     )
     if arguments.save is not None:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.worker_pool import WorkerPool
 
@@ -32,3 +33,11 @@ def worker_pool() -> Iterator[WorkerPool]:
     pool = WorkerPool(8)
     yield pool
     pool.close()
+
+
+@pytest.fixture
+def filled_memory() -> Iterator[None]:
+    """What no op writes, as in `empty_like`, is the same in every run."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield
+    torch.use_deterministic_algorithms(False)

@@ -4,7 +4,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 from autopart.ir.placement import PARTIAL_GRADIENT, PARTIAL_VALUE, REPLICATED, sharded
-from autopart.ir.plan import Alternative, Memory, NodeChoice, Note, ParameterChoice, Prediction, StagePlan
+from autopart.ir.plan import Alternative, LayerTraffic, Memory, NodeChoice, Note, ParameterChoice, Prediction, StagePlan
 from autopart.report.printed_plan import Plan
 
 GIB = 1 << 30
@@ -57,7 +57,16 @@ def token_plan() -> Plan:
             ParameterChoice("fused", sharded(1, (4, 1, 1))),
             ParameterChoice("model.norm.weight", REPLICATED),
         ),
-        axes=(("heads", "64"), ("mlp.up_proj.weight:0", "28672"), ("vocab", "128256")),
+        axes=(("heads", "64"), ("sequence", "8192"), ("mlp.up_proj.weight:0", "28672"), ("vocab", "128256")),
+        traffic=(
+            LayerTraffic(
+                "model.layers.0",
+                80,
+                ("sequence",),
+                (("all_gather", 2, 234_881_024), ("reduce_scatter", 2, 234_881_024)),
+                (("all_gather", 2, 234_881_024), ("reduce_scatter", 2, 234_881_024)),
+            ),
+        ),
         replicated=(
             Note("model.layers.0.input_layernorm", "a norm over the hidden axis needs all of it"),
             Note("model.norm", "a norm over the hidden axis needs all of it"),
@@ -126,6 +135,7 @@ def image_plan() -> Plan:
         nodes=(),
         parameters=(),
         axes=(),
+        traffic=(),
         replicated=(),
         alternatives=(),
         notes=(Note("bn1", "its statistics mix the batch: they are of a micro-batch, not of the global batch"),),

@@ -166,6 +166,17 @@ def t5() -> nn.Module:
     return T5ForConditionalGeneration(config)
 
 
+def phi3() -> nn.Module:
+    """A fused projection to queries, keys and values of unequal widths, cut by slices; fused gates, cut by `chunk`."""
+    from transformers import Phi3Config, Phi3ForCausalLM
+
+    config = Phi3Config(
+        vocab_size=VOCABULARY, hidden_size=32, intermediate_size=48, num_hidden_layers=4, num_attention_heads=8,
+        num_key_value_heads=4, max_position_embeddings=SEQUENCE, bos_token_id=0, eos_token_id=0, pad_token_id=0,
+    )  # fmt: skip
+    return Phi3ForCausalLM(config)
+
+
 class UNet(nn.Module):
     """Down and up again, with skips that cross several stages of a pipeline."""
 
@@ -189,6 +200,7 @@ class UNet(nn.Module):
 
 MORE_CASES: Mapping[str, Case] = {
     "llama_padded": Case(llama, _padded, drops=True),
+    "phi3": Case(phi3, _tokens, drops=True),
     "bert": Case(bert, _padded, drops=False),
     "t5": Case(t5, _padded, drops=False),
     "u_net": Case(UNet, _images),
@@ -230,6 +242,34 @@ class GatedLayer(nn.Module):
         return result
 
 
+def mixtral() -> nn.Module:
+    """Hugging Face Mixtral: every token goes to two of four experts, and comes back."""
+    from transformers import MixtralConfig, MixtralForCausalLM
+
+    config = MixtralConfig(
+        vocab_size=VOCABULARY, hidden_size=32, intermediate_size=48, num_hidden_layers=4, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=SEQUENCE, num_local_experts=4, bos_token_id=0, eos_token_id=0,
+    )  # fmt: skip
+    return MixtralForCausalLM(config)
+
+
+def qwen3_moe() -> nn.Module:
+    """Hugging Face Qwen3-MoE: more experts, smaller ones; of all its sizes, three ranks can share only their number."""
+    from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
+
+    config = Qwen3MoeConfig(
+        vocab_size=VOCABULARY, hidden_size=32, intermediate_size=48, moe_intermediate_size=16, num_hidden_layers=4,
+        num_attention_heads=4, num_key_value_heads=2, head_dim=8, max_position_embeddings=SEQUENCE, num_experts=6,
+        num_experts_per_tok=2, bos_token_id=0, eos_token_id=0,
+    )  # fmt: skip
+    return Qwen3MoeForCausalLM(config)
+
+
+# Transformers multiplies with experts in float32 or less: its op has no float64.
+EXPERT_CASES: Mapping[str, Case] = {
+    "mixtral": Case(mixtral, _tokens, drops=True),
+    "qwen3_moe": Case(qwen3_moe, _tokens, drops=True),
+}
 GATE = "autopart_tests.gate.default"
 OPERATOR_CASES: Mapping[str, Case] = {
     "gated_mlp": Case(GatedMLP, _vectors, _squared_to_ones),
@@ -239,7 +279,7 @@ OPERATOR_CASES: Mapping[str, Case] = {
 
 def case(name: str) -> Case:
     """The case called `name`."""
-    return {**CASES, **MORE_CASES, **OPERATOR_CASES}[name]
+    return {**CASES, **MORE_CASES, **EXPERT_CASES, **OPERATOR_CASES}[name]
 
 
 def build(name: str, dtype: torch.dtype) -> nn.Module:

@@ -17,7 +17,7 @@ NAMES = [
     "PinError", "Plan", "PlanFileError", "PlanMismatchError", "PlanningError", "RuleError", "UnknownNameError",
     "UnsupportedError", "WorkerError", "load_plan", "parallelize", "plan", "rules", "run",
 ]  # fmt: skip
-PINS = ["tp", "pp", "dp", "micro_batch", "recompute", "schedule", "cuts", "zero"]
+PINS = ["tp", "pp", "dp", "micro_batch", "recompute", "schedule", "cuts", "zero", "sequence_parallel"]
 
 
 def parameters(function: object) -> list[str]:

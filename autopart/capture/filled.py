@@ -54,7 +54,7 @@ def _copied(node: Node, source: Value) -> list[Node]:
     result = replace(node.output, requires_grad=source.requires_grad)
     if source.dtype != result.dtype:
         cast = replace(source, name=f"{result.name}_cast", dtype=result.dtype)
-        dtype = (("dtype", Literal("dtype", result.dtype)),)
+        dtype = (("dtype", Literal("dtype", f"torch.{result.dtype}")),)
         made.append(
             replace(
                 node, name=cast.name, op="aten._to_copy.default", args=(node.args[1],), kwargs=dtype, outputs=(cast,)

@@ -56,8 +56,8 @@ class FoundPlaces:
         if modules:
             whole = ", ".join(f'"{module}"' for module in modules)
             lines.append(
-                f"Change these lines, or keep these modules whole: keep_whole=[{whole}]. Each is then computed as it "
-                "is, by every tensor-parallel rank"
+                f"Change these lines, or keep these modules whole: keep_whole=[{whole}]. Each is then called as it is, "
+                "by every tensor-parallel rank"
             )
         return CaptureError("\n".join(lines), places)
 

@@ -43,7 +43,7 @@ def _written_out(node: Node, graph: Graph) -> list[Node]:
         if batch.dtype != result.dtype:
             cast = replace(batch, dtype=result.dtype, name=f"{name}_cast")
             made = replace(node, name=cast.name, op="aten._to_copy.default", args=(Ref(batch.name),))
-            steps.append(replace(made, kwargs=(("dtype", Literal("dtype", result.dtype)),), outputs=(cast,)))
+            steps.append(replace(made, kwargs=(("dtype", Literal("dtype", f"torch.{result.dtype}")),), outputs=(cast,)))
             batch = cast
         value = replace(result, requires_grad=False)
         args = (running, Ref(batch.name), momentum)

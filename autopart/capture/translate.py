@@ -1,11 +1,14 @@
 """Translate the nodes of an exported program into the nodes of a Graph."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import sympy
 import torch
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
+from torch.utils._sympy.functions import ToFloat
+from torch.utils._sympy.symbol import SymT, symbol_is_type
 
 from autopart.capture.expand import TracedLayer, expand
 from autopart.capture.layer_ops import NAMESPACE
@@ -33,7 +36,7 @@ class Translator:
         self.nodes: list[Node] = []
         self.outputs: tuple[str, ...] = ()
         self._env: dict[torch.fx.Node, Any] = {}
-        self._grad: set[str] = set()
+        self._grad: dict[str, Value] = {}  # the values that have gradients
         self._names: set[str] = set()
         self._layers: dict[tuple[str, ...], TracedLayer] = {}  # by the names of their results
         self._starts: dict[torch.fx.Node, int] = {}
@@ -116,12 +119,15 @@ class Translator:
                 self._layers[_names(first)], _names(outside), str(path), location(node), self._copies
             )
             self.nodes += nodes
-            self._grad.update(value.name for copy in nodes for value in copy.outputs if value.requires_grad)
+            self._grad.update((value.name, value) for copy in nodes for value in copy.outputs if value.requires_grad)
             self._env[node] = tuple(Ref(renamed[result]) for result in _names(first))
 
     def _emit(self, node: torch.fx.Node, result: Any, grad_enabled: bool, given: tuple[Any, ...] | None = None) -> None:
         args = tuple(self._arg(arg) for arg in (node.args if given is None else given))
         kwargs = tuple((key, self._arg(arg)) for key, arg in node.kwargs.items())
+        if not grad_enabled:
+            args = tuple(self._without_gradient(arg, node) for arg in args)
+            kwargs = tuple((key, self._without_gradient(arg, node)) for key, arg in kwargs)
         results = result if isinstance(result, tuple | list) else (result,)
         draft = Node(node.name, "", args, kwargs, ())
         differentiable = grad_enabled and any(name in self._grad for name in draft.inputs) and "detach" not in node.name
@@ -136,19 +142,36 @@ class Translator:
         self._env[node] = refs if isinstance(result, tuple | list) else refs[0]
         self.nodes.append(Node(node.name, str(node.target), args, kwargs, tuple(outputs), scope(node), location(node)))
 
+    def _without_gradient(self, arg: Arg, node: torch.fx.Node) -> Arg:
+        """`arg` with its tensors detached: the graph has no regions without gradients, as `torch.no_grad` makes."""
+        if isinstance(arg, tuple):
+            return tuple(self._without_gradient(item, node) for item in arg)
+        if not isinstance(arg, Ref) or arg.name not in self._grad:
+            return arg
+        value = replace(self._grad[arg.name], name=self._unique(f"{arg.name}_detached"), requires_grad=False)
+        made = Node(value.name, "aten.detach.default", (arg,), (), (value,), scope(node), location(node))
+        self.nodes.append(made)
+        return Ref(value.name)
+
     def _value(self, name: str, tensor: torch.Tensor, requires_grad: bool) -> Value:
+        shape = tuple(to_size(size) for size in tensor.shape)
+        value = Value(self._unique(name), shape, str(tensor.dtype).removeprefix("torch."), requires_grad)
+        if requires_grad:
+            self._grad[value.name] = value
+        return value
+
+    def _unique(self, name: str) -> str:
         unique, number = name, 1
         while unique in self._names:
             number += 1
             unique = f"{name}_v{number}"
         self._names.add(unique)
-        if requires_grad:
-            self._grad.add(unique)
-        shape = tuple(to_size(size) for size in tensor.shape)
-        return Value(unique, shape, str(tensor.dtype).removeprefix("torch."), requires_grad)
+        return unique
 
     def _arg(self, arg: Any) -> Arg:
         if isinstance(arg, torch.fx.Node):
+            if isinstance(self._env[arg], ReadNumberError):
+                raise self._env[arg]
             known: Arg = self._env[arg]
             return known
         if isinstance(arg, tuple | list):
@@ -168,11 +191,13 @@ class Translator:
         raise UnsupportedError(f"an argument of type {type(arg).__name__} in the graph is not supported")
 
 
-def to_size(size: int | torch.SymInt) -> Size:
-    """A size of a captured tensor, in the batch symbol."""
+def to_size(size: int | torch.SymInt | torch.SymFloat) -> Size:
+    """A size of a captured tensor, in the batch symbol; also where it was made a float."""
     if isinstance(size, int):
         return size
-    expression = sympy.sympify(size.node.expr)
+    if free_unbacked_symbols(size):
+        raise ReadNumberError(f"a size of the graph ({size}) is read from the values of a tensor, as tolist does")
+    expression = sympy.sympify(size.node.expr).replace(ToFloat, lambda inner: inner)
     expression = expression.xreplace(dict.fromkeys(expression.free_symbols, BATCH))
     return int(expression) if expression.is_Integer else expression
 
@@ -181,16 +206,18 @@ class ReadNumberError(Exception):
     """A number read from a tensor enters the graph."""
 
 
-def _scalar(result: Any, node: torch.fx.Node) -> Arg:
-    """
-    Raises:
-        ReadNumberError: it is neither a number nor a size.
-    """
-    if isinstance(result, torch.SymInt) and not free_unbacked_symbols(result):
+def _scalar(result: Any, node: torch.fx.Node) -> "Arg | ReadNumberError":
+    """A number of the graph; one that is read from a tensor is an error for whoever uses it, unlike a mere check."""
+    if isinstance(result, torch.SymInt | torch.SymFloat) and _of_sizes(result):
         return to_size(result)
     if isinstance(result, bool | int | float):
         return result
-    raise ReadNumberError(f"{location(node)}: {result}")
+    return ReadNumberError(f"{location(node)}: {result}")
+
+
+def _of_sizes(number: torch.SymInt | torch.SymFloat) -> bool:
+    """Whether only sizes decide `number`, and no element of a tensor."""
+    return all(symbol_is_type(symbol, SymT.SIZE) for symbol in number.node.expr.free_symbols)
 
 
 def _names(args: Arg) -> tuple[str, ...]:

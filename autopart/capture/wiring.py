@@ -26,6 +26,7 @@ class Wiring:
                 self._producer[number[value.name]] = index
                 self._place[number[value.name]] = place
         self._last_use = np.array([max(graph.consumers[name], default=-1) for name in self._names], dtype=np.int64)
+        self._first_use = np.array([min(graph.consumers[name], default=-1) for name in self._names], dtype=np.int64)
         self._last_use[[number[name] for name in sorted(graph.leaving)]] = len(graph.nodes)
         self._weight = np.array([name in graph.weights for name in self._names], dtype=bool)
 
@@ -66,6 +67,11 @@ class Wiring:
         kinds = 1 + (np.diff(np.sort(taken[:, weight], axis=0), axis=0) != 0).sum(axis=0)
         weights_right = self._weight[taken[:, weight]].all() and np.isin(kinds, (1, len(taken))).all()
         if not (right.all() and weights_right):
+            return None, frozenset()
+        # A layer that is run again elsewhere is one module there too: it would be held twice, with two gradients.
+        begin = start + own * period
+        unshared = taken[:, weight][:, kinds == len(taken)]
+        if ((self._first_use[unshared] < begin) | (self._last_use[unshared] >= begin + period)).any():
             return None, frozenset()
         carried: dict[int, tuple[int, int]] = {}
         for slot in np.flatnonzero(before).tolist():

@@ -17,6 +17,7 @@ from autopart.ir.size import BATCH, Size
 from autopart.sharding.batch import BatchSharding
 from autopart.sharding.reshard import conversion
 from autopart.sharding.rule import Rule
+from autopart.sharding.rules.experts import GROUPED
 from autopart.sharding.strategies import Strategy, without_gradient
 
 SUM = 2
@@ -88,7 +89,9 @@ class Function:
             target = f"{name}@{want}"
             shape = self.sharded.shape(name, want)
             write = partial(_formatted, text)
-            self.statements.append(Statement((target,), (self.key(name),), write, "", shape))
+            by = {shard.by for shard in (have.shard, want.shard) if shard is not None and shard.by is not None}
+            operands = (self.key(name), *(self.wanted(ends, REPLICATED) for ends in by))
+            self.statements.append(Statement((target,), operands, write, "", shape))
             self.converted[(name, want)] = target
         return self.converted[(name, want)]
 
@@ -99,6 +102,7 @@ class Function:
         operands = [self.wanted(name, want) for name, want in zip(node.inputs, strategy.inputs, strict=True)]
         outputs = zip(node.outputs, strategy.outputs, strict=True)
         shapes = tuple(sharded.shape(value.name, layout) for value, layout in outputs)
+        inputs = tuple(sharded.shape(name, want) for name, want in zip(node.inputs, strategy.inputs, strict=True))
         rule = sharded.rules.get(node.name)
         counted = node.name in sharded.batch.counted
         written = summed(node) if counted else node
@@ -111,8 +115,10 @@ class Function:
             return
 
         def write(texts: Sequence[str]) -> str:
-            text = spell(written, tuple(texts), shapes, self.device)
-            if strategy.call is not None:
+            text = spell(written, tuple(texts), shapes, self.device, inputs)
+            if node.op in GROUPED and len(texts) == 3:
+                text = f"self.comm.grouped_mm({', '.join(texts)})"
+            elif strategy.call is not None:
                 text = text.replace("F.", "self.comm.", 1)
             if sharded_draws:
                 text = re.sub(r"^([\w.]+)\(", r"self.comm.sharded_random(\1, ", text)
@@ -167,7 +173,7 @@ class Function:
 
 
 def _formatted(text: str, operands: Sequence[str]) -> str:
-    return text.format(operands[0])
+    return text.format(*operands)
 
 
 def summed(node: Node) -> Node:
@@ -187,7 +193,7 @@ def conversion_text(call: str, have: Layout, want: Layout) -> str:
     shard = target if target is not None else source
     if call in ("all_gather", "gather", "reduce_scatter", "split", "slice") and shard is not None:
         return f"self.comm.{call}({{}}, {shard_text(shard)})"
-    return f"self.comm.{call}({{}})"
+    return f"self.comm.{call}({{}}, {{}})" if call in ("own_rows", "all_rows") else f"self.comm.{call}({{}})"
 
 
 def shard_text(shard: Shard, prefix: str = "") -> str:

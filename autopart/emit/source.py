@@ -49,7 +49,9 @@ class StageSource:
         """The file, ready to be written."""
         body = "\n\n\n".join([*(self._block(block) for block in self.blocks), self._stage()])
         runtime = [
-            name for name in ("Comm", "Weights", "constant", "parameter") if f"{name}(" in body or f": {name}" in body
+            name
+            for name in ("Comm", "Weights", "constant", "grouped_mm", "parameter")
+            if f"{name}(" in body or f": {name}" in body
         ]
         imports = ["import torch"]
         if "F." in body:

@@ -3,6 +3,7 @@
 import sympy
 
 from autopart.emit.call import Call, Shape, atom, infix, keywords, tuple_text
+from autopart.emit.own_counts import own_counts
 from autopart.emit.signatures import OPERATORS, SIGNATURES, Signature
 from autopart.emit.writers import EXPANDED, FILLED, RESHAPES, WRITERS
 from autopart.estimate.work import short_name
@@ -10,10 +11,18 @@ from autopart.ir.graph import Arg, Node
 from autopart.ir.size import BATCH
 
 REDUCTIONS = ("none", "mean", "sum")
+# What returns several tensors, even if there is but one.
+LISTS = ("broadcast_tensors", "chunk", "meshgrid", "split", "split_with_sizes", "unbind")
 EACH_ALIKE = ("stride", "padding", "dilation", "kernel_size", "output_size", "dim")  # where (2, 2) may be written 2
 
 
-def spell(node: Node, operands: tuple[str, ...], output_shapes: tuple[Shape, ...], device: str) -> str:
+def spell(
+    node: Node,
+    operands: tuple[str, ...],
+    output_shapes: tuple[Shape, ...],
+    device: str,
+    input_shapes: tuple[Shape, ...] = (),
+) -> str:
     """The expression for `node`.
 
     Args:
@@ -21,8 +30,9 @@ def spell(node: Node, operands: tuple[str, ...], output_shapes: tuple[Shape, ...
         operands: an expression for every tensor argument, in order.
         output_shapes: the rank's own shape of every output; shape arguments are rewritten from them.
         device: an expression for the device, where one is made on it.
+        input_shapes: the rank's own shape of every tensor argument; left out, they are whole.
     """
-    call = Call(node, operands, output_shapes, device)
+    call = Call(own_counts(node, input_shapes, output_shapes), operands, output_shapes, device)
     writer = WRITERS.get(call.name)
     text = writer(call) if writer is not None else None
     if text is None and call.name in OPERATORS and len(call.args) == 2 and not call.kwargs:
@@ -31,7 +41,8 @@ def spell(node: Node, operands: tuple[str, ...], output_shapes: tuple[Shape, ...
         overload = node.op.removeprefix("aten.")
         signature = SIGNATURES.get(overload) or SIGNATURES.get(call.name)
         text = _by_signature(call, signature) if signature is not None else None
-    return text or f"torch.ops.{node.op}({', '.join([*call.args, *keywords(call.kwargs)])})"
+    text = text or f"torch.ops.{node.op}({', '.join([*call.args, *keywords(call.kwargs)])})"
+    return f"{text}[0]" if call.name in LISTS and len(output_shapes) == 1 else text
 
 
 def shape_comment(shape: Shape) -> str:

@@ -54,7 +54,9 @@ def stage_specs(folded: Folded, units: Sequence[Unit], cuts: Sequence[int]) -> t
     for stage, (items, own) in enumerate(zip(all_items, made, strict=True)):
         last = stage == len(made) - 1
         updates = _updates(folded, stage, own)
-        helpers, missing = _needed(folded, items, own, [*(update.value for update in updates), *(results if last else [])])
+        helpers, missing = _needed(
+            folded, items, own, [*(update.value for update in updates), *(results if last else [])]
+        )
         ordered = _in_order(folded, items, helpers)
         needs.append({name for name in missing if name not in model_inputs})
         specs.append(

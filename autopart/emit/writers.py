@@ -5,8 +5,11 @@ from collections.abc import Callable, Mapping
 from autopart.emit.call import Call, atom, infix, keywords, shape_text, tuple_text
 from autopart.ir.graph import Literal
 
-RESHAPES = ("view", "reshape", "_unsafe_view", "flatten", "unflatten")
-FILLED = ("full", "zeros", "ones", "new_full", "new_zeros", "new_ones")
+RESHAPES = (
+    "view", "reshape", "_unsafe_view", "flatten", "unflatten", "ravel", "view_as", "reshape_as",
+    "atleast_1d", "atleast_2d", "atleast_3d",
+)  # fmt: skip
+FILLED = ("full", "zeros", "ones", "empty", "new_full", "new_zeros", "new_ones", "new_empty")
 EXPANDED = ("expand", "broadcast_to")
 
 
@@ -49,6 +52,49 @@ def _batch_norm(call: Call) -> str:
     return f"F.batch_norm({x}, {mean}, {variance}, {weight}, {bias}, {named})"
 
 
+def _instance_norm(call: Call) -> str:
+    x, weight, bias, mean, variance, own, momentum, eps, *_ = call.args
+    named = {"running_mean": mean, "running_var": variance, "weight": weight, "bias": bias}
+    given = [f"{key}={text}" for key, text in named.items() if text != "None"]
+    return f"F.instance_norm({', '.join([x, *given, f'use_input_stats={own}', f'momentum={momentum}', f'eps={eps}'])})"
+
+
+def _interpolate(call: Call) -> str:
+    """`upsample_bilinear2d` (x, size, align_corners, scales) and `upsample_nearest2d` (x, size, scales)."""
+    x, size, *rest = call.args
+    kind = call.name.removeprefix("_").removeprefix("upsample_").removesuffix("_aa")
+    mode = kind[:-2].replace("_", "-")
+    named = {"size": size, "scale_factor": rest[-1], "mode": f'"{mode}"'}
+    if len(rest) == 2 and rest[0] == "True":
+        named["align_corners"] = "True"
+    if call.name.endswith("_aa"):
+        named["antialias"] = "True"
+    return f"F.interpolate({', '.join([x, *keywords({k: v for k, v in named.items() if v != 'None'})])})"
+
+
+def _index_put(call: Call) -> str | None:
+    """The method takes no None for a dim that is not indexed, the op does."""
+    if "None" not in call.listed(1):
+        return None
+    return f"torch.ops.{call.node.op}({', '.join([*call.args, *keywords(call.kwargs)])})"
+
+
+def _tensordot(call: Call) -> str:
+    a, b, first, second = call.args
+    return f"torch.tensordot({a}, {b}, dims=({first}, {second}))"
+
+
+def _meshgrid(call: Call) -> str:
+    indexing = call.args[1] if len(call.args) > 1 else call.kwargs.get("indexing", '"ij"')
+    return f"torch.meshgrid({', '.join(call.listed(0))}, indexing={indexing})"
+
+
+def _grouped_mm(call: Call) -> str:
+    x, weight, *rest = call.args
+    offs = rest[0] if rest else call.kwargs.get("offs", "None")
+    return f"grouped_mm({x}, {weight}" + (f", offs={offs})" if offs != "None" else ")")
+
+
 def _to(call: Call) -> str | None:
     if call.node.op == "aten.to.other":
         return f"{atom(call.args[0])}.to({call.args[1]})"
@@ -64,6 +110,10 @@ def _slice(call: Call) -> str:
     begin = "" if start is None or start == 0 else str(start)
     end = "" if stop is None or (isinstance(stop, int) and stop > 2**62) else str(stop)
     rank = len(call.shape)
+    own, whole = call.shape[int(str(dim)) % rank], node.output.shape[int(str(dim)) % rank]
+    if own != whole and isinstance(own, int) and isinstance(whole, int):  # a rank's share of every piece
+        first = int(str(start or 0)) * own // whole
+        begin, end = str(first) if first else "", str(first + own)
     return _indexed(call, int(str(dim)) % rank, f"{begin}:{end}" + (f":{step}" if step != 1 else ""), rank)
 
 
@@ -118,6 +168,12 @@ def _swapped(call: Call) -> str | None:
     return infix("-", call.args[1], call.args[0]) if alpha == "1" else None
 
 
+INTERPOLATIONS = (
+    "upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", "_upsample_nearest_exact1d",
+    "_upsample_nearest_exact2d", "_upsample_nearest_exact3d", "upsample_linear1d", "upsample_bilinear2d",
+    "upsample_trilinear3d", "upsample_bicubic2d", "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa",
+)  # fmt: skip
+
 WRITERS: Mapping[str, Callable[[Call], str | None]] = {
     **dict.fromkeys(RESHAPES, _reshape),
     **dict.fromkeys(EXPANDED, _expand),
@@ -128,6 +184,15 @@ WRITERS: Mapping[str, Callable[[Call], str | None]] = {
     "arange": _arange,
     "embedding": _embedding,
     "batch_norm": _batch_norm,
+    "instance_norm": _instance_norm,
+    **dict.fromkeys(INTERPOLATIONS, _interpolate),
+    **dict.fromkeys(("_grouped_mm", "transformers.grouped_mm_fallback.default"), _grouped_mm),
+    "index_put": _index_put,
+    "tensordot": _tensordot,
+    "meshgrid": _meshgrid,
+    **dict.fromkeys(("mH", "matrix_H", "adjoint"), _unary("{}.mH")),
+    "real": _unary("{}.real"),
+    "imag": _unary("{}.imag"),
     "slice": _slice,
     "select": _select,
     "index": _index,

@@ -27,6 +27,7 @@ class UnitCost:
         parameters: (target, bytes on the rank, elements in all) of every parameter it uses.
         partial_bytes: of the parameters whose gradients are summed over tp once a step.
         crossing_bytes: a rank's bytes that cross a cut right after this unit.
+        conversions: (value, layout it has, layout it is given) of all conversions in the unit.
     """
 
     forward_s: float
@@ -39,6 +40,7 @@ class UnitCost:
     parameters: tuple[tuple[str, float, int], ...]
     partial_bytes: float
     crossing_bytes: float
+    conversions: tuple[tuple[str, Layout, Layout], ...] = ()
 
 
 def unit_costs(
@@ -61,12 +63,12 @@ def unit_costs(
                 once[unit.loop.start] = walker.unit(unit)
             cost = replace(once[unit.loop.start], parameters=walker.parameters(unit))
             if unit.run == 0:
-                before = walker.entering(unit)
+                communication, sums = walker.entering(unit)
                 cost = replace(
                     cost,
-                    forward_s=cost.forward_s + before.forward_s,
-                    backward_s=cost.backward_s + before.backward_s,
-                    communication_s=cost.communication_s + before.total_s,
+                    forward_s=cost.forward_s + communication.forward_s,
+                    backward_s=cost.backward_s + communication.backward_s + sums.backward_s,
+                    communication_s=cost.communication_s + communication.total_s,
                 )
         costs.append(replace(cost, crossing_bytes=crossing_bytes))
     return tuple(costs)
@@ -79,6 +81,7 @@ class _Walker:
         self.folded, self.graph, self.prices = folded, folded.graph, prices
         self.strategies, self.layouts = strategies, layouts
         self._counted: set[tuple[str, bool]] = set()
+        self._used: set[str] = set(folded.brought_in)
 
     def layout(self, name: str) -> Layout | None:
         """How a value is held where it is made; None for inputs and constants."""
@@ -90,13 +93,12 @@ class _Walker:
 
     def unit(self, unit: Unit) -> UnitCost:
         nodes = [self.graph.nodes[index] for index in unit.nodes]
-        work, communication = Cost(), Cost()
-        converted: set[tuple[str, Layout]] = set()
-        for node in [*self._enters(unit), *nodes]:  # where a run's input has several uses, their gradients are summed
+        work = Cost()
+        for node in nodes:
             work += self.prices.node(node, self.strategies[node.name])
-        for node in [*nodes, *self._leaves(unit)]:
-            for name, want in zip(node.inputs, self.strategies[node.name].inputs, strict=True):
-                communication += self._conversion(name, want, converted)
+        conversions, sums_s = self._uses([*nodes, *self._leaves(unit)])
+        communication = self._seconds(conversions)
+        work += Cost(backward_s=sums_s)
         total = work + communication
         parameters = self.parameters(unit)
         entering = 0.0
@@ -115,15 +117,13 @@ class _Walker:
             parameters,
             self._partial(nodes),
             0.0,
+            conversions,
         )
 
-    def entering(self, unit: Unit) -> Cost:
-        """The conversions into the first run of a loop."""
-        cost = Cost()
-        done: set[tuple[str, Layout]] = set()
-        for node in self._enters(unit):
-            cost += self._conversion(node.inputs[0], self.strategies[node.name].inputs[0], done)
-        return cost
+    def entering(self, unit: Unit) -> tuple[Cost, Cost]:
+        """The conversions into the first run of a loop, and the sums of gradients there."""
+        conversions, sums_s = self._uses(self._enters(unit))
+        return self._seconds(conversions), Cost(backward_s=sums_s)
 
     def _enters(self, unit: Unit) -> list[Node]:
         return [] if unit.loop is None else [self.graph.nodes[i] for i in range(unit.loop.start, unit.loop.body.start)]
@@ -131,16 +131,39 @@ class _Walker:
     def _leaves(self, unit: Unit) -> list[Node]:
         return [] if unit.loop is None else [self.graph.nodes[i] for i in range(unit.loop.body.stop, unit.loop.stop)]
 
-    def _conversion(self, name: str, want: Layout, done: set[tuple[str, Layout]]) -> Cost:
-        have = self.layout(name)
-        if have is None or self.prices.tp == 1:
-            return Cost()
-        if not self.graph.values[name].requires_grad:
-            have, want = without_gradient(have), without_gradient(want)
-        if have == want or (name, want) in done:
-            return Cost()
-        done.add((name, want))
-        return self.prices.conversion(name, have, want) or Cost()
+    def _seconds(self, conversions: Sequence[tuple[str, Layout, Layout]]) -> Cost:
+        cost = Cost()
+        for name, have, want in conversions:
+            cost += self.prices.conversion(name, have, want) or Cost()
+        return cost
+
+    def _uses(self, nodes: Sequence[Node]) -> tuple[tuple[tuple[str, Layout, Layout], ...], float]:
+        """The conversions of what the nodes take, each done once, and seconds of the sums of its gradients.
+
+        Gradients of one layout are summed in it, and those of all conversions in the layout of the value. A parameter's
+        are added to what earlier micro-batches left.
+        """
+        sums_s = 0.0
+        converted: dict[tuple[str, Layout], tuple[str, Layout, Layout]] = {}
+        for node in nodes:
+            for name, want in zip(node.inputs, self.strategies[node.name].inputs, strict=True):
+                have = self.layout(name)
+                if have is None:
+                    continue
+                if not self.graph.values[name].requires_grad:
+                    have, want = without_gradient(have), without_gradient(want)
+                if name in self.graph.parameter_of:
+                    sums_s += self.prices.gradient_sum_s(name, have)
+                if have != want and self.prices.tp > 1:
+                    if (name, want) in converted:
+                        sums_s += 0.0 if name in self.graph.parameter_of else self.prices.gradient_sum_s(name, want)
+                        continue
+                    converted[(name, want)] = (name, have, want)
+                if name in self._used:
+                    sums_s += self.prices.gradient_sum_s(name, have)
+                elif name not in self.graph.parameter_of:
+                    self._used.add(name)
+        return tuple(converted.values()), sums_s
 
     def _kept(self, nodes: Sequence[Node], repeated: bool) -> float:
         """Bytes kept for the backward pass. A view keeps nothing of its own; a tensor kept twice is there once.

@@ -7,10 +7,11 @@ from math import prod
 
 from autopart.estimate.work import Keeps, Work, keeps_of, short_name, work_of
 from autopart.ir.graph import Graph, Node
-from autopart.ir.placement import Layout, Shard
+from autopart.ir.placement import Layout, Shard, rows
 from autopart.ir.size import evaluate
-from autopart.sharding.reshard import conversion
+from autopart.sharding.reshard import Conversion, conversion
 from autopart.sharding.rule import Rule
+from autopart.sharding.rules.experts import GROUPED, GROUPS, ROWS
 from autopart.sharding.strategies import Strategy
 from cost_models.cluster import Cluster
 from cost_models.collective import Group, all_gather_s, all_reduce_s, all_to_all_s, reduce_scatter_s
@@ -62,8 +63,8 @@ class Prices:
         return self.bytes_of[name] / (self.tp if isinstance(layout.value, Shard) else 1)
 
     def node(self, node: Node, strategy: Strategy) -> Cost:
-        """Seconds of one node on one rank, the sums of gradients at its outputs included, conversions not."""
-        return self._kernels(node, strategy) + self._gradient_sums(node, strategy) + self._inside(node, strategy)
+        """Seconds of one node on one rank, without conversions and without the sums of its inputs' gradients."""
+        return self._kernels(node, strategy) + self._inside(node, strategy)
 
     def flops(self, node: Node) -> float:
         """The floating-point operations of a node's forward pass over all ranks, matmuls and attention only."""
@@ -79,6 +80,17 @@ class Prices:
         wanted = sum(self.graph.values[name].requires_grad for name in self._operands(node)[:2])
         return self.flops(node) * wanted
 
+    def sent_bytes(self, name: str, source: Layout, target: Layout) -> tuple[tuple[str, float] | None, ...]:
+        """The collectives of a conversion, forward and backward, with the bytes that a rank of a ring sends in each."""
+        needs_gradient = self.graph.values[name].requires_grad
+        found = conversion(source, target, needs_gradient)
+        if found is None or source == target:
+            return (None, None)
+        share = (self.tp - 1) / self.tp * self.bytes_of[name]
+        factors = {"all_reduce": 2.0, "all_gather": 1.0, "reduce_scatter": 1.0, "all_to_all": 1 / self.tp}
+        collectives = (found.forward, found.backward if needs_gradient else None)
+        return tuple(None if own is None else (own, factors[own] * share) for own in collectives)
+
     def conversion(self, name: str, source: Layout, target: Layout) -> Cost | None:
         """Seconds to make layout `target` of a value held as `source`; None where that is impossible."""
         if source == target:
@@ -87,31 +99,54 @@ class Prices:
         found = conversion(source, target, needs_gradient)
         if found is None:
             return None
-        size = self.bytes_of[name]
-        group = Group(self.tp, 1)
-        seconds = []
-        for collective in (found.forward, found.backward if needs_gradient else None):
-            if collective is None:
-                seconds.append(0.0)
-            elif collective == "all_reduce":
-                seconds.append(all_reduce_s(size, group, self.cluster))
-            elif collective == "all_gather":
-                seconds.append(all_gather_s(size, group, self.cluster))
-            elif collective == "reduce_scatter":
-                seconds.append(reduce_scatter_s(size, group, self.cluster))
-            else:
-                seconds.append(all_to_all_s(size, group, self.cluster))
-        if found.call in ("split", "slice"):
-            seconds[0] += memory_bound_s(2 * size / self.tp, self.cluster.device)
-        elif found.call == "once":
-            seconds[0] += memory_bound_s(size, self.cluster.device)
-        elif (isinstance(source.value, Shard) and source.value.dim > 0) or (
-            isinstance(target.value, Shard) and target.value.dim > 0
-        ):
-            # Collectives join and cut the first dim; another one is moved there and back by a copy.
-            seconds[0] += memory_bound_s(2 * size, self.cluster.device)
-            seconds[1] += memory_bound_s(2 * size, self.cluster.device) if needs_gradient else 0.0
+        collectives = (found.forward, found.backward if needs_gradient else None)
+        copied_bytes = self._copied_bytes(found, name, source, target)
+        seconds = [
+            (self._collective_s(collective, name, source, target) if collective else 0.0)
+            + (memory_bound_s(size, self.cluster.device) if size and (index == 0 or needs_gradient) else 0.0)
+            for index, (collective, size) in enumerate(zip(collectives, copied_bytes, strict=True))
+        ]
         return Cost(*seconds)
+
+    def _collective_s(self, collective: str, name: str, source: Layout, target: Layout) -> float:
+        size, group = self.bytes_of[name], Group(self.tp, 1)
+        if collective == "all_reduce":
+            return all_reduce_s(size, group, self.cluster)
+        if collective == "all_to_all":  # a rank has its shard only, and deals that out
+            return all_to_all_s(size / self.tp, group, self.cluster)
+        count = self._rows(name, source, target) or 1
+        seconds = all_gather_s if collective == "all_gather" else reduce_scatter_s
+        return count * seconds(size / count, group, self.cluster)
+
+    def _copied_bytes(self, found: Conversion, name: str, source: Layout, target: Layout) -> tuple[float, float]:
+        """The bytes that the runtime's `Comm` reads and writes in device memory beside the collective, each way."""
+        size, piece = self.bytes_of[name], self.bytes_of[name] / self.tp
+        reordered = 0 if self._rows(name, source, target) else 2 * size
+        return {
+            "copy": (0, 2 * size),  # an all-reduce is done in a copy, since others may hold the tensor
+            "all_reduce": (2 * size, 0),
+            "all_reduce_both": (2 * size, 2 * size),
+            "all_gather": (reordered, reordered),
+            "reduce_scatter": (reordered, reordered),
+            "gather": (reordered, 2 * piece),
+            "split": (2 * piece, reordered),
+            "slice": (2 * piece, size + 2 * piece),  # its gradient is zeros, with the piece put in
+            "all_to_all": (4 * piece, 4 * piece),
+            "once": (size, 0),
+            "own_rows": (0, size + 2 * piece),  # the slice is a view
+            "all_rows": (size + piece, 0),
+        }[found.call]
+
+    def _rows(self, name: str, source: Layout, target: Layout) -> int:
+        shard = source.shard or target.shard
+        element_bytes = dtype_bytes(self.graph.values[name].dtype)
+        return rows(shard, self.shapes[name], element_bytes) if shard is not None else 1
+
+    def gradient_sum_s(self, name: str, layout: Layout) -> float:
+        """Seconds in which autograd adds one more gradient of a value in `layout`: two are read, one is written."""
+        if not self.graph.values[name].requires_grad:
+            return 0.0
+        return memory_bound_s(3 * self.local_bytes(name, layout), self.cluster.device)
 
     def partial_gradient_s(self, name: str) -> float:
         """Seconds to sum a parameter's partial gradient over the tp ranks, once a step."""
@@ -136,6 +171,11 @@ class Prices:
         if keeps in (Keeps.OUTPUT, Keeps.BOTH):
             found += [(value.name, layout) for value, layout in zip(node.outputs, strategy.outputs, strict=True)]
         return tuple(found)
+
+    def kept_bytes(self, node: Node, strategy: Strategy) -> float:
+        """The bytes of these; a value that other nodes keep too counts for each."""
+        kept = self.kept(node, strategy)
+        return sum(self.local_bytes(name, layout) for name, layout in kept if name not in self.graph.weights)
 
     def transient_bytes(self, node: Node, strategy: Strategy) -> float:
         """Bytes that exist only while the node runs backward: the gradients of its outputs and inputs."""
@@ -165,9 +205,17 @@ class Prices:
             backward = attention_s(flops * ATTENTION_BACKWARD, 2 * (ins + out), dtype, device) if has_backward else 0.0
             return Cost(forward, backward)
         if short_name(node.op) == "embedding":
-            return Cost(
-                memory_bound_s(2 * out, device), memory_bound_s(trained + 2 * out, device) if has_backward else 0.0
-            )
+            masked = 2 if strategy.call else 1  # rows that another rank holds are put to zero in a second pass
+            forward, backward = masked * 2 * out, trained + masked * 2 * out
+            return Cost(memory_bound_s(forward, device), memory_bound_s(backward, device) if has_backward else 0.0)
+        if short_name(node.op) == "add":  # the gradient of the sum is that of its terms; a broadcast one is reduced
+            shape = self.shapes[node.output.name]
+            terms = [
+                self.local_bytes(n, x)
+                for n, x in pairs
+                if self.graph.values[n].requires_grad and self.shapes[n] != shape
+            ]
+            return Cost(memory_bound_s(ins + out, device), sum(memory_bound_s(out + term, device) for term in terms))
         return Cost(
             memory_bound_s(ins + out, device), memory_bound_s(ins + out + trained, device) if has_backward else 0.0
         )
@@ -206,9 +254,14 @@ class Prices:
         inside = [
             letter for letter in second if letter and letter not in output
         ]  # contracted, a convolution's window too
+        if node.op in GROUPED and ROWS in output[:1]:  # a product a group, rows taken to be dealt out evenly
+            groups = sizes[GROUPS]
+            own = self.tp if strategy is not None and strategy.letter == ROWS else 1
+            return groups / own, sizes[ROWS] * own / groups, sizes["n"], sizes["k"]
         batch = prod(sizes[x] for x in output if x and x in first and x in second)
         n = prod(sizes[x] for x in output if x and x in second and x not in first)
-        m = prod(sizes[x] for x in output if x and x not in second)
+        # A dim of no axis (the rows of grouped products) is one of rows too.
+        m = prod(sizes[x] if x else size for x, size in zip(output, out_shape, strict=True) if not x or x not in second)
         return batch, m, n, prod(sizes[x] for x in inside)
 
     def _attention_flops(self, node: Node, share: int) -> float:
@@ -216,15 +269,6 @@ class Prices:
         value = self.shapes[node.inputs[2]]
         full = 2.0 * prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
         return full / share / (2 if node.arg(5, "is_causal", False) is True else 1)
-
-    def _gradient_sums(self, node: Node, strategy: Strategy) -> Cost:
-        """Where several nodes use a value, autograd adds up their gradients, reading two and writing one."""
-        seconds = 0.0
-        for value, layout in zip(node.outputs, strategy.outputs, strict=True):
-            extra = len(self.graph.consumers[value.name]) - 1
-            if value.requires_grad and extra > 0:
-                seconds += extra * memory_bound_s(3 * self.local_bytes(value.name, layout), self.cluster.device)
-        return Cost(0.0, seconds)
 
     def _inside(self, node: Node, strategy: Strategy) -> Cost:
         """Collectives inside a sharded call: a vocabulary-parallel loss reduces a maximum, a sum and logits."""

@@ -46,7 +46,8 @@ _VIEWS = [
     "detach",
     "alias",
 ]
-_MATMULS = ["linear", "mm", "addmm", "bmm", "baddbmm", "matmul", "einsum", "conv1d", "conv2d", "conv3d"]
+_GROUPED = ["_grouped_mm", "transformers.grouped_mm_fallback.default"]
+_MATMULS = [*_GROUPED, "linear", "mm", "addmm", "bmm", "baddbmm", "matmul", "einsum", "conv1d", "conv2d", "conv3d"]
 _KEEP_NOTHING = [
     "add",
     "sub",

@@ -67,6 +67,16 @@ class Folded:
                         counts[name] = loop.region.count
         return counts
 
+    @cached_property
+    def brought_in(self) -> frozenset[str]:
+        """Activations that a loop uses though they are made outside of it: an encoder's output in every run."""
+        found: set[str] = set()
+        for loop in self.loops:
+            inside = {v.name for index in range(loop.start, loop.body.stop) for v in self.graph.nodes[index].outputs}
+            used = {name for index in range(loop.body.start, loop.stop) for name in self.graph.nodes[index].inputs}
+            found |= used - inside - self.graph.weights
+        return frozenset(found)
+
     def twin(self, loop: Loop, index: int, run: int) -> Node:
         """The node of the whole graph that node `index` of a loop's body stands for in run number `run`."""
         offset = index - loop.body.start

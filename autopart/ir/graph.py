@@ -167,6 +167,17 @@ class Graph:
         return {parameter.value.name: parameter for parameter in self.parameters}
 
     @cached_property
+    def trained(self) -> frozenset[str]:
+        """The parameters, and what is made of them and of constants alone: a weight transposed or put together."""
+        known = set(self.parameter_of)
+        for node in self.nodes:
+            if any(name in known for name in node.inputs) and all(
+                name in known or name in self.weights for name in node.inputs
+            ):
+                known.update(value.name for value in node.outputs)
+        return frozenset(known)
+
+    @cached_property
     def batched_inputs(self) -> tuple[str, ...]:
         """The paths of the inputs whose first dim is the batch, in order."""
         return tuple(item.path for item in self.inputs if item.value.shape and item.value.shape[0] == BATCH)

@@ -1,9 +1,12 @@
 """Placement: how one tensor lies on the ranks of a mesh axis. Layout: the placements of a value and of its gradient."""
 
 from dataclasses import dataclass
-from math import gcd
+from math import gcd, prod
 
 from autopart.ir.size import Size
+
+# Reading and writing this much takes a device about as long as it takes to start one more collective.
+LEAST_ROW_BYTES = 16 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,13 +31,18 @@ class Shard:
 
     `(1,)` is the usual contiguous shard. GPT-2's fused qkv has parts (1, 1, 1): a rank needs its heads of q, of k
     and of v. Unequal pieces (32 query heads beside 8 and 8) have parts (4, 1, 1).
+
+    With `by`, the name of a value, the pieces are unequal and known only when the model runs: `dim` holds groups of
+    rows, one group after another, `by` says where each of them ends, and a rank holds the rows of its share of them.
     """
 
     dim: int
     parts: tuple[int, ...] = (1,)
+    by: str | None = None
 
     def __str__(self) -> str:
-        return f"S({self.dim})" if self.parts == (1,) else f"S({self.dim},{':'.join(map(str, self.parts))})"
+        by = f"@{self.by}" if self.by else ""
+        return f"S({self.dim}{by})" if self.parts == (1,) else f"S({self.dim}{by},{':'.join(map(str, self.parts))})"
 
 
 Placement = Replicate | Partial | Shard
@@ -85,7 +93,12 @@ def part_sizes(size: int, parts: tuple[int, ...]) -> tuple[int, ...] | None:
 
 
 def divides(shard: Shard, shape: tuple[Size, ...], degree: int) -> bool:
-    """Whether `degree` ranks can share every piece of a tensor of `shape` equally; a symbolic size they cannot."""
+    """Whether `degree` ranks can share every piece of a tensor of `shape` equally; a symbolic size they cannot.
+
+    Groups of rows need not be equal.
+    """
+    if shard.by is not None:
+        return True
     size = shape[shard.dim]
     if not isinstance(size, int):
         return False
@@ -94,13 +107,28 @@ def divides(shard: Shard, shape: tuple[Size, ...], degree: int) -> bool:
 
 
 def local_shape(shape: tuple[Size, ...], layout: Layout, degree: int) -> tuple[Size, ...]:
-    """The shape that one of `degree` ranks holds of a tensor of `shape`."""
+    """The shape that one of `degree` ranks holds of a tensor of `shape`; of groups of rows, on average."""
     shard = layout.shard
     if shard is None or degree == 1:
         return shape
-    return tuple(
-        size // degree if dim == shard.dim and isinstance(size, int) else size for dim, size in enumerate(shape)
-    )
+    return tuple(_local_size(size, shard, degree) if dim == shard.dim else size for dim, size in enumerate(shape))
+
+
+def _local_size(size: Size, shard: Shard, degree: int) -> Size:
+    if isinstance(size, int):
+        return size // degree
+    return size / degree if shard.by is not None else size
+
+
+def rows(shard: Shard, shape: tuple[int, ...], element_bytes: int) -> int:
+    """How many collectives gather or scatter a tensor of `shape` where it lies: one for each row, a row being what the
+    dims before the sharded one leave.
+
+    0 where there are several rows and they are small, or the shard has parts: one collective on a copy is faster then.
+    """
+    count = prod(shape[: shard.dim])
+    large = count * LEAST_ROW_BYTES <= prod(shape) * element_bytes
+    return count if len(shard.parts) == 1 and (count == 1 or large) else 0
 
 
 def pieces(shard: Shard, size: int, degree: int, rank: int) -> tuple[tuple[int, int], ...]:

@@ -12,7 +12,7 @@ from autopart.errors import PlanFileError
 from autopart.ir.placement import Layout, Partial, Placement, Replicate, Shard
 
 FORMAT = 1
-_SHARD = re.compile(r"S\((?P<dim>\d+)(,(?P<parts>[1-9]\d*(:[1-9]\d*)*))?\)", re.ASCII)
+_SHARD = re.compile(r"S\((?P<dim>\d+)(@(?P<by>\w+))?(,(?P<parts>[1-9]\d*(:[1-9]\d*)*))?\)", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +72,35 @@ class StagePlan:
 
 
 @dataclass(frozen=True, slots=True)
+class LayerTraffic:
+    """What the tp ranks send each other in each of `layers` equal layers, for one micro-batch.
+
+    Attributes:
+        first: the name of the first of them.
+        between: names of the axes along which what goes from layer to layer is sharded; empty where it is whole.
+        forward, backward: for each kind of collective its name, how many there are, and the bytes that a rank sends in
+            them, counted as a ring sends them: of a tensor of S bytes 2 (tp-1)/tp S in an all-reduce, half of that in
+            an all-gather or a reduce-scatter, and (tp-1)/tp of its own S/tp in an all-to-all.
+    """
+
+    first: str
+    layers: int
+    between: tuple[str, ...]
+    forward: tuple[tuple[str, int, int], ...]
+    backward: tuple[tuple[str, int, int], ...]
+
+    @property
+    def forward_bytes(self) -> int:
+        """The bytes that a rank sends in the forward pass."""
+        return sum(sent for _, _, sent in self.forward)
+
+    @property
+    def backward_bytes(self) -> int:
+        """The same of the backward pass."""
+        return sum(sent for _, _, sent in self.backward)
+
+
+@dataclass(frozen=True, slots=True)
 class Prediction:
     """What a plan is predicted to do; `peak_memory_bytes` is by stage, for the fullest device of each."""
 
@@ -119,6 +148,7 @@ class PlanData:
         cuts: indices of the units that begin a stage, the first stage left out.
         nodes, parameters: the tensor-parallel choices; empty for tp=1.
         axes: (name, size) of the logical axes that tp shards.
+        traffic: of the repeated layers, what the tp ranks send each other; empty for tp=1.
         replicated: what every tp rank computes whole though it could matter, and why.
         optimizer: whose state the memory is reckoned for.
     """
@@ -148,6 +178,7 @@ class PlanData:
     nodes: tuple[NodeChoice, ...]
     parameters: tuple[ParameterChoice, ...]
     axes: tuple[tuple[str, str], ...]
+    traffic: tuple[LayerTraffic, ...]
     replicated: tuple[Note, ...]
     alternatives: tuple[Alternative, ...]
     notes: tuple[Note, ...]
@@ -312,6 +343,6 @@ def _placement(text: str) -> Placement:
         return Partial()
     match = _SHARD.fullmatch(text)
     if match is None:
-        raise ValueError(f"{text!r} is no placement, which is R, P, S(dim) or S(dim,part:part:...)")
+        raise ValueError(f"{text!r} is no placement, which is R, P, S(dim), S(dim,part:part:...) or S(dim@value)")
     parts = tuple(int(part) for part in match["parts"].split(":")) if match["parts"] else (1,)
-    return Shard(int(match["dim"]), parts)
+    return Shard(int(match["dim"]), parts, match["by"])

@@ -20,3 +20,8 @@ def product(sizes: tuple[Size, ...]) -> Size:
     for size in sizes:
         result = result * size
     return result
+
+
+def is_batched(size: Size) -> bool:
+    """Whether `size` grows with the batch."""
+    return not isinstance(size, int) and BATCH in size.free_symbols

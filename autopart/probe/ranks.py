@@ -12,6 +12,7 @@ from autopart.emit.spelling import spell
 from autopart.ir.graph import Node
 from autopart.ir.placement import local_shape
 from autopart.runtime.comm import Comm
+from autopart.runtime.grouped_mm import grouped_mm
 from autopart.sharding.rule import Rule
 from autopart.sharding.strategies import Strategy
 
@@ -41,7 +42,8 @@ def run_ranks(
     shapes = tuple(
         local_shape(value.shape, layout, degree) for value, layout in zip(node.outputs, strategy.outputs, strict=True)
     )
-    text = spell(node, tuple(f"x{i}" for i in range(len(node.inputs))), shapes, "device")
+    own = tuple(tuple(x.shape) for x in local[0])
+    text = spell(node, tuple(f"x{i}" for i in range(len(node.inputs))), shapes, "device", own)
     if strategy.call is not None:
         text = text.replace("F.", "self.comm.", 1)
     if rule.random and strategy.divided:
@@ -51,7 +53,7 @@ def run_ranks(
 
     def rank_run(comm: Comm, inputs: list[torch.Tensor]) -> Tensors:
         result = eval(text, namespace(inputs, comm))
-        return tuple(result) if isinstance(result, tuple | list) else (result,)
+        return tuple(result) if len(node.outputs) > 1 else (result,)
 
     return runner(rank_run, local)
 
@@ -60,4 +62,5 @@ def namespace(inputs: list[torch.Tensor], comm: Comm | None) -> dict[str, Any]:
     """The names that an emitted expression may use, x0 and so on being `inputs`."""
     names: dict[str, Any] = {f"x{i}": x for i, x in enumerate(inputs)}
     device = inputs[0].device if inputs else torch.device("cpu")
-    return {**names, "torch": torch, "F": F, "self": SimpleNamespace(comm=comm), "device": device}
+    emitted = {"torch": torch, "F": F, "grouped_mm": grouped_mm}
+    return {**names, **emitted, "self": SimpleNamespace(comm=comm), "device": device}

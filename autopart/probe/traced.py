@@ -50,7 +50,9 @@ def single(op: str, *args: Any, **kwargs: Any) -> Traced:
     with torch.no_grad():
         results = run(node, values)
     trained = any(value.requires_grad for value in inputs)
-    outputs = tuple(describe(f"y{i}", y, trained and y.is_floating_point()) for i, y in enumerate(results))
+    outputs = tuple(
+        describe(f"y{i}", y, trained and (y.is_floating_point() or y.is_complex())) for i, y in enumerate(results)
+    )
     node = replace(node, outputs=outputs)
     values.update({value.name: result for value, result in zip(outputs, results, strict=True)})
     parameters = tuple(Parameter(value, value.name) for value in inputs)

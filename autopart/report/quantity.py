@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from math import floor, log10
 
+MIB = 1 << 20
 GIB = 1 << 30
 _LARGE = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""))
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 from autopart.ir.plan import Note, PlanData
 from autopart.report.grid import grid
-from autopart.report.quantity import GIB, column, count, percent, scaled, seconds
+from autopart.report.quantity import GIB, MIB, column, count, digits, percent, scaled, seconds
 from autopart.report.stage_table import stage_table
 
 WIDTH = 120
@@ -67,7 +67,35 @@ def _prediction(plan: PlanData) -> list[str]:
 def _axes(plan: PlanData) -> list[str]:
     if plan.tp == 1:
         return []
-    return _labelled("tp shards", ", ".join(f"{name} ({size})" for name, size in plan.axes) or "nothing")
+    between = {name for layers in plan.traffic for name in layers.between}
+    inside = ", ".join(f"{name} ({size})" for name, size in plan.axes if name not in between)
+    outside = ", ".join(f"{name} ({size})" for name, size in plan.axes if name in between)
+    shards = inside + (f"; {outside} between blocks" if outside else "") or "nothing"
+    return [*_labelled("tp shards", shards), *_traffic(plan)]
+
+
+def _traffic(plan: PlanData) -> list[str]:
+    """What a rank sends to its tp group in each repeated layer."""
+    lines: list[str] = []
+    for number, layers in enumerate(plan.traffic):
+        forward, backward = (_sent(own) for own in (layers.forward, layers.backward))
+        both = (
+            f"{forward}, forward and again backward"
+            if forward == backward
+            else f"forward {forward}, backward {backward}"
+        )
+        which = f"{layers.first} and its like: " if len(plan.traffic) > 1 else ""
+        lines += _labelled(
+            "" if number else "tp sends", f"{which}{both}; a rank, in each of {layers.layers} layers, a micro-batch"
+        )
+    return lines
+
+
+def _sent(collectives: Sequence[tuple[str, int, int]]) -> str:
+    """`2 all-gather + 2 reduce-scatter = 448 MiB`"""
+    total = sum(sent for _, _, sent in collectives)
+    kinds = " + ".join(f"{number} {name.replace('_', '-')}" for name, number, _ in collectives)
+    return f"{kinds} = {digits(total / MIB)} MiB" if collectives else "nothing"
 
 
 def _notes(label: str, notes: Iterable[Note]) -> list[str]:

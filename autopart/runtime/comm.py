@@ -11,6 +11,8 @@ split             own piece           all-gather
 slice             own piece           zeros around it
 all_to_all        all-to-all          all-to-all
 once              first rank only     -
+own_rows          own rows            zeros around them
+all_rows          zeros around them   own rows
 """
 
 from collections.abc import Callable
@@ -20,11 +22,16 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 
-from autopart.ir.placement import Shard
-from autopart.runtime.pieces import join, own_piece, pad_piece
+from autopart.ir.placement import Shard, rows
+from autopart.runtime.grouped_mm import grouped_mm
+from autopart.runtime.pieces import join, own_piece, pad_piece, stacked
 from autopart.runtime.vocabulary import ShardedCrossEntropy
 
 Parts = tuple[int, ...]
+
+# Collectives on one tensor, which copy nothing besides; torch 2.13 has new names for them, and warns of the old ones.
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+_reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
 
 
 class Comm:
@@ -91,6 +98,33 @@ class Comm:
         """`x` on the first rank and zeros on the others: added to partial sums, it is added once."""
         return _applied(_Once, x, self)
 
+    def own_rows(self, x: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
+        """The rows of this rank's groups. `ends`: (groups,), where each group of rows ends; its gradient is partial."""
+        start, stop = self._own_rows(ends)
+        return x[start:stop]
+
+    def all_rows(self, x: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
+        """This rank's rows, and zeros for those of all other groups: a partial sum."""
+        start, _ = self._own_rows(ends)
+        after = int(ends[-1]) - start - x.shape[0]
+        return F.pad(x, (0, 0) * (x.dim() - 1) + (start, after))
+
+    def grouped_mm(self, x: torch.Tensor, weight: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
+        """Rows times the matrices of their groups: of all groups, or of those that this rank has its share of.
+
+        `ends`: (groups,), where each of all groups ends.
+        """
+        share = weight.shape[0] if weight.dim() == 3 else ends.shape[0]
+        if share == ends.shape[0]:
+            return grouped_mm(x, weight, ends)
+        start, _ = self._own_rows(ends)
+        return grouped_mm(x, weight, ends[self.rank * share : (self.rank + 1) * share] - start)
+
+    def _own_rows(self, ends: torch.Tensor) -> tuple[int, int]:
+        share = ends.shape[0] // self.size
+        first = self.rank * share
+        return int(ends[first - 1]) if first else 0, int(ends[first + share - 1])
+
     def embedding(self, indices: torch.Tensor, weight: torch.Tensor, padding_idx: int | None = None) -> torch.Tensor:
         """A lookup in rows of which this rank holds its piece: zeros for the others, so the result is a partial sum."""
         first = self.rank * weight.shape[0]
@@ -134,16 +168,26 @@ def all_reduced(x: torch.Tensor, comm: Comm) -> torch.Tensor:
 def all_gathered(x: torch.Tensor, comm: Comm, shard: Shard) -> torch.Tensor:
     """The whole tensor of the ranks' pieces."""
     x = x.contiguous()
-    pieces = [torch.empty_like(x) for _ in range(comm.size)]
-    dist.all_gather(pieces, x, group=comm.group)
-    return join(pieces, shard)
+    shape = (*x.shape[: shard.dim], x.shape[shard.dim] * comm.size, *x.shape[shard.dim + 1 :])
+    if count := rows(shard, shape, x.element_size()):
+        whole = x.new_empty(shape)
+        for row, piece in zip(whole.view(count, -1), x.view(count, -1), strict=True):
+            _all_gather(row, piece, group=comm.group)
+        return whole
+    pieces = x.new_empty((comm.size, *x.shape))
+    _all_gather(pieces.view(-1), x.view(-1), group=comm.group)
+    return join(pieces.unbind(), shard)
 
 
 def reduce_scattered(x: torch.Tensor, comm: Comm, shard: Shard) -> torch.Tensor:
     """This rank's piece of the sum."""
-    pieces = [own_piece(x, shard, rank, comm.size) for rank in range(comm.size)]
-    result = torch.empty_like(pieces[0])
-    dist.reduce_scatter(result, pieces, group=comm.group)
+    shape = (*x.shape[: shard.dim], x.shape[shard.dim] // comm.size, *x.shape[shard.dim + 1 :])
+    result = x.new_empty(shape)
+    if count := rows(shard, x.shape, x.element_size()):
+        for piece, row in zip(result.view(count, -1), x.contiguous().view(count, -1), strict=True):
+            _reduce_scatter(piece, row, group=comm.group)
+        return result
+    _reduce_scatter(result.view(-1), stacked(x, shard, comm.size).view(-1), group=comm.group)
     return result
 
 
@@ -218,10 +262,10 @@ class _AllToAll(torch.autograd.Function):
 
 
 def _exchanged(x: torch.Tensor, comm: Comm, source: Shard, target: Shard) -> torch.Tensor:
-    outgoing = [own_piece(x, target, rank, comm.size) for rank in range(comm.size)]
-    incoming = [torch.empty_like(outgoing[0]) for _ in range(comm.size)]
-    dist.all_to_all(incoming, outgoing, group=comm.group)
-    return join(incoming, source)
+    outgoing = stacked(x, target, comm.size)
+    incoming = torch.empty_like(outgoing)
+    dist.all_to_all_single(incoming.view(-1), outgoing.view(-1), group=comm.group)
+    return join(incoming.unbind(), source)
 
 
 class _Once(torch.autograd.Function):

@@ -24,6 +24,16 @@ def pad_piece(x: torch.Tensor, whole: Sequence[int], shard: Shard, rank: int, de
     return result
 
 
+def stacked(x: torch.Tensor, shard: Shard, degree: int) -> torch.Tensor:
+    """The pieces of all ranks of a whole `x`, one after another as collectives send them."""
+    local = x.shape[shard.dim] // degree
+    result = x.new_empty((degree, *x.shape[: shard.dim], local, *x.shape[shard.dim + 1 :]))
+    for rank in range(degree):
+        slices = pieces(shard, x.shape[shard.dim], degree, rank)
+        torch.cat([x.narrow(shard.dim, start, stop - start) for start, stop in slices], shard.dim, out=result[rank])
+    return result
+
+
 def join(shards: Sequence[torch.Tensor], shard: Shard) -> torch.Tensor:
     """The whole tensor of the pieces of all ranks, in order of rank."""
     if shard.parts == (1,):

@@ -13,6 +13,7 @@ from autopart.schedules.find import find_schedule
 from autopart.search.candidate import Candidate, peak_in_flight
 from autopart.search.pipeline import search_cuts
 from autopart.search.request import RECOMPUTE, Request, check, divisors
+from autopart.search.sequence_parallel import check_sequence, pinned_strategies
 from autopart.search.tensor import TensorPlan, search_tensor
 from autopart.sharding.infer_axes import Axes
 from autopart.sharding.rule import Rule
@@ -24,6 +25,10 @@ REPLAYED = 12
 STATE_COPIES = 4.0  # parameters, gradients, and the two moments of AdamW
 # In a lean layout, the memory of all parameters weighs as much as this many unsharded passes.
 LEAN_WEIGHT = 100.0
+# In a sparing layout, which is lean too, all activations that are kept weigh as much as this share of such a pass:
+# enough to keep shards of what norms take, too little for splits that keep less still and send many times as much.
+SPARING_WEIGHT = 0.3
+FAST, LEAN, SPARING = "fast", "lean", "sparing"
 DEFAULT_SCHEDULE = "1f1b"  # as fast as GPipe in the same memory or less; others are chosen by a pin
 
 
@@ -45,7 +50,7 @@ class DegreeSearch:
     axes: Axes
     units: tuple[Unit, ...]
     request: Request
-    _costs: dict[tuple[int, int, bool], tuple[TensorPlan, tuple[UnitCost, ...]]] = field(default_factory=dict)
+    _costs: dict[tuple[int, int, str], tuple[TensorPlan, tuple[UnitCost, ...]]] = field(default_factory=dict)
     _flying: dict[tuple[str, int, int], tuple[int, ...]] = field(default_factory=dict)
     _options: dict[int, dict[str, tuple[Strategy, ...]]] = field(default_factory=dict)
 
@@ -88,16 +93,18 @@ class DegreeSearch:
             for micro_batch in sizes:
                 if share % micro_batch:
                     continue
-                some = False
-                for lean in self._variants(tp):
-                    for recompute in recomputes:
+                fitting: set[str] = set()
+                for variant in self._variants(tp):
+                    # Activations are spared where they do not fit otherwise.
+                    spared = variant == SPARING and limit < float("inf")
+                    for recompute in [x for x in recomputes if not spared or x not in fitting]:
                         candidate = self._candidate(
-                            tp, pp, dp, micro_batch, share // micro_batch, recompute, lean, limit
+                            tp, pp, dp, micro_batch, share // micro_batch, recompute, variant, limit
                         )
                         if candidate is not None:
-                            some = True
+                            fitting.add(recompute)
                             yield candidate
-                if not some:
+                if not fitting:
                     break  # a larger micro-batch needs more memory
 
     def _degrees(self) -> Iterator[tuple[int, int, int]]:
@@ -120,14 +127,17 @@ class DegreeSearch:
                 if (request.dp is None or dp == request.dp) and request.global_batch % dp == 0:
                     yield tp, pp, dp
 
-    def _variants(self, tp: int) -> tuple[bool, ...]:
-        """Layouts of least time, and lean ones. A pinned tp asks for the model to be shared, so it is."""
+    def _variants(self, tp: int) -> tuple[str, ...]:
+        """Layouts of least time, then such as take less memory. A pinned tp asks for the model to be shared."""
         if tp == 1:
-            return (False,)
-        return (True,) if self.request.tp else (False, True)
+            return (FAST,)
+        return (LEAN, SPARING) if self.request.tp else (FAST, LEAN, SPARING)
 
     def _check_tp(self) -> None:
         tp, world = self.request.tp, self.request.world
+        if self.request.sequence_parallel:
+            degrees = [other for other in ((tp,) if tp else divisors(world)) if other > 1]
+            check_sequence({other: self.options(other) for other in degrees}, self.folded.graph.nodes, self.axes)
         if tp is None or self.shares_work(tp):
             return
         possible = [other for other in divisors(world) if other == 1 or self.shares_work(other)]
@@ -145,31 +155,38 @@ class DegreeSearch:
         """Every node's strategies on `tp` ranks."""
         if tp not in self._options:
             graph = self.folded.graph
+            pin, axes = self.request.sequence_parallel if tp > 1 else None, self.axes
             self._options[tp] = {
-                node.name: strategies(node, graph, self.rules[node.name], self.axes.parts_of, tp)
+                node.name: pinned_strategies(
+                    pin, node, strategies(node, graph, self.rules[node.name], axes.parts_of, tp), axes
+                )
                 for node in graph.nodes
             }
         return self._options[tp]
 
-    def costs(self, tp: int, micro_batch: int, lean: bool) -> tuple[TensorPlan, tuple[UnitCost, ...]]:
+    def costs(self, tp: int, micro_batch: int, variant: str) -> tuple[TensorPlan, tuple[UnitCost, ...]]:
         """The tensor plan and the costs of all units at a tp degree and micro-batch."""
-        key = (tp, micro_batch, lean)
+        key = (tp, micro_batch, variant)
         if key not in self._costs:
             prices = Prices(self.folded.graph, self.rules, self.request.cluster, tp, micro_batch)
-            price = 0.0
-            if lean:
-                _, whole = self.costs(1, micro_batch, False)
+            held_price = kept_price = 0.0
+            if variant != FAST:
+                _, whole = self.costs(1, micro_batch, FAST)
                 seconds = sum(cost.forward_s + cost.backward_s for cost in whole)
-                price = LEAN_WEIGHT * seconds / max(1.0, sum(s for cost in whole for _, s, _ in cost.parameters))
-            plan = search_tensor(self.folded, self.options(tp), prices, seconds_per_byte=price)
+                held_price = LEAN_WEIGHT * seconds / max(1.0, sum(s for cost in whole for _, s, _ in cost.parameters))
+                if variant == SPARING:
+                    kept_price = SPARING_WEIGHT * seconds / max(1.0, sum(cost.kept_bytes for cost in whole))
+            plan = search_tensor(
+                self.folded, self.options(tp), prices, seconds_per_byte=held_price, seconds_per_kept_byte=kept_price
+            )
             self._costs[key] = plan, unit_costs(self.folded, self.units, prices, plan.strategies, plan.parameters)
         return self._costs[key]
 
     def _candidate(
-        self, tp: int, pp: int, dp: int, micro_batch: int, count: int, recompute: str, lean: bool, limit: float
+        self, tp: int, pp: int, dp: int, micro_batch: int, count: int, recompute: str, variant: str, limit: float
     ) -> Candidate | None:
         schedule = self.request.schedule or DEFAULT_SCHEDULE
-        tensor, costs = self.costs(tp, micro_batch, lean)
+        tensor, costs = self.costs(tp, micro_batch, variant)
         key = (schedule, pp, count)
         if key not in self._flying:
             self._flying[key] = peak_in_flight(schedule, pp, count)

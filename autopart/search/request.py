@@ -12,7 +12,8 @@ RECOMPUTE = ("none", "full")
 class Request:
     """A world, a global batch and a cluster; every other field is a pin, None where it is searched.
 
-    `cuts` are indices of the units that begin a stage. `tokens_per_sample` is 0 for a model without tokens.
+    `cuts` are indices of the units that begin a stage. `sequence_parallel`: True shards what goes from layer to layer
+    along the sequence, False shards nothing along it. `tokens_per_sample` is 0 for a model without tokens.
     """
 
     world: int
@@ -26,6 +27,7 @@ class Request:
     recompute: str | None = None
     schedule: str | None = None
     cuts: tuple[int, ...] | None = None
+    sequence_parallel: bool | None = None
     optimizer: str = "adamw"
 
 

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 
+from autopart.estimate.node import Prices
 from autopart.estimate.work import Work, work_of
 from autopart.ir.folded import Folded
 from autopart.ir.graph import Node
 from autopart.ir.kept import KEPT
-from autopart.ir.plan import Alternative, NodeChoice, Note, ParameterChoice, PlanData, Prediction
+from autopart.ir.plan import Alternative, LayerTraffic, NodeChoice, Note, ParameterChoice, PlanData, Prediction
 from autopart.ir.units import Unit, units_of
 from autopart.search.candidate import Candidate
 from autopart.search.degrees import DegreeSearch, Found
@@ -15,6 +16,8 @@ from autopart.sharding.batch import BatchSharding
 from autopart.sharding.infer_axes import Axes, infer_axes
 from autopart.sharding.rule import Rule
 from autopart.sharding.strategies import Strategy
+
+PROVED = 1e-9  # a relative gap that rounding explains
 
 
 def solve(
@@ -41,14 +44,6 @@ def solve(
     found = DegreeSearch(folded, rules, axes, units, request).run()
     best, cluster = found.best, request.cluster
     dtypes = [parameter.value.dtype for parameter in graph.parameters]
-    mixed = tuple(
-        Note(
-            item.op,
-            f"mixes the samples of a batch ({item.location}): computed per micro-batch, not over the global batch",
-        )
-        for item in batch.mixing
-        if graph.loss is not None
-    )
     return PlanData(
         model=graph.name,
         fingerprint=folded.source.fingerprint,
@@ -75,10 +70,35 @@ def solve(
         nodes=_node_choices(folded, best),
         parameters=tuple(ParameterChoice(n, x) for n, x in best.tensor.parameters.items()) if best.tp > 1 else (),
         axes=_sharded_axes(folded, axes, best),
+        traffic=_traffic(folded, rules, axes, units, best),
         replicated=_replicated(folded, rules, best, DegreeSearch(folded, rules, axes, units, request).options(best.tp)),
         alternatives=_alternatives(found),
-        notes=(*notes, *mixed),
+        notes=(*notes, *(mixing_notes(batch) if graph.loss is not None else ()), *_unproved(best)),
     )
+
+
+def mixing_notes(batch: BatchSharding) -> tuple[Note, ...]:
+    """What mixes the samples: one note for each line of the user's, with the ops that do it there."""
+    lines: dict[str, dict[str, None]] = {}
+    for item in batch.mixing:
+        lines.setdefault(item.location, {})[item.op] = None
+    return tuple(
+        Note(
+            ", ".join(ops),
+            f"{'mix' if len(ops) > 1 else 'mixes'} the samples of a batch ({location}): computed per micro-batch, not "
+            "over the global batch",
+        )
+        for location, ops in lines.items()
+    )
+
+
+def _unproved(best: Candidate) -> tuple[Note, ...]:
+    """What to say where the tensor search could only bound how far from the optimum its layout is."""
+    found = best.tensor
+    gap = 1 - found.bound_s / found.seconds if found.seconds > 0 else 0.0
+    if gap <= PROVED:
+        return ()
+    return (Note("tensor search", f"the graph is too entangled to prove its optimum; this layout is within {gap:.1%}"),)
 
 
 def _parameter_count(folded: Folded) -> int:
@@ -119,6 +139,29 @@ def _node_choices(folded: Folded, best: Candidate) -> tuple[NodeChoice, ...]:
         for node in folded.graph.nodes
         for own in [chosen[node.name]]
     )
+
+
+def _traffic(
+    folded: Folded, rules: Mapping[str, Rule | None], axes: Axes, units: Sequence[Unit], best: Candidate
+) -> tuple[LayerTraffic, ...]:
+    if best.tp == 1:
+        return ()
+    prices = Prices(folded.graph, rules, best.cluster, best.tp, best.micro_batch)
+    found = []
+    for unit, cost in zip(units, best.costs, strict=True):
+        if unit.loop is None or unit.run:
+            continue
+        sent: tuple[dict[str, list[float]], dict[str, list[float]]] = ({}, {})
+        for conversion in cost.conversions:
+            for table, collective in zip(sent, prices.sent_bytes(*conversion), strict=True):
+                if collective is not None:
+                    table.setdefault(collective[0], []).append(collective[1])
+        forward, backward = (tuple((name, len(s), int(sum(s))) for name, s in sorted(table.items())) for table in sent)
+        shards = [(name, best.tensor.strategies[name].outputs[0].shard) for name in unit.loop.enters]
+        values = {node.name: node.output.name for node in folded.graph.nodes}
+        between = dict.fromkeys(axes.axis_of[(values[name], x.dim)].name for name, x in shards if x is not None)
+        found.append(LayerTraffic(unit.name, unit.loop.region.count, tuple(between), forward, backward))
+    return tuple(found)
 
 
 def _sharded_axes(folded: Folded, axes: Axes, best: Candidate) -> tuple[tuple[str, str], ...]:

@@ -2,16 +2,25 @@
 
 Micro-batching and data parallelism shard the batch axis. By the same letters as any other axis: a dim that holds the
 batch stays sharded, a contraction leaves a partial sum, a mean over the batch becomes a share of the global mean. What
-mixes samples in another way (a batch norm, a contrastive loss) is named, and computed per micro-batch.
+mixes samples in another way (a batch norm, a contrastive loss) is named, and computed per micro-batch. Samples that are
+sorted and put back (an expert's tokens) do not mix: `Dispatch` follows them.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import sympy
+
 from autopart.ir.folded import ENTER, LEAVE
 from autopart.ir.graph import Graph, Node
-from autopart.ir.size import BATCH, Size
+from autopart.ir.size import BATCH, Size, is_batched
+from autopart.sharding.dispatch import Dispatch
 from autopart.sharding.rule import Rule
+from autopart.sharding.rules import elementwise
+
+# Ops of which a number among the arguments is computed with; of others it is a size.
+NUMERICAL = frozenset(elementwise.RULES) | {"aten.full.default", "aten.new_full.default", "aten.scalar_tensor.default"}
+ZEROS = frozenset({"aten.zeros.default", "aten.zeros_like.default", "aten.new_zeros.default"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +70,7 @@ class _Walk:
 
     def __init__(self, graph: Graph, rules: Mapping[str, Rule | None], proven: frozenset[str]) -> None:
         self.graph, self.rules, self.proven = graph, rules, proven
+        self.dispatch = Dispatch(graph, rules)
         self.partial: set[str] = set()
         self.local: set[str] = set()
         self.doubt: dict[str, Mixing] = {}
@@ -85,12 +95,13 @@ class _Walk:
         graph, rule = self.graph, self.rules.get(node.name)
         batched = [name for name in node.inputs if _has_batch(graph.values[name].shape)]
         inherited = frozenset(name for name in node.inputs if name in self.partial)
+        local = not self.local.isdisjoint(node.inputs)
         spreads = any(_has_batch(value.shape) for value in node.outputs)
         outputs = [value.name for value in node.outputs]
-        fine = _separable(node, graph, rule, inherited, spreads)
+        fine = self._separable(node, inherited, spreads, local)
         if all(name in graph.recomputable for name in outputs):
             origin = next((self.doubt[name] for name in node.inputs if name in self.doubt), None)
-            if origin is None and batched and not fine:
+            if origin is None and not fine and (batched or _counts_samples(node)):
                 origin = Mixing(node.name, node.op, node.location)
             if origin is not None:
                 self.doubt.update(dict.fromkeys((name for name in outputs if name not in self.proven), origin))
@@ -99,18 +110,29 @@ class _Walk:
             if name in self.doubt:
                 self.doubtful.add(name)
                 self._report(self.doubt[name])
-        if not batched and not inherited and not self.local.intersection(node.inputs):
+        if not batched and not inherited and not local:
             return
         if not fine:
             self._report(Mixing(node.name, node.op, node.location))
         if spreads:
             return
-        if not fine or self.local.intersection(node.inputs):
+        if not fine or local:
             self.local.update(outputs)
             return
         self.partial.update(outputs)
+        if _counts_samples(node):
+            self.shares.add(node.name)
         if batched and rule is not None and rule.mean:
             _average(node, graph, rule, self.shares, self.counted)
+
+    def _separable(self, node: Node, inherited: frozenset[str], spreads: bool, local: bool) -> bool:
+        """Whether a part of the batch gives its part of the result, or its term of a sum."""
+        if local:
+            inherited = frozenset()  # beside a part's own values, which are named already, sums count for that part
+        dispatched = self.dispatch.visit(node)
+        if dispatched is None:
+            return _letters_separate(node, self.graph, self.rules.get(node.name), inherited, spreads)
+        return dispatched and all(self.dispatch.counts(name) for name in inherited)
 
     def _report(self, mixing: Mixing) -> None:
         self.reported.setdefault(mixing.node, mixing)
@@ -123,19 +145,42 @@ def _average(node: Node, graph: Graph, rule: Rule, shares: set[str], counted: di
         shares.add(node.name)
 
 
-def _separable(node: Node, graph: Graph, rule: Rule | None, inherited: frozenset[str], spreads: bool) -> bool:
+def _letters_separate(node: Node, graph: Graph, rule: Rule | None, inherited: frozenset[str], spreads: bool) -> bool:
     if node.op in (ENTER, LEAVE):
         return True
     if rule is None or any(_batch_dims(value.shape) > 1 for value in node.outputs):
         return False
+    if _counts_samples(node) and not _averages(node, inherited):
+        return False
     for dims, name in zip(rule.inputs, node.inputs, strict=True):
         for letter, size in zip(dims, graph.values[name].shape, strict=True):
-            if letter in rule.whole and _is_batched(size):
+            if letter in rule.whole and is_batched(size):
                 return False
     if not inherited:
         return True
     partial = {index for index, name in enumerate(node.inputs) if name in inherited}
-    return not spreads and partial == rule.linear
+    nothing = {index for index, name in enumerate(node.inputs) if _is_zero(graph, name)}
+    return not spreads and partial <= rule.linear <= partial | nothing
+
+
+def _averages(node: Node, inherited: frozenset[str]) -> bool:
+    """Whether a sum over samples is divided by a number that grows as they do: a mean, of which a part is a share."""
+    size = node.arg(1, "other")
+    divided = node.op in ("aten.div.Tensor", "aten.div.Scalar") and frozenset(node.inputs[:1]) == inherited
+    return divided and isinstance(size, sympy.Expr) and (size / BATCH).is_number is True
+
+
+def _counts_samples(node: Node) -> bool:
+    """Whether the number of samples is computed with."""
+    return node.op in NUMERICAL and any(is_batched(arg) for arg in node.args if isinstance(arg, sympy.Expr))
+
+
+def _is_zero(graph: Graph, name: str) -> bool:
+    """Whether `name` is made as zeros."""
+    if name not in graph.producer:
+        return False
+    node = graph.nodes[graph.producer[name]]
+    return node.op in ZEROS or (node.op == "aten.full.default" and node.args[1] == 0)
 
 
 def _ancestors(graph: Graph) -> frozenset[str]:
@@ -149,12 +194,8 @@ def _ancestors(graph: Graph) -> frozenset[str]:
     return frozenset(found)
 
 
-def _is_batched(size: Size) -> bool:
-    return not isinstance(size, int) and BATCH in size.free_symbols
-
-
 def _batch_dims(shape: tuple[Size, ...]) -> int:
-    return sum(_is_batched(size) for size in shape)
+    return sum(is_batched(size) for size in shape)
 
 
 def _has_batch(shape: tuple[Size, ...]) -> bool:

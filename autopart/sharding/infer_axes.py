@@ -18,8 +18,10 @@ from autopart.sharding.rule import Rule
 from autopart.sharding.strategies import Parts, PartsOf, deeper_parts
 
 Place = tuple[str, int]
+SEQUENCE = "sequence"  # the second dim of an input
 MOST_ROUNDS = 6
 MOST_PARTS = 64
+MOST_KINDS = 32  # of parts an axis; a scan that cuts at every step would ask for one a step, of every node on the axis
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,7 @@ def _spread_parts(graph: Graph, rules: Mapping[str, Rule | None], union: network
     def ask(name: str, dim: int, parts: Parts) -> bool:
         parts = normalized(parts)
         known = asked.setdefault(union[(name, dim)], set())
-        if len(parts) == 1 or len(parts) > MOST_PARTS or parts in known:
+        if len(parts) == 1 or len(parts) > MOST_PARTS or parts in known or len(known) >= MOST_KINDS:
             return False
         known.add(parts)
         return True
@@ -116,7 +118,7 @@ def _named(graph: Graph, union: networkx.utils.UnionFind, hints: list[tuple[Plac
     for item in graph.inputs:
         for dim in range(len(item.value.shape)):
             names.setdefault(
-                union[(item.value.name, dim)], "batch" if dim == 0 else "sequence" if dim == 1 else f"{item.path}.{dim}"
+                union[(item.value.name, dim)], "batch" if dim == 0 else SEQUENCE if dim == 1 else f"{item.path}.{dim}"
             )
     for parameter in graph.parameters:
         owner = parameter.target.rsplit(".", 1)[0]

@@ -22,6 +22,7 @@ class Move:
 
     `call` names the function of the runtime that takes the op's place on shards (a masked lookup, say).
     `reduces`: the function reduces inside, so outputs are whole and not partial.
+    `units`: how many pieces the dim has that cannot be cut (the groups of a convolution); None where an element is one.
     """
 
     letter: str
@@ -29,6 +30,7 @@ class Move:
     outputs: tuple[Shard | None, ...]
     call: str | None = None
     reduces: bool = False
+    units: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Strategies: all the ways in which the ranks of one mesh axis can compute one node."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from autopart.ir.folded import ENTER, LEAVE
 from autopart.ir.graph import Graph, Node
@@ -17,6 +17,7 @@ from autopart.ir.placement import (
     divides,
     sharded,
 )
+from autopart.ir.size import Size
 from autopart.sharding.rule import Move, Rule
 
 Parts = tuple[int, ...]
@@ -58,7 +59,9 @@ def strategies(node: Node, graph: Graph, rule: Rule | None, parts_of: PartsOf, d
         return tuple(
             Strategy(str(x), (x,), (x,), divided=False) for x in carried_layouts(node, graph, parts_of, degree)
         )
-    count = len(node.inputs)
+    names = node.inputs
+    count = len(names)
+    shapes = [graph.values[name].shape for name in names] + [value.shape for value in node.outputs]
     found = [Strategy("", (REPLICATED,) * count, (REPLICATED,) * len(node.outputs), divided=False)]
     if node.op == KEPT:  # it takes its weights by itself, and they must be whole, with whole gradients
         return tuple(found)
@@ -69,12 +72,14 @@ def strategies(node: Node, graph: Graph, rule: Rule | None, parts_of: PartsOf, d
         if rule.linear:
             given = tuple(PARTIAL_VALUE if i in rule.linear else REPLICATED for i in range(count))
             found.append(Strategy("", given, (PARTIAL_VALUE,) * len(node.outputs), divided=False))
-        for move in (*_letter_moves(node, rule, parts_of), *_deeper_moves(node, rule, parts_of)):
-            strategy = _strategy(node, graph, rule, move, degree)
+        for move in (*_letter_moves(node, names, rule, parts_of), *_deeper_moves(node, rule, parts_of)):
+            strategy = _strategy(shapes, rule, move, degree)
             if strategy is not None:
                 found.append(strategy)
-    unique = dict.fromkeys(_without_gradients(strategy, node, graph) for strategy in found)
-    return tuple(unique)
+    trained = [graph.values[name].requires_grad for name in names], [value.requires_grad for value in node.outputs]
+    if not all(map(all, trained)):
+        found = [_without_gradients(strategy, *trained) for strategy in found]
+    return tuple(dict.fromkeys(found))
 
 
 def carried_layouts(node: Node, graph: Graph, parts_of: PartsOf, degree: int) -> tuple[Layout, ...]:
@@ -90,16 +95,14 @@ def carried_layouts(node: Node, graph: Graph, parts_of: PartsOf, degree: int) ->
     return tuple(layouts)
 
 
-def _letter_moves(node: Node, rule: Rule, parts_of: PartsOf) -> list[Move]:
+def _letter_moves(node: Node, names: tuple[str, ...], rule: Rule, parts_of: PartsOf) -> list[Move]:
     """A move for every free letter and every parts in which one of its dims is asked for."""
     moves = []
     for letter in rule.letters:
         contracted = not any(letter in dims for dims in rule.outputs)
         if letter in rule.whole or (contracted and rule.counts is not None):
             continue
-        places = [
-            (name, dims.index(letter)) for name, dims in zip(node.inputs, rule.inputs, strict=True) if letter in dims
-        ]
+        places = [(name, dims.index(letter)) for name, dims in zip(names, rule.inputs, strict=True) if letter in dims]
         places += [
             (v.name, dims.index(letter)) for v, dims in zip(node.outputs, rule.outputs, strict=True) if letter in dims
         ]
@@ -118,14 +121,14 @@ def _deeper_moves(node: Node, rule: Rule, parts_of: PartsOf) -> list[Move]:
         for parts in sorted(deeper_parts(node, move, parts_of)):
             inputs = tuple(shard and Shard(shard.dim, parts * len(shard.parts)) for shard in move.inputs)
             outputs = tuple(shard and Shard(shard.dim, parts * len(shard.parts)) for shard in move.outputs)
-            moves.append(Move(move.letter, inputs, outputs, move.call, move.reduces))
+            moves.append(replace(move, inputs=inputs, outputs=outputs))
     return moves
 
 
 def deeper_parts(node: Node, move: Move, parts_of: PartsOf) -> frozenset[Parts]:
     """Further parts for a move whose pieces are all equal: `parts` inside each of its pieces."""
     shards = [shard for shard in (*move.inputs, *move.outputs) if shard is not None]
-    if any(set(shard.parts) != {1} for shard in shards) or move.call:
+    if any(set(shard.parts) != {1} or shard.by is not None for shard in shards) or move.call:
         return frozenset()
     names = (*node.inputs, *(value.name for value in node.outputs))
     found: set[Parts] = set()
@@ -140,10 +143,11 @@ def deeper_parts(node: Node, move: Move, parts_of: PartsOf) -> frozenset[Parts]:
     return frozenset(found)
 
 
-def _strategy(node: Node, graph: Graph, rule: Rule, move: Move, degree: int) -> Strategy | None:
-    shapes = [graph.values[name].shape for name in node.inputs] + [value.shape for value in node.outputs]
+def _strategy(shapes: list[tuple[Size, ...]], rule: Rule, move: Move, degree: int) -> Strategy | None:
     for shape, shard in zip(shapes, (*move.inputs, *move.outputs), strict=True):
         if shard is not None and not divides(shard, shape, degree):
+            return None
+        if shard is not None and move.units is not None and not divides(Shard(0, shard.parts), (move.units,), degree):
             return None
     contracted = all(shard is None for shard in move.outputs)
     if contracted and all(shard is None for shard in move.inputs):
@@ -153,7 +157,7 @@ def _strategy(node: Node, graph: Graph, rule: Rule, move: Move, degree: int) -> 
     inputs = []
     for index, shard in enumerate(move.inputs):
         if shard is not None:
-            inputs.append(sharded(shard.dim, shard.parts))
+            inputs.append(_sharded(shard))
         elif contracted and index in rule.once:
             inputs.append(PARTIAL_VALUE)
         elif contracted and move.reduces:
@@ -161,23 +165,26 @@ def _strategy(node: Node, graph: Graph, rule: Rule, move: Move, degree: int) -> 
         else:
             inputs.append(PARTIAL_GRADIENT)
     if contracted:
-        outputs = [REPLICATED if move.reduces else PARTIAL_VALUE] * len(node.outputs)
+        outputs = [REPLICATED if move.reduces else PARTIAL_VALUE] * len(move.outputs)
     else:
-        outputs = [sharded(shard.dim, shard.parts) for shard in move.outputs if shard is not None]
+        outputs = [_sharded(shard) for shard in move.outputs if shard is not None]
     scale = contracted and rule.mean and not move.reduces
     return Strategy(move.letter, tuple(inputs), tuple(outputs), scale=scale, call=move.call)
 
 
-def _without_gradients(strategy: Strategy, node: Node, graph: Graph) -> Strategy:
-    inputs = tuple(
-        without_gradient(layout) if not graph.values[name].requires_grad else layout
-        for name, layout in zip(node.inputs, strategy.inputs, strict=True)
+def _sharded(shard: Shard) -> Layout:
+    return Layout(shard, shard) if shard.by is not None else sharded(shard.dim, shard.parts)
+
+
+def _without_gradients(strategy: Strategy, inputs: list[bool], outputs: list[bool]) -> Strategy:
+    """`strategy`, where the inputs and outputs that have gradients are those said."""
+    ins = zip(strategy.inputs, inputs, strict=True)
+    outs = zip(strategy.outputs, outputs, strict=True)
+    return replace(
+        strategy,
+        inputs=tuple(layout if trained else without_gradient(layout) for layout, trained in ins),
+        outputs=tuple(layout if trained else without_gradient(layout) for layout, trained in outs),
     )
-    outputs = tuple(
-        without_gradient(layout) if not value.requires_grad else layout
-        for value, layout in zip(node.outputs, strategy.outputs, strict=True)
-    )
-    return Strategy(strategy.letter, inputs, outputs, strategy.scale, strategy.call, strategy.divided)
 
 
 def without_gradient(layout: Layout) -> Layout:

@@ -175,3 +175,27 @@ class TestSharedLayers:
         whole = folded(fold(graph_of(self.Shared(True), BATCH)))
         assert [count for _, count in regions(whole.source)] == [4]
         assert layer_parts(whole, whole.loops[0]) == tuple((f"scales.{number}",) for number in range(4))
+
+
+class TestLayersThatRunAgain:
+    """A stack that is run twice, as recurrent models do: one module, so one set of weights and gradients."""
+
+    class Twice(nn.Module):
+        def __init__(self, between: bool) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList(Block() for _ in range(4))
+            self.between = nn.Linear(8, 8) if between else nn.Identity()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            for layer in self.layers:
+                x = layer(x)
+            x = self.between(x)
+            for layer in self.layers:
+                x = layer(x)
+            return x
+
+    @pytest.mark.parametrize("between", [True, False])
+    def test_they_do_not_fold(self, between: bool) -> None:
+        graph = fold(graph_of(self.Twice(between), (BATCH,), mean))
+        assert regions(graph) == []
+        assert len(graph.parameters) == 4 * len(list(Block().parameters())) + 2 * between

@@ -263,3 +263,66 @@ class TestFingerprint:
             "keywords": graph_of(tiny_gpt(layers=1), dict(zip(("tokens", "labels"), token_batch(), strict=True))),
         }
         assert len({graph.fingerprint for graph in prints.values()}) == len(prints)
+
+
+class _Straight(torch.autograd.Function):
+    """Rounds, and lets gradients through."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        return x.round()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        return gradient
+
+
+class TestOwnGradients:
+    """Export would forget the backward of a `torch.autograd.Function`."""
+
+    def test_refused_with_the_line(self) -> None:
+        class Rounding(nn.Linear):
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                return _Straight.apply(super().forward(x)).sum()  # the function
+
+        with pytest.raises(
+            CaptureError, match=r"_Straight, a torch\.autograd\.Function: .* register_autograd"
+        ) as caught:
+            graph_of(Rounding(8, 8), BATCHED)
+        assert f"{Path(__file__).name}:{line_of('  # the function')}" in str(caught.value)
+
+    def test_they_work_again_afterwards(self) -> None:
+        graph_of(nn.Linear(8, 8), BATCHED)
+        x = torch.tensor([0.3], requires_grad=True)
+        _Straight.apply(x).sum().backward()
+        assert x.grad is not None
+
+
+class TestNumbersReadFromTensors:
+    """A check of one is dropped, a use of one is refused."""
+
+    def test_a_check(self) -> None:
+        class Checking(nn.Linear):
+            def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+                torch._check(lengths.max().item() <= 8)
+                return super().forward(x).sum()
+
+        graph = graph_of(Checking(8, 8), (torch.empty(2, 8), torch.ones(2, dtype=torch.long)))
+        assert "aten.linear.default" in {node.op for node in graph.nodes}
+
+    def test_a_use(self) -> None:
+        class Using(nn.Linear):
+            def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+                return (super().forward(x) * lengths.max().item()).sum()
+
+        with pytest.raises(CaptureError, match="a number read from a tensor"):
+            graph_of(Using(8, 8), (torch.empty(2, 8), torch.ones(2, dtype=torch.long)))
+
+    def test_a_size(self) -> None:
+        class Splitting(nn.Linear):
+            def forward(self, x: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+                pieces = super().forward(x).split(counts.tolist(), dim=-1)
+                return sum(piece.sum() for piece in pieces)
+
+        with pytest.raises(CaptureError, match=r"read from (a tensor|the values of a tensor)"):
+            graph_of(Splitting(8, 8), (torch.empty(2, 8), torch.tensor([3, 5, 0])))

@@ -81,7 +81,6 @@ TRANSFORMERS: dict[str, tuple[dict[str, Any], int]] = {
     "GPTNeoX": ({}, 3),
     "Mamba": ({"state_size": 4}, 3),
     "OPT": ({"ffn_dim": 48, "word_embed_proj_dim": 32}, 3),
-    "Bloom": ({"n_layer": 4, "n_head": 4}, 3),
     "Falcon": ({}, 0),
 }
 

@@ -17,6 +17,7 @@ PLACEMENTS = st.one_of(
     st.just(Replicate()),
     st.just(Partial()),
     st.builds(Shard, st.integers(0, 9), st.lists(st.integers(1, 300), min_size=1, max_size=4).map(tuple)),
+    st.builds(Shard, st.integers(0, 9), by=st.sampled_from(["cumsum", "to_1", "_1"])),
 )
 REMOVED = object()
 
@@ -37,7 +38,23 @@ def test_what_parses_prints_the_same_layout_or_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "R", "X|R", "R|", "R|P|R", "S(-1)|R", "S(0,0)|R", "S(0,)|R", "S(0,1:)|R", "S(1_0)|R", "S( 1)|R"]
+    "text",
+    [
+        "",
+        "R",
+        "X|R",
+        "R|",
+        "R|P|R",
+        "S(-1)|R",
+        "S(0,0)|R",
+        "S(0,)|R",
+        "S(0,1:)|R",
+        "S(1_0)|R",
+        "S( 1)|R",
+        "S(1@)|R",
+        "S(@a)|R",
+        "S(1@a b)|R",
+    ],
 )
 def test_no_layout(text: str) -> None:
     with pytest.raises(ValueError, match=r"is no (layout|placement)"):

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from autopart.ir.placement import Shard
+from autopart.ir.placement import LEAST_ROW_BYTES, Shard, rows
 from autopart.runtime.comm import Comm
 from autopart.runtime.pieces import join, own_piece, pad_piece
 from tests.worker_pool import WorkerPool
@@ -85,6 +85,37 @@ def test_collective(worker_pool: WorkerPool, call: str, shard: Shard) -> None:
     for found in worker_pool.run(_rank_through, WORLD, call, shard):
         torch.testing.assert_close(found["output"], found["wanted output"], rtol=1e-12, atol=1e-12)
         torch.testing.assert_close(found["gradient"], found["wanted gradient"], rtol=1e-12, atol=1e-12)
+
+
+def _large_rows() -> dict[str, bool]:
+    comm = Comm(dist.group.WORLD, dist.get_rank(), WORLD)
+    shard, shape = Shard(1), (2, 8, LEAST_ROW_BYTES // 64)
+    whole = torch.arange(2 * 8, dtype=torch.float64).view(2, 8, 1).expand(shape)
+    own = own_piece(whole, shard, comm.rank, WORLD)
+    return {
+        "each row is a collective": rows(shard, shape, 8) == 2,
+        "all-gather": torch.equal(comm.all_gather(own, 1), whole),
+        "reduce-scatter": torch.equal(comm.reduce_scatter(whole, 1), WORLD * own),
+    }
+
+
+def test_large_rows_are_sent_where_they_lie(worker_pool: WorkerPool) -> None:
+    for found in worker_pool.run(_large_rows, WORLD):
+        assert all(found.values()), found
+
+
+@pytest.mark.parametrize(
+    ("shard", "shape", "count"),
+    [
+        (Shard(0), (8, 3), 1),
+        (Shard(1), (1, 8), 1),
+        (Shard(1), (4, 2**23), 4),
+        (Shard(1), (4, 2**22), 0),
+        (Shard(1, (1, 1)), (1, 8), 0),
+    ],
+)
+def test_rows(shard: Shard, shape: tuple[int, ...], count: int) -> None:
+    assert rows(shard, shape, 2) == count
 
 
 @pytest.mark.parametrize("shard", SHARDS, ids=str)

@@ -148,3 +148,40 @@ def test_what_has_no_samples_is_never_cut(worker_pool: WorkerPool) -> None:
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None
         torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-12, atol=1e-14)
+
+
+class Reflecting(nn.Module):
+    """Runs its layers once without gradients, and again with them; parameters are used in both."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 8)) for _ in range(4))
+
+    def forward(self, x: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """x: (batch, 8), target: (batch, 8)."""
+        with torch.no_grad():
+            first = x
+            for layer in self.layers:
+                first = first + layer(first)
+        for layer in self.layers:
+            x = x + layer(x + first)
+        return F.mse_loss(x, target)
+
+
+def _reflect(world: int, pins: dict[str, Any]) -> tuple[float, dict[str, torch.Tensor]]:
+    torch.manual_seed(0)
+    batch = {name: torch.randn(8, 8).double() for name in ("x", "target")}
+    par = autopart.parallelize(Reflecting().double(), world, inputs=batch, global_batch=8, micro_batch=4, **pins)
+    return float(par.train_step(par.shard_batch(batch))), par.full_gradients()
+
+
+def test_regions_without_gradients_give_none(worker_pool: WorkerPool) -> None:
+    torch.manual_seed(0)
+    batch = {name: torch.randn(8, 8).double() for name in ("x", "target")}
+    model = Reflecting().double()
+    expected = model(**batch)
+    expected.backward()
+    loss, gradients = worker_pool.run(_reflect, 4, 4, {"tp": 2, "pp": 2})[0]
+    assert abs(loss - float(expected.detach())) < 1e-12
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-9, atol=1e-12)

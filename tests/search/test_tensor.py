@@ -74,38 +74,51 @@ def small(name: str) -> Problem:
 class Evaluator:
     """What a joint choice costs, straight from the definition; knows nothing of variables or tables."""
 
-    def __init__(self, whole: Problem, prices: Prices, seconds_per_byte: float = 0.0) -> None:
+    def __init__(
+        self, whole: Problem, prices: Prices, seconds_per_byte: float = 0.0, seconds_per_kept_byte: float = 0.0
+    ) -> None:
         self.folded, self.graph, self.prices = whole.folded, whole.folded.graph, prices
-        self.seconds_per_byte = seconds_per_byte
+        self.seconds_per_byte, self.seconds_per_kept_byte = seconds_per_byte, seconds_per_kept_byte
 
     def cost(self, chosen: Mapping[str, Strategy]) -> float:
         """Nodes, and for every value the cheapest way to give all its consumers what they want."""
         assert not self.folded.loops, "the evaluator is for graphs without loops"
         total = sum(self.prices.node(node, chosen[node.name]).total_s for node in self.graph.nodes)
+        for node in self.graph.nodes:
+            for name, layout in self.prices.kept(node, chosen[node.name]):
+                if name not in self.graph.parameter_of:
+                    total += self.seconds_per_kept_byte * self.prices.local_bytes(name, layout)
         for name in self.graph.values:
             wants = self._wants(name, chosen)
             if name in self.graph.parameter_of:
                 total += min(
-                    self._stored(name, have) + self._conversions(name, have, wants)
+                    self._stored(name, have) + self._conversions(name, have, set(wants))
                     for have in self._storages(name, wants)
                 )
             elif name in self.graph.producer:
-                total += self._conversions(name, self._made(name, chosen), wants)
+                have = self._made(name, chosen)
+                total += self._conversions(name, have, set(wants)) + self._sums(name, have, wants)
             else:
-                total += self._conversions(name, REPLICATED, wants)
+                total += self._conversions(name, REPLICATED, set(wants))
             if name in self.graph.outputs:
                 total += self._convert(name, self._made(name, chosen), REPLICATED)
             if total == INFINITE:
                 return total
         return total
 
-    def _wants(self, name: str, chosen: Mapping[str, Strategy]) -> set[Layout]:
-        return {
+    def _wants(self, name: str, chosen: Mapping[str, Strategy]) -> list[Layout]:
+        return [
             chosen[node.name].inputs[slot]
             for node in self.graph.nodes
             for slot, used in enumerate(node.inputs)
             if used == name
-        }
+        ]
+
+    def _sums(self, name: str, have: Layout, wants: list[Layout]) -> float:
+        """The gradients of uses in one layout are added in it; what conversions bring back is added to the others."""
+        converted = [want for want in set(wants) if want != have]
+        inside = sum((wants.count(want) - 1) * self.prices.gradient_sum_s(name, want) for want in converted)
+        return inside + max(0, wants.count(have) + len(converted) - 1) * self.prices.gradient_sum_s(name, have)
 
     def _made(self, name: str, chosen: Mapping[str, Strategy]) -> Layout:
         node = self.graph.nodes[self.graph.producer[name]]
@@ -123,7 +136,7 @@ class Evaluator:
         cost = self.prices.conversion(name, have, want)
         return INFINITE if cost is None else cost.total_s
 
-    def _storages(self, name: str, wants: set[Layout]) -> Iterator[Layout]:
+    def _storages(self, name: str, wants: list[Layout]) -> Iterator[Layout]:
         yield REPLICATED
         if self.graph.values[name].requires_grad:
             yield PARTIAL_GRADIENT
@@ -135,7 +148,10 @@ class Evaluator:
         size = self.prices.local_bytes(name, have)
         once = self.prices.optimizer_s(size)
         once += self.prices.partial_gradient_s(name) if have == PARTIAL_GRADIENT else 0.0
-        return once / MICRO_BATCHES + self.seconds_per_byte * size
+        uses = sum(node.inputs.count(name) for node in self.graph.nodes)
+        sums = (uses - 1 / MICRO_BATCHES) * self.prices.gradient_sum_s(name, have)
+        memory = self.seconds_per_byte * size if len(self.graph.values[name].shape) > 1 else 0.0
+        return sums + once / MICRO_BATCHES + memory
 
 
 def brute_force(options: Mapping[str, tuple[Strategy, ...]], evaluator: Evaluator) -> float:
@@ -146,13 +162,13 @@ def brute_force(options: Mapping[str, tuple[Strategy, ...]], evaluator: Evaluato
 
 
 @pytest.mark.parametrize("name", ["mlp", "mlp with bias", "small mlp", "residual", "norm"])
-@pytest.mark.parametrize("seconds_per_byte", [0.0, 1e-10])
+@pytest.mark.parametrize("memory_prices", [(0.0, 0.0), (1e-10, 0.0), (1e-10, 1e-11)])
 @pytest.mark.parametrize("tp", [2, 8])
-def test_it_agrees_with_brute_force(name: str, tp: int, seconds_per_byte: float) -> None:
+def test_it_agrees_with_brute_force(name: str, tp: int, memory_prices: tuple[float, float]) -> None:
     whole = small(name)
     options, prices = whole.options(tp), whole.prices(tp, 2)
-    evaluator = Evaluator(whole, prices, seconds_per_byte)
-    found = search_tensor(whole.folded, options, prices, MICRO_BATCHES, seconds_per_byte)
+    evaluator = Evaluator(whole, prices, *memory_prices)
+    found = search_tensor(whole.folded, options, prices, MICRO_BATCHES, *memory_prices)
     assert evaluator.cost(found.strategies) == pytest.approx(found.seconds, rel=1e-9)
     assert found.seconds == pytest.approx(brute_force(options, evaluator), rel=1e-9)
 

@@ -1,5 +1,7 @@
 """Examples of ops that move numbers: views, cuts, lookups."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 
@@ -49,6 +51,17 @@ VIEW = (
     of(lambda x: x.new_full((4, 8), 2.5), n(2, 4)),
 )
 
+
+def sliced(*bounds: tuple[int, int]) -> Callable[..., list[torch.Tensor]]:
+    """Slices of what one weight makes, as a fused projection is sliced."""
+
+    def call(x: torch.Tensor, weight: torch.Tensor) -> list[torch.Tensor]:
+        made = F.linear(x, weight)
+        return [made[..., start:stop] for start, stop in bounds]
+
+    return call
+
+
 CUTTING = (
     of(lambda x: x[:, 1:], t(2, 4, 8)),
     of(lambda x: x[..., :-1], t(2, 4, 8)),
@@ -61,6 +74,10 @@ CUTTING = (
     of(lambda x: x.select(-2, 1), t(2, 4, 8)),
     of(lambda x: x.unbind(1), t(2, 4, 8)),
     of(lambda x: x.unbind(), t(4, 8)),
+    of(lambda x: x.unbind(1), t(4, 1, 8)),
+    of(lambda x: x.chunk(1, 1), t(4, 8)),
+    of(lambda x: x.split(8, 1), t(4, 8)),
+    of(lambda x: x.split_with_sizes((8,), 1), t(4, 8)),
     of(lambda x: F.pad(x, (1, 2)), t(4, 8)),
     of(lambda x: F.pad(x, (-1, 1)), t(4, 8)),
     of(lambda x: F.pad(x, (0, 0, 1, 0), value=2.5), t(2, 4, 8)),
@@ -68,6 +85,9 @@ CUTTING = (
     of(lambda x: F.pad(x, (0, 1), value=-100), i(9, 4, 8)),
     of(lambda x: aten.constant_pad_nd.default(x, (0, 1)), t(4, 8)),
     of(lambda x: aten.constant_pad_nd.default(x, (0, 1), 2.5), t(4, 8)),
+    of(lambda x: x[:, 4:12], t(2, 12)),
+    of(sliced((0, 16), (16, 20), (20, 24)), t(2, 4, 4), t(24, 4)),
+    of(sliced((4, 12), (16, 24)), t(2, 4), t(24, 4)),
     of(lambda x: x.split(4, -1), t(2, 12)),
     of(lambda x: x.split(4), t(12, 2)),
     of(lambda x: x.split(8, 1), t(2, 12)),

@@ -1,5 +1,6 @@
 """Following the batch axis: sums and means over samples, targets that count, and what mixes samples."""
 
+import linecache
 from typing import Any
 
 import torch
@@ -7,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from autopart import api
+from autopart.search.solve import mixing_notes
 from autopart.sharding.batch import BatchSharding
 
 
@@ -32,6 +34,28 @@ X, Y = torch.randn(4, 4), torch.randint(0, 4, (4,))
 def test_a_mean_is_a_share() -> None:
     found = _batch(Of(lambda x, y: x.square().mean()), X, Y)
     assert len(found.shares) == 1 and not found.counted and not found.weighted and not found.mixing
+
+
+def test_a_sum_divided_by_the_samples_is_a_share() -> None:
+    for loss in (lambda x, y: x.square().sum() / x.shape[0], lambda x, y: x.square().sum() / (3.0 * x.shape[0])):
+        found = _batch(Of(loss), X, Y)
+        assert len(found.shares) == 1 and not found.weighted and not found.mixing
+
+
+def test_other_numbers_of_samples_are_named() -> None:
+    for loss in (
+        lambda x, y: (x * x.shape[0]).mean(),
+        lambda x, y: x.square().sum() / (x.shape[0] + 1),
+        lambda x, y: x.mean() * torch.full((), x.shape[0], dtype=x.dtype),
+    ):
+        found = _batch(Of(loss), X, Y)
+        assert found.mixing
+
+
+def test_zeros_may_be_added_to_a_sum() -> None:
+    found = _batch(Of(lambda x, y: (torch.zeros(4) + x.sum(0)).sum()), X, Y)
+    assert not found.weighted and not found.mixing
+    assert _batch(Of(lambda x, y: (torch.ones(4) + x.sum(0)).sum()), X, Y).mixing
 
 
 def test_a_sum_needs_no_weight() -> None:
@@ -76,3 +100,26 @@ def test_what_letters_cannot_tell_is_found_out_by_running() -> None:
     mask = torch.randint(0, 2, (4, 4))
     assert not _batch(Masked(shifted=False), X, mask).mixing
     assert _batch(Masked(shifted=True), X, mask).mixing
+
+
+def test_a_balancing_loss_is_named_once() -> None:
+    """The auxiliary loss of a router is a product of two means over the batch."""
+    from transformers import MixtralConfig, MixtralForCausalLM
+
+    config = MixtralConfig(
+        vocab_size=32, hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=2, max_position_embeddings=8, num_local_experts=4, output_router_logits=True,
+    )  # fmt: skip
+    tokens = torch.randint(0, 32, (4, 8))
+    prepared = api.prepare(MixtralForCausalLM(config), {"input_ids": tokens, "labels": tokens.clone()}, None)
+    (note,) = mixing_notes(prepared.batch)
+    file, _, line = note.text.partition("(")[2].partition(")")[0].rpartition(":")
+    assert prepared.batch.weighted and "load_balancing_loss_func(" in linecache.getline(file, int(line))
+
+
+def test_one_note_a_line() -> None:
+    model = Of(lambda x, y: ((x - x.mean(0)) * x.flip(0).cumsum(0)).square().mean())
+    prepared = api.prepare(model, (X, Y), None)
+    assert len(prepared.batch.mixing) > 1
+    (note,) = mixing_notes(prepared.batch)
+    assert all(item.op in note.subject for item in prepared.batch.mixing)

@@ -13,7 +13,7 @@ from autopart.probe.traced import Traced, single
 from autopart.sharding.find_rule import find_rule
 from autopart.sharding.rule import Move, Rule
 from tests.sharding.proof import prove
-from tests.sharding.tensors import i, t, u
+from tests.sharding.tensors import i, n, t, u
 
 Break = Callable[[Rule], Rule]
 
@@ -42,6 +42,10 @@ def uncounted(rule: Rule) -> Rule:
     return replace(rule, counts=None)
 
 
+def freed_and_uncounted(rule: Rule) -> Rule:
+    return freed(uncounted(rule))
+
+
 def without_calls(rule: Rule) -> Rule:
     return replace(rule, moves=tuple(replace(move, call=None) for move in rule.moves))
 
@@ -62,6 +66,17 @@ def unreduced(rule: Rule) -> Rule:
     return replace(rule, moves=tuple(replace(move, reduces=False) for move in rule.moves))
 
 
+def uncounted_units(rule: Rule) -> Rule:
+    """The channels in as many pieces as there are."""
+    moves = tuple(replace(move, units=None) for move in rule.moves)
+    channels = Move("g", (Shard(1), Shard(0), Shard(0)), (Shard(1),))
+    return replace(rule, moves=moves or (channels,))
+
+
+def rows_of_experts(rule: Rule) -> Rule:
+    return replace(rule, inputs=(("t", "k"), *rule.inputs[1:]), outputs=(("t", "n"),))
+
+
 q, k, v = t(2, 4, 8, 4), t(2, 4, 8, 4), t(2, 4, 8, 4)
 IGNORED = torch.tensor([1, -100, 2, 3])
 SPLIT = Move("x", (Shard(1),), (Shard(1), Shard(1)))
@@ -70,6 +85,14 @@ JOIN = Move("x", (Shard(1), Shard(1)), (Shard(1),))
 SAME = Move("x", (Shard(1),), (Shard(1),))
 INNER = Move("x", (Shard(1),), (Shard(2),))
 OUTER = Move("x", (Shard(0),), (Shard(1),))
+
+COPIES = Move("x", (Shard(1),), (Shard(1, (1, 1)),))
+SPOTS = torch.tensor([[0, 5, 2, 5]] * 4)
+GROUPS = ((1,), (0,), (1,), 1)
+OWN_STATISTICS = (None, None, None, None, True, 0.1, 1e-5, False)
+BATCH_NORM = (t(4, 8, 2), t(8), t(8), None, None, True, 0.1, 1e-5, False)
+OFFSETS = torch.tensor([1, 3, 4, 8], dtype=torch.int32)
+EXPERTS = (t(8, 4).detach().float(), t(4, 4, 8).detach().float(), OFFSETS)
 
 BROKEN: list[tuple[str, Break, tuple[str, Any]]] = [
     ("a normalized dim is free", freed, ("aten.layer_norm.default", t(4, 8), (8,), t(8), t(8))),
@@ -103,6 +126,24 @@ BROKEN: list[tuple[str, Break, tuple[str, Any]]] = [
     ("a matrix's dims change places", transposed, ("aten.mm.default", t(4, 4), t(4, 4))),
     ("a broadcast operand is sharded", misaligned, ("aten.mul.Tensor", t(4, 4), t(4))),
     ("a repeated dim is contiguous", moved(SAME), ("aten.repeat.default", t(2, 4), (1, 2))),
+    ("replaced positions are free", freed, ("aten.scatter.src", u(4, 8), 1, SPOTS, u(4, 4))),
+    ("x is added by all", added_by_all, ("aten.scatter_add.default", u(4, 8), 1, SPOTS, u(4, 4))),
+    ("positions are put by all", added_by_all, ("aten.index_put.default", t(8, 4), [SPOTS[0]], t(4, 4), True)),
+    ("a filled number is linear", everywhere_linear, ("aten.scatter.value", u(4, 8), 1, SPOTS, 1.5)),
+    ("a transformed dim is free", freed, ("aten.fft_fft.default", t(4, 8))),
+    ("an angle is linear", everywhere_linear, ("aten.angle.default", torch.complex(t(4, 8), t(4, 8)))),
+    ("groups are cut", uncounted_units, ("aten.group_norm.default", t(4, 12, 2), 3, t(12), t(12))),
+    ("a convolution's groups are cut", uncounted_units, ("aten.conv1d.default", t(2, 8, 4), t(8, 8, 3), t(8), *GROUPS)),
+    ("a channel's positions are free", freed, ("aten.instance_norm.default", t(4, 8, 4), *OWN_STATISTICS)),
+    ("a matrix's rows are free", freed, ("aten.linalg_solve.default", t(2, 4, 4), t(2, 4, 4))),
+    ("each element's copies are a part", moved(COPIES), ("aten.repeat_interleave.self_int", t(2, 4), 2, 1)),
+    ("windows are free", freed, ("aten.unfold.default", t(4, 8), 1, 2, 2)),
+    ("an image's rows are free", freed, ("aten.upsample_bilinear2d.vec", t(2, 4, 4, 4), None, True, [2.0, 2.0])),
+    ("channels are shuffled in a row", moved(SAME), ("aten.channel_shuffle.default", t(2, 8, 4), 2)),
+    ("weighted classes are averaged alike", freed_and_uncounted, ("aten.nll_loss_nd.default", t(4, 8), IGNORED, n(8))),
+    ("a batch's statistics are its parts'", freed, ("aten.batch_norm.default", *BATCH_NORM)),
+    ("a time step is free", freed, ("aten.lstm_cell.default", t(4, 4), [t(4, 2), t(4, 2)], t(8, 4), t(8, 2))),
+    ("rows of experts are free", rows_of_experts, ("aten._grouped_mm.default", *EXPERTS)),
     ("looked up rows are free", freed, ("aten.gather.default", u(4, 4), 1, i(4, 4, 4))),
 ]  # fmt: skip
 

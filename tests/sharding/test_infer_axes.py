@@ -97,6 +97,24 @@ def test_more_ranks_than_key_heads_share_the_groups() -> None:
     assert ("R|P", "S(2)|S(2)") in expansions  # every rank reads all keys, for its heads of every group
 
 
+def test_an_axis_that_is_cut_at_every_step_has_few_kinds_of_parts() -> None:
+    class Cuts(nn.Module):
+        def __init__(self, steps: int) -> None:
+            super().__init__()
+            self.steps = steps
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            for step in range(1, self.steps):
+                x = x + torch.cat(x.split((step, self.steps - step), 1)[::-1], 1)
+            return x
+
+    sizes = [
+        len(found.parts_of[(graph.outputs[0], 1)])
+        for graph, found in (axes(Cuts(n), torch.zeros(2, n)) for n in (40, 50))
+    ]
+    assert sizes[0] == sizes[1] > 1
+
+
 def test_batch_and_sequence_are_named_by_the_input() -> None:
     graph, found = axes(FusedAttention(4, 4), torch.zeros(2, 8, 16))
     assert found.axis_of[(graph.inputs[0].value.name, 0)].name == "batch"

@@ -1,7 +1,9 @@
-"""Cutting and joining: slice, select, pad, split, cat, stack, repeat.
+"""Cutting and joining: slice, select, pad, split, cat, stack.
 
 A dim that is cut or indexed has a letter that must stay whole; a dim that falls into pieces is sharded in parts.
 """
+
+from itertools import pairwise
 
 from autopart.ir.graph import Graph, Node
 from autopart.ir.placement import Shard, normalized
@@ -10,12 +12,50 @@ from autopart.sharding.rule import Letters, Move, Rule
 
 
 def slice_(node: Node, graph: Graph) -> Rule:
-    """slice: what is left of a dim is another axis."""
+    """slice: what is left of a dim is another axis. The slices of a fused projection are sharded as by split."""
     rank = len(node.output.shape)
     dim = axis(node, rank, 1, 0)
+    pieces = _pieces(node, graph, dim)
+    if pieces is not None:
+        letters: Letters = tuple(f"d{i}" if i != dim else None for i in range(rank))
+        moves = (Move(f"d{dim}", (Shard(dim, pieces[0]),), (Shard(dim, pieces[1]),)),)
+        return Rule((letters,), (letters,), linear=linear(node, graph), moves=moves)
     letters = lettered(rank, {dim})
     output: Letters = tuple(letter if i != dim else None for i, letter in enumerate(letters))
     return Rule((letters,), (output,), whole=frozenset({f"X{dim}"}), linear=linear(node, graph))
+
+
+def _pieces(node: Node, graph: Graph, dim: int) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+    """The parts into which all slices of one tensor cut it along `dim`, and those of them that this slice has.
+
+    Only for what a weight has just made, as the weight is then sharded in these parts. For other tensors (the halves
+    that rotary embeddings swap) they would make the search larger, and no plan better.
+    """
+    source = node.inputs[0]
+    made = graph.nodes[graph.producer[source]].inputs if source in graph.producer else ()
+    size = graph.values[source].shape[dim]
+    own = _bounds(node, dim)
+    if own is None or not isinstance(size, int) or not any(name in graph.parameter_of for name in made):
+        return None
+    cuts = {0, size}
+    for index in graph.consumers[source]:
+        other = graph.nodes[index]
+        bounds = (
+            _bounds(other, dim) if other.op == node.op and axis(other, len(node.output.shape), 1, 0) == dim else None
+        )
+        cuts.update(bounds or ())
+    edges = sorted(cuts)
+    lengths = [(start, stop - start) for start, stop in pairwise(edges)]
+    inside = tuple(length for start, length in lengths if own[0] <= start < own[1])
+    return normalized(tuple(length for _, length in lengths)), normalized(inside)
+
+
+def _bounds(node: Node, dim: int) -> tuple[int, int] | None:
+    """Where a slice begins and ends, or None where that depends on the batch, or it leaves gaps."""
+    start, length = node.arg(2, "start", 0) or 0, node.output.shape[dim]
+    if not isinstance(start, int) or start < 0 or not isinstance(length, int) or node.arg(4, "step", 1) != 1:
+        return None
+    return (start, start + length) if length else None
 
 
 def select(node: Node, graph: Graph) -> Rule:
@@ -53,6 +93,16 @@ def split(node: Node, graph: Graph) -> Rule:
     return Rule((letters,), outputs, linear=linear(node, graph), moves=moves)
 
 
+def differences(node: Node, graph: Graph) -> Rule | None:
+    """Diff (x, n, dim, before, after): along a dim that stays whole."""
+    rank = len(node.output.shape)
+    dim = axis(node, rank, 2, -1)
+    letters = lettered(rank, {dim})
+    output: Letters = tuple(letter if i != dim else None for i, letter in enumerate(letters))
+    added = (output,) * (len(node.inputs) - 1)
+    return Rule((letters, *added), (output,), whole=frozenset({f"X{dim}"}), linear=linear(node, graph))
+
+
 def glu(node: Node, graph: Graph) -> Rule:
     """glu: the first half times the sigmoid of the second."""
     rank = len(node.output.shape)
@@ -61,37 +111,33 @@ def glu(node: Node, graph: Graph) -> Rule:
     return Rule((letters,), (letters,), moves=(Move(f"d{dim}", (Shard(dim, (1, 1)),), (Shard(dim),)),))
 
 
-def repeat(node: Node, graph: Graph) -> Rule:
-    """repeat: copies one after another, each a part."""
-    source, times = graph.values[node.inputs[0]].shape, node.args[1]
+def cat(node: Node, graph: Graph) -> Rule:
+    """cat: the converse of split. An empty tensor of one dim, which torch lets pass, belongs to no axis."""
     rank = len(node.output.shape)
-    inputs: list[str | None] = [None] * len(source)
-    outputs: list[str | None] = [None] * rank
-    moves = []
-    for dim in range(len(source)):
-        place = rank - len(source) + dim
-        count = times[place] if isinstance(times, tuple) else None
-        if count == 1:
-            inputs[dim] = outputs[place] = f"d{dim}"
-        elif isinstance(count, int) and count > 0:
-            moves.append(Move(f"d{dim}", (Shard(dim),), (Shard(place, (1,) * count),)))
-    return Rule((tuple(inputs),), (tuple(outputs),), linear=linear(node, graph), moves=tuple(moves))
+    return _joined(node, graph, axis(node, rank, 1, 0))
 
 
-def cat(node: Node, graph: Graph) -> Rule | None:
-    """cat: the converse of split."""
+def stacked(node: Node, graph: Graph) -> Rule | None:
+    """hstack, vstack, dstack: cat along a dim that the name gives, where no operand is given another dim first."""
+    rank, name = len(node.output.shape), node.op.split(".")[1]
+    dim = {"vstack": 0, "hstack": 1, "dstack": 2}[name]
+    if any(len(graph.values[operand].shape) != rank for operand in node.inputs):
+        return None
+    return _joined(node, graph, dim if rank > 1 else 0)
+
+
+def _joined(node: Node, graph: Graph, dim: int) -> Rule:
     shapes = [graph.values[name].shape for name in node.inputs]
     rank = len(node.output.shape)
-    if any(len(shape) != rank for shape in shapes):
-        return None  # an empty tensor, which torch lets pass
-    dim = axis(node, rank, 1, 0)
     letters: Letters = tuple(f"d{i}" if i != dim else None for i in range(rank))
-    sizes = tuple(shape[dim] for shape in shapes)
+    real = [shape != (0,) or rank == 1 for shape in shapes]
+    sizes = tuple(shape[dim] for shape, counts in zip(shapes, real, strict=True) if counts)
     moves: tuple[Move, ...] = ()
-    if all(isinstance(size, int) and size > 0 for size in sizes):
+    if sizes and all(isinstance(size, int) and size > 0 for size in sizes):
         parts = normalized(tuple(size for size in sizes if isinstance(size, int)))
-        moves = (Move(f"d{dim}", (Shard(dim),) * len(sizes), (Shard(dim, parts),)),)
-    return Rule((letters,) * len(shapes), (letters,), linear=linear(node, graph), moves=moves)
+        moves = (Move(f"d{dim}", tuple(Shard(dim) if counts else None for counts in real), (Shard(dim, parts),)),)
+    inputs: tuple[Letters, ...] = tuple(letters if counts else (None,) for counts in real)
+    return Rule(inputs, (letters,), linear=linear(node, graph), moves=moves)
 
 
 def stack(node: Node, graph: Graph) -> Rule:
@@ -105,6 +151,7 @@ def stack(node: Node, graph: Graph) -> Rule:
 
 RULES = {
     "aten.slice.Tensor": slice_,
+    "aten.narrow.default": slice_,
     "aten.select.int": select,
     "aten.pad.default": pad,
     "aten.constant_pad_nd.default": pad,
@@ -112,10 +159,13 @@ RULES = {
     "aten.split.sizes": split,
     "aten.split_with_sizes.default": split,
     "aten.chunk.default": split,
+    "aten.diff.default": differences,
     "aten.glu.default": glu,
-    "aten.repeat.default": repeat,
     "aten.cat.default": cat,
     "aten.concat.default": cat,
+    "aten.hstack.default": stacked,
+    "aten.vstack.default": stacked,
+    "aten.dstack.default": stacked,
     "aten.stack.default": stack,
     "aten.unbind.int": select,
 }

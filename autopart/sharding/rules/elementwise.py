@@ -38,21 +38,18 @@ def product(node: Node, graph: Graph) -> Rule:
     return linear(node, graph) if len(node.inputs) == 1 else elementwise(node, graph)
 
 
+def prelu(node: Node, graph: Graph) -> Rule:
+    """(x, slopes): one slope, or one a channel, which is dim 1."""
+    rule = elementwise(node, graph)
+    (channels,) = graph.values[node.inputs[1]].shape or (1,)
+    slopes = tuple("d1" if channels != 1 else None for _ in graph.values[node.inputs[1]].shape)
+    return replace(rule, inputs=(rule.inputs[0], slopes))
+
+
 def broadcast(node: Node, graph: Graph) -> Rule:
     """`broadcast_tensors`: every tensor in the common shape."""
     rule = linear(node, graph)
     return replace(rule, outputs=rule.outputs * len(node.outputs))
-
-
-def random(node: Node, graph: Graph) -> Rule:
-    """An elementwise op that draws a random number an element."""
-    return replace(elementwise(node, graph), random=True)
-
-
-def two_outputs(node: Node, graph: Graph) -> Rule:
-    """`native_dropout`: the values and the mask."""
-    rule = random(node, graph)
-    return replace(rule, outputs=rule.outputs * 2)
 
 
 # Only what exists as an overload, so that every one can be proved.
@@ -63,18 +60,22 @@ NONLINEAR = {
         hardtanh heaviside hypot isclose isfinite isinf isnan leaky_relu log log10 log1p log2 log_sigmoid logaddexp
         logical_and logical_not logical_or logical_xor logit maximum minimum mish nan_to_num ones_like reciprocal relu
         relu6 round rsqrt selu sigmoid sign silu sin sinc sinh softplus softshrink sqrt square tan tanh threshold trunc
-        type_as zeros_like addcmul addcdiv _to_copy
+        type_as zeros_like addcmul addcdiv _to_copy absolute arccos arccosh arcsin arcsinh arctan arctanh arctan2
+        deg2rad digamma empty_like erfinv fix fmax fmin gcd i0 isneginf isposinf isreal lcm lgamma logaddexp2 nextafter
+        rad2deg signbit special_entr special_erfcx special_expit special_i0e special_i1 special_i1e special_log1p
+        special_log_ndtr special_ndtr special_ndtri special_xlog1py zero
     """,
     "Tensor": """
         __and__ __or__ __xor__ bitwise_and bitwise_or bitwise_xor clamp clamp_max clamp_min copysign eq fmod ge gt le
-        lerp lt masked_fill ne remainder rsub xlogy
+        lerp lt masked_fill ne remainder rsub xlogy __lshift__ __rshift__ bitwise_left_shift bitwise_right_shift divide
+        fill greater greater_equal ldexp less less_equal multiply not_equal true_divide
     """,
     "Scalar": """
         __and__ __or__ __xor__ add bitwise_and bitwise_or bitwise_xor copysign eq floor_divide fmod ge gt le lerp lt
-        masked_fill ne pow remainder rsub sub where
+        masked_fill ne pow remainder rsub sub where __lshift__ __rshift__ fill
     """,
-    "Tensor_Tensor": "pow",
-    "Tensor_Scalar": "pow",
+    "Tensor_Tensor": "pow float_power",
+    "Tensor_Scalar": "pow float_power bitwise_left_shift bitwise_right_shift",
     "Tensor_mode": "div",
     "Scalar_mode": "div",
     "self": "where",
@@ -96,10 +97,9 @@ RULES = {f"aten.{name}.{overload}": elementwise for overload, names in NONLINEAR
     "aten.neg.default": linear,
     "aten.contiguous.default": linear,
     "aten.clone.default": linear,
+    "aten.positive.default": linear,
+    "aten.negative.default": linear,
+    "aten.subtract.Tensor": sum_of_two,
+    "aten.prelu.default": prelu,
     "aten.broadcast_tensors.default": broadcast,
-    "aten.dropout.default": random,
-    "aten.native_dropout.default": two_outputs,
-    "aten.rand_like.default": random,
-    "aten.randn_like.default": random,
-    "aten.bernoulli.default": random,
 }

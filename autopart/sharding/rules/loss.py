@@ -2,42 +2,99 @@
 
 from autopart.ir.graph import Graph, Node
 from autopart.ir.placement import Shard
+from autopart.ir.size import Size
 from autopart.sharding.rule import Letters, Move, Rule
 
 NONE, MEAN, SUM = 0, 1, 2
 
 
 def cross_entropy(node: Node, graph: Graph) -> Rule | None:
-    """(logits, targets, weight?, reduction, ignore_index, label_smoothing); targets are class indices."""
+    """(logits, targets, weight?, reduction, ignore_index, label_smoothing), the classes in dim 1.
+
+    Targets are class indices, or probabilities of all classes; nll_loss_nd, of indices, takes no smoothing.
+    """
     logits, targets = (graph.values[name] for name in node.inputs[:2])
-    if targets.dtype != "int64" or len(logits.shape) != 2 or len(node.inputs) != 2:
+    rank = len(logits.shape)
+    if rank < 2 or node.arg(3, "reduction", MEAN) not in (NONE, MEAN, SUM):
         return None
+    soft = len(targets.shape) == rank
+    weighted = len(node.inputs) == 3
     reduction = node.arg(3, "reduction", MEAN)
-    output: Letters = ("n",) if reduction == NONE else ()
-    smoothing = node.arg(5, "label_smoothing", 0.0)
+    averaged = reduction == MEAN
+    whole = {"V"}
+    places: tuple[str, ...] = ("n", *(f"p{dim}" for dim in range(2, rank)))
+    if averaged and weighted and not soft:  # divided by the weights of all samples
+        places = tuple(place.upper() for place in places)
+        whole.update(places)
+    letters: Letters = (places[0], "V", *places[1:])
+    inputs = (letters, letters if soft else places, *((("V",),) if weighted else ()))
+    smoothing = node.arg(5, "label_smoothing", 0.0) if node.op == "aten.cross_entropy_loss.default" else 0.0
     classes = Move("V", (Shard(1), None), (None,), call="cross_entropy", reduces=True)
-    moves = (classes,) if smoothing == 0.0 else ()
-    mean = reduction == MEAN
-    names = (("V", "vocab"),)
-    letters = (("n", "V"), ("n",))
-    return Rule(letters, (output,), frozenset({"V"}), mean=mean, counts=1 if mean else None, moves=moves, names=names)
+    plain = node.op == "aten.cross_entropy_loss.default" and rank == 2 and not soft and not weighted
+    return Rule(
+        inputs,
+        (places if reduction == NONE else (),),
+        frozenset(whole),
+        mean=averaged,
+        counts=1 if averaged and not soft else None,
+        moves=(classes,) if plain and smoothing == 0.0 else (),
+        names=(("V", "vocab"),),
+    )
 
 
 def pointwise_loss(node: Node, graph: Graph) -> Rule | None:
-    """(input, target, reduction, ...): mse, l1, smooth l1, huber, Kullback-Leibler, binary cross-entropy."""
-    shape = graph.values[node.inputs[0]].shape
-    if len(node.inputs) != 2 or graph.values[node.inputs[1]].shape != shape:
+    """(input, target, ..., reduction, ...): further operands are weights, broadcast."""
+    shapes = [graph.values[name].shape for name in node.inputs]
+    shape = shapes[0]
+    if shapes[1] != shape or any(len(other) > len(shape) for other in shapes):
         return None
     letters = tuple(f"d{dim}" for dim in range(len(shape)))
-    place = 3 if node.op.startswith("aten.binary_cross_entropy") else 2
-    if node.op.startswith("aten.binary_cross_entropy_with_logits"):
-        place = 4
-    reduction = node.arg(place, "reduction", MEAN)
-    return Rule((letters, letters), (letters if reduction == NONE else (),), mean=reduction == MEAN)
 
+    def aligned(other: tuple[Size, ...]) -> Letters:
+        dims = range(len(shape) - len(other), len(shape))
+        return tuple(letters[dim] if size == shape[dim] else None for dim, size in zip(dims, other, strict=True))
+
+    name = node.op.split(".")[1]
+    reduction = node.arg(REDUCTION_AT.get(name, 2), "reduction", MEAN)
+    output = letters if reduction == NONE else ()
+    return Rule(tuple(aligned(other) for other in shapes), (output,), mean=reduction == MEAN)
+
+
+def rowwise_loss(node: Node, graph: Graph) -> Rule | None:
+    """A loss a row of vectors: triplet_margin_loss (three vectors), cosine_embedding_loss (two, and a target)."""
+    shapes = [graph.values[name].shape for name in node.inputs]
+    rows = tuple(f"d{dim}" for dim in range(len(shapes[0]) - 1))
+    count = 3 if node.op == "aten.triplet_margin_loss.default" else 2
+    if not rows or any(shape != shapes[0] for shape in shapes[:count]):
+        return None
+    if any(shape != shapes[0][:-1] for shape in shapes[count:]):
+        return None
+    reduction = node.arg(REDUCTION_AT[node.op.split(".")[1]], "reduction", MEAN)
+    inputs = (((*rows, "V"),) * count) + ((rows,) * (len(shapes) - count))
+    output = rows if reduction == NONE else ()
+    return Rule(inputs, (output,), whole=frozenset({"V"}), mean=reduction == MEAN)
+
+
+# Where the reduction is not the third argument.
+REDUCTION_AT = {
+    "binary_cross_entropy": 3,
+    "binary_cross_entropy_with_logits": 4,
+    "cosine_embedding_loss": 4,
+    "hinge_embedding_loss": 3,
+    "margin_ranking_loss": 4,
+    "poisson_nll_loss": 5,
+    "triplet_margin_loss": 7,
+}
 
 RULES = {
     "aten.cross_entropy_loss.default": cross_entropy,
+    "aten.nll_loss_nd.default": cross_entropy,
+    "aten.triplet_margin_loss.default": rowwise_loss,
+    "aten.cosine_embedding_loss.default": rowwise_loss,
+    "aten.hinge_embedding_loss.default": pointwise_loss,
+    "aten.margin_ranking_loss.default": pointwise_loss,
+    "aten.poisson_nll_loss.default": pointwise_loss,
+    "aten.soft_margin_loss.default": pointwise_loss,
     "aten.mse_loss.default": pointwise_loss,
     "aten.l1_loss.default": pointwise_loss,
     "aten.smooth_l1_loss.default": pointwise_loss,

@@ -3,7 +3,10 @@
 from dataclasses import replace
 
 from autopart.ir.graph import Graph, Node
-from autopart.sharding.rule import Rule
+from autopart.ir.placement import Shard
+from autopart.sharding.letters import axis, lettered
+from autopart.sharding.rule import Letters, Move, Rule
+from autopart.sharding.rules.elementwise import elementwise
 
 
 def trailing(node: Node, graph: Graph) -> Rule:
@@ -18,11 +21,23 @@ def trailing(node: Node, graph: Graph) -> Rule:
 
 
 def group_norm(node: Node, graph: Graph) -> Rule:
-    """(x, groups, weight?, bias?): samples are free; channels and positions are normalized together."""
+    """(x, groups, weight?, bias?): samples are free, a rank may take whole groups; a group is normalized together."""
+    shape, groups = graph.values[node.inputs[0]].shape, node.args[1]
+    letters: Letters = ("n", None, *(f"X{dim}" for dim in range(2, len(shape))))
+    affine = len(node.inputs) - 1
+    units = groups if isinstance(groups, int) else 1
+    moves = (Move("g", (Shard(1), *((Shard(0),) * affine)), (Shard(1),), units=units),)
+    inputs: tuple[Letters, ...] = (letters, *(((None,),) * affine))
+    return Rule(inputs, (letters,), whole=frozenset(letter for letter in letters[2:] if letter), moves=moves)
+
+
+def instance_norm(node: Node, graph: Graph) -> Rule | None:
+    """(x, weight?, bias?, mean?, variance?, use own statistics, ...): samples and channels are free."""
+    if any(arg is not None for arg in node.args[3:5]):
+        return None
     shape = graph.values[node.inputs[0]].shape
-    letters = ("n", *(f"X{dim}" for dim in range(1, len(shape))))
-    inputs = (letters, *((("X1",),) * (len(node.inputs) - 1)))
-    return Rule(inputs, (letters,), whole=frozenset(letters[1:]))
+    letters = ("n", "c", *(f"X{dim}" for dim in range(2, len(shape))))
+    return Rule((letters, *((("c",),) * (len(node.inputs) - 1))), (letters,), whole=frozenset(letters[2:]))
 
 
 def batch_norm(node: Node, graph: Graph) -> Rule | None:
@@ -51,6 +66,23 @@ def along(node: Node, graph: Graph) -> Rule:
     return Rule((letters,), (letters,) * len(node.outputs), whole=whole)
 
 
+def kept_dim(node: Node, graph: Graph) -> Rule:
+    """`_weight_norm` (directions, sizes, dim) and renorm (x, p, dim, largest): slices along one dim are independent."""
+    rank = len(node.output.shape)
+    dim = axis(node, rank, 2, 0)
+    letters = lettered(rank, set(range(rank)) - {dim})
+    sizes: Letters = tuple(letter if i == dim else None for i, letter in enumerate(letters))
+    inputs: tuple[Letters, ...] = (letters, *((sizes,) * (len(node.inputs) - 1)))
+    return Rule(inputs, (letters,), whole=frozenset(letters) - {f"d{dim}"})
+
+
+def cross(node: Node, graph: Graph) -> Rule:
+    """(a, b, dim): the dim of three stays whole."""
+    rule = elementwise(node, graph)
+    rank = len(node.output.shape)
+    return replace(rule, whole=frozenset({f"d{axis(node, rank, 2, -1)}"}))
+
+
 def cumulated(node: Node, graph: Graph) -> Rule:
     """cumsum: along a dim, and linear."""
     rule = along(node, graph)
@@ -63,10 +95,17 @@ RULES = {
     "aten.group_norm.default": group_norm,
     "aten.batch_norm.default": batch_norm,
     "aten.native_batch_norm.default": native_batch_norm,
+    "aten.instance_norm.default": instance_norm,
+    "aten._weight_norm.default": kept_dim,
+    "aten.renorm.default": kept_dim,
+    "aten.linalg_cross.default": cross,
     "aten.softmax.int": along,
     "aten._softmax.default": along,
     "aten.log_softmax.int": along,
     "aten._log_softmax.default": along,
     "aten.cumsum.default": cumulated,
     "aten.cumprod.default": along,
+    "aten.cummax.default": along,
+    "aten.cummin.default": along,
+    "aten.logcumsumexp.default": along,
 }

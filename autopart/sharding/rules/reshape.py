@@ -12,7 +12,10 @@ LARGE_PRIME = 1_000_003
 
 
 def reshape(node: Node, graph: Graph) -> Rule | None:
-    """view, reshape, flatten, unflatten: matched group by group, the products of the sizes being equal."""
+    """view, reshape, flatten, unflatten: matched group by group, the products of the sizes being equal.
+
+    Of a second tensor (`view_as`) the shape alone is read.
+    """
     source, result = graph.values[node.inputs[0]].shape, node.output.shape
     inputs: list[str | None] = [None] * len(source)
     outputs: list[str | None] = [None] * len(result)
@@ -36,7 +39,10 @@ def reshape(node: Node, graph: Graph) -> Rule | None:
             moves += [Move(m.letter, m.outputs, m.inputs) for m in _split(wide_out[0], wide_in, source)]
         elif wide_in and wide_out:  # the first half of the rows of one is the first half of the rows of the other
             moves.append(Move(f"d{wide_in[0]}", (Shard(wide_in[0]),), (Shard(wide_out[0]),)))
-    return Rule((tuple(inputs),), (tuple(outputs),), frozenset(mixed), linear=linear(node, graph), moves=tuple(moves))
+    like = len(node.inputs) - 1
+    moves = [Move(m.letter, m.inputs + m.outputs * like, m.outputs) for m in moves]
+    sources = (tuple(inputs), *((tuple(outputs),) * like))
+    return Rule(sources, (tuple(outputs),), frozenset(mixed), linear=linear(node, graph) & {0}, moves=tuple(moves))
 
 
 def _symbolic(size: Size) -> bool:
@@ -93,4 +99,10 @@ RULES = {
     "aten._unsafe_view.default": reshape,
     "aten.flatten.using_ints": reshape,
     "aten.unflatten.int": reshape,
+    "aten.ravel.default": reshape,
+    "aten.view_as.default": reshape,
+    "aten.reshape_as.default": reshape,
+    "aten.atleast_1d.default": reshape,
+    "aten.atleast_2d.default": reshape,
+    "aten.atleast_3d.default": reshape,
 }

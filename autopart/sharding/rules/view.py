@@ -1,8 +1,10 @@
 """Views that move dims, add or drop them; and tensors of one value, whose shape alone is given."""
 
 from autopart.ir.graph import Graph, Node
-from autopart.sharding.letters import axis, integers, linear
+from autopart.sharding.letters import axis, integers, lettered, linear
 from autopart.sharding.rule import Letters, Rule
+
+MATRIX_TRANSPOSES = ("mT", "mH", "matrix_H", "adjoint")
 
 
 def permute(node: Node, graph: Graph) -> Rule:
@@ -22,8 +24,11 @@ def _order(node: Node, rank: int) -> list[int]:
         return order
     if name == "permute":
         return [dim % rank for dim in integers(node.args[1])]
-    first, second = {"t": (0, 1), "mT": (-1, -2)}.get(name) or (node.args[1], node.args[2])
-    if name == "movedim":
+    first, second = {"t": (0, 1), **dict.fromkeys(MATRIX_TRANSPOSES, (-1, -2))}.get(name) or (
+        node.args[1],
+        node.args[2],
+    )
+    if name in ("movedim", "moveaxis"):
         sources, targets = ([dim % rank for dim in integers(dims)] for dims in (first, second))
         order = [dim for dim in order if dim not in sources]
         for target, source in sorted(zip(targets, sources, strict=True)):
@@ -65,15 +70,34 @@ def squeeze(node: Node, graph: Graph) -> Rule:
     return Rule((letters,), (output,), whole=whole, linear=linear(node, graph))
 
 
-def created(node: Node, graph: Graph) -> Rule | None:
+def created(node: Node, graph: Graph) -> Rule:
     """full, zeros, ones: every element is alike, so any dim may be made smaller; nothing is read of a tensor given."""
-    if any(graph.values[name].requires_grad for name in node.inputs):
-        return None
     letters = tuple(f"d{dim}" for dim in range(len(node.output.shape)))
     return Rule(tuple((None,) * len(graph.values[name].shape) for name in node.inputs), (letters,))
 
 
+def diagonal(node: Node, graph: Graph) -> Rule:
+    """Diagonal (x, offset, first dim, second dim): the two go, and the diagonal is a new last dim."""
+    rank = len(graph.values[node.inputs[0]].shape)
+    gone = {dim % rank for dim in (*integers(node.arg(2, "dim1", 0)), *integers(node.arg(3, "dim2", 1)))}
+    letters = lettered(rank, gone)
+    output: Letters = (*(letter for dim, letter in enumerate(letters) if dim not in gone), None)
+    return Rule((letters,), (output,), whole=frozenset(f"X{dim}" for dim in gone), linear=linear(node, graph))
+
+
+def diagonal_of(node: Node, graph: Graph) -> Rule:
+    """diag_embed (x, offset, first dim, second dim): the last dim becomes the diagonal of two new ones."""
+    rank = len(node.output.shape)
+    new = {dim % rank for dim in (*integers(node.arg(2, "dim1", -2)), *integers(node.arg(3, "dim2", -1)))}
+    letters = lettered(rank - 1, {rank - 2})
+    free = iter(letters)
+    output: Letters = tuple(None if dim in new else next(free) for dim in range(rank))
+    return Rule((letters,), (output,), whole=frozenset({letters[-1]}), linear=linear(node, graph))
+
+
 RULES = {
+    "aten.diagonal.default": diagonal,
+    "aten.diag_embed.default": diagonal_of,
     "aten.permute.default": permute,
     "aten.transpose.int": permute,
     "aten.swapaxes.default": permute,
@@ -82,6 +106,11 @@ RULES = {
     "aten.movedim.intlist": permute,
     "aten.t.default": permute,
     "aten.mT.default": permute,
+    "aten.mH.default": permute,
+    "aten.matrix_H.default": permute,
+    "aten.adjoint.default": permute,
+    "aten.moveaxis.int": permute,
+    "aten.moveaxis.intlist": permute,
     "aten.numpy_T.default": permute,
     "aten.expand.default": expand,
     "aten.expand_as.default": expand,
@@ -93,6 +122,8 @@ RULES = {
     "aten.full.default": created,
     "aten.zeros.default": created,
     "aten.ones.default": created,
+    "aten.empty.memory_format": created,
+    "aten.new_empty.default": created,
     "aten.new_ones.default": created,
     "aten.new_zeros.default": created,
     "aten.new_full.default": created,

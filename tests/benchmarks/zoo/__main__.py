@@ -1,4 +1,4 @@
-"""`python -m tests.benchmarks.zoo [NAME ...]`: try architectures and print a row each; all of them write docs/zoo.md."""
+"""`python -m tests.benchmarks.zoo [NAME ...]`: try architectures, a row each; a run of all writes docs/zoo.md."""
 
 import argparse
 import atexit

@@ -1,6 +1,7 @@
 """One architecture through everything: capture, plan, emit, run on 2 x 2 processes, compare with one process."""
 
 import logging
+import re
 import time
 import warnings
 from dataclasses import dataclass, fields, replace
@@ -107,7 +108,8 @@ def _through(pool: WorkerPool, architecture: Architecture, trial: Trial) -> Tria
 
 def single_process(model: torch.nn.Module, batch: dict[str, Any]) -> tuple[float, dict[str, torch.Tensor]]:
     """The loss and all gradients of the unmodified model."""
-    loss = model(**batch).loss
+    output = model(**batch)
+    loss = output if isinstance(output, torch.Tensor) else output["loss"]
     loss.backward()
     found = {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
     return float(loss.detach()), found
@@ -166,5 +168,5 @@ def _hush() -> None:
 
 def _one_line(text: str) -> str:
     lines = [line.strip() for line in text.strip().splitlines() if line.strip()]
-    last = lines[0] if len(lines) == 1 or not lines[0].endswith("failed:") else lines[-1]
-    return last[:300]
+    reason = lines[-1] if lines[0].endswith("failed:") else " ".join(lines)
+    return re.sub(r"/\S*/site-packages/", "", reason)[:300]

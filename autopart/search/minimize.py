@@ -1,0 +1,113 @@
+"""Minimize a sum of tables: exactly where elimination can, else by fixing the few variables that tie all others."""
+
+from collections import Counter
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from autopart.errors import PlanningError
+from autopart.search.eliminate import Table, domain_sizes, eliminate, elimination_order, log_size, neighbours_of
+
+LARGEST_TABLE = 20_000_000
+MOST_VOTES = 3  # for a variable
+MOST_CHANGES = 12
+
+Choice = Mapping[Hashable, int]
+
+
+@dataclass(frozen=True)
+class Minimum:
+    """A choice for every variable, what it costs, and a bound that no choice is below; equal where it is optimal."""
+
+    chosen: Choice
+    cost: float
+    bound: float
+
+
+def minimize(tables: Sequence[Table], largest: int = LARGEST_TABLE) -> Minimum:
+    """The joint choice of least cost, or one with a bound on how far it is from it.
+
+    Where no elimination order keeps the tables small, as with weights that many layers share, the variables with the
+    most neighbours are set apart until one does (cutset conditioning; Dechter 2003, 10.3). With a copy of them for each
+    table elimination gives a bound, and votes for their values; the best combination found by changing one vote at a
+    time is the answer.
+
+    Args:
+        tables: to be added up.
+        largest: entries of the largest table that elimination may make.
+
+    Raises:
+        PlanningError: every joint choice that was tried is forbidden.
+    """
+    cutset = _cutset(tables, largest)
+    if not cutset:
+        chosen, cost = eliminate(tables)
+        return Minimum(chosen, cost, cost)
+    votes, bound = _relaxed(tables, cutset)
+    fixed = {variable: votes[variable][0] for variable in cutset}
+    best = _conditioned(tables, fixed, bound)
+    changes = [(variable, vote) for variable in cutset for vote in votes[variable][1:MOST_VOTES]]
+    for variable, vote in changes[:MOST_CHANGES]:
+        other = _conditioned(tables, {**fixed, variable: vote}, bound)
+        if other is not None and (best is None or other.cost < best.cost):
+            best, fixed = other, {**fixed, variable: vote}
+    if best is None:
+        raise PlanningError("no combination of strategies was found that fits together: the graph is too entangled")
+    return best
+
+
+def _cutset(tables: Sequence[Table], largest: int) -> list[Hashable]:
+    """The variables to fix so that the others can be eliminated; none if all can."""
+    around, sizes = neighbours_of(tables), domain_sizes(tables)
+    cutset: list[Hashable] = []
+    while elimination_order(around, sizes)[1] > largest:
+        hub = max(around, key=lambda variable: len(around[variable]) * log_size(sizes[variable]))
+        cutset.append(hub)
+        around = {variable: own - {hub} for variable, own in around.items() if variable != hub}
+    return cutset
+
+
+def _relaxed(tables: Sequence[Table], cutset: Sequence[Hashable]) -> tuple[dict[Hashable, list[int]], float]:
+    """The values that the tables want for the variables of `cutset`, the most wanted first, and the bound."""
+    places = Counter(name for table in tables if len(table.variables) > 1 for name in table.variables if name in cutset)
+    copies: dict[Hashable, list[Hashable]] = {variable: [] for variable in cutset}
+    relaxed: list[Table] = []
+    alone: dict[Hashable, Table] = {}
+    for index, table in enumerate(tables):
+        own = [variable for variable in table.variables if variable in copies]
+        if len(table.variables) == 1 and own:
+            variable = own[0]
+            known = alone[variable].costs if variable in alone else 0.0
+            alone[variable] = Table(table.variables, table.costs + known)
+            continue
+        renamed = {variable: ("copy", variable, index) for variable in own}
+        for variable, copy in renamed.items():
+            copies[variable].append(copy)
+        relaxed.append(replace(table, variables=tuple(renamed.get(name, name) for name in table.variables)))
+    for variable, table in alone.items():  # what a variable costs by itself, its copies share
+        relaxed += [Table((copy,), table.costs / places[variable]) for copy in copies[variable]]
+    chosen, bound = eliminate(relaxed)
+    votes = {variable: Counter(chosen[copy] for copy in copies[variable]) for variable in cutset}
+    return {v: sorted(count, key=lambda value: (-count[value], value)) for v, count in votes.items()}, bound
+
+
+def _conditioned(tables: Sequence[Table], fixed: Choice, bound: float) -> Minimum | None:
+    """The optimum with the variables of `fixed` at their values; None where there is none."""
+    constant = 0.0
+    reduced: list[Table] = []
+    for table in tables:
+        index = tuple(fixed.get(variable, slice(None)) for variable in table.variables)
+        rest = tuple(variable for variable in table.variables if variable not in fixed)
+        costs = np.asarray(table.costs[index])
+        if rest:
+            reduced.append(Table(rest, costs))
+        else:
+            constant += float(costs)
+    if not np.isfinite(constant):
+        return None
+    try:
+        chosen, cost = eliminate(reduced)
+    except PlanningError:
+        return None
+    return Minimum({**chosen, **fixed}, cost + constant, bound)
