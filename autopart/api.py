@@ -20,7 +20,7 @@ from autopart.emit.function import Sharded
 from autopart.emit.stages import emit_program
 from autopart.errors import LaunchError, PinError, PlanMismatchError, UnknownNameError, UnsupportedError
 from autopart.ir.folded import Folded, folded
-from autopart.ir.kept import KEPT
+from autopart.ir.kept import KEPT, function_name
 from autopart.ir.placement import REPLICATED
 from autopart.ir.plan import Note, PlanData
 from autopart.ir.program import Program
@@ -266,7 +266,7 @@ def make_plan(prepared: Prepared, world: int, cluster: str | Path | None, global
         notes.append(
             Note("loss", "the model returns none: priced without; to train, pass loss=, a function of (output, batch)")
         )
-    kept = [node.scope for node in prepared.folded.graph.nodes if node.op == KEPT]
+    kept = [node.scope for node in prepared.folded.graph.nodes if node.op == KEPT and not function_name(node)]
     if kept:
         guess = "the price of a module kept whole is a guess, by the bytes of its weights, inputs and outputs"
         notes.append(Note("keep_whole", f"{guess}: {', '.join(kept)}"))

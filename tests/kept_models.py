@@ -76,6 +76,84 @@ class Choosing(nn.Linear):
         return super().forward(x) if x.sum() > 0 else x
 
 
+class Straight(torch.autograd.Function):
+    """Rounds to multiples of a step, and lets gradients through, twice as large, so that they are told from its own."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, step: float) -> torch.Tensor:
+        """x: any shape -> the same."""
+        return (x / step).round() * step
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:  # type: ignore[override]
+        """The gradient of x."""
+        return 2 * gradient, None
+
+
+class Rounding(nn.Module):
+    """Two layers with rounded numbers between them, and a skip."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(WIDTH, 4 * WIDTH), nn.Linear(4 * WIDTH, WIDTH)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x: (batch, length, width) -> the same shape."""
+        return x + self.down(Straight.apply(F.gelu(self.up(x)), 0.125))
+
+
+class Quantized(nn.Sequential):
+    """Blocks that round."""
+
+    def __init__(self) -> None:
+        super().__init__(*(Rounding() for _ in range(4)))
+
+    def forward(self, x: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """x, target: (batch, length, width) -> mean squared error."""
+        return F.mse_loss(super().forward(x), target)
+
+
+class Chooser(nn.Module):
+    """Multiplies the tokens that it picks with a matrix that it may share, and hands on what it was given."""
+
+    def __init__(self, weight: nn.Parameter) -> None:
+        super().__init__()
+        self.weight, self.bias = weight, nn.Parameter(torch.randn(WIDTH))
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """x: (batch, length, width) -> that of the picked tokens, x, and how large they are, without a gradient."""
+        picked = torch.zeros_like(x)
+        where = x.sum(-1) > 0
+        picked[where] = F.linear(x[where], self.weight, self.bias)
+        return picked, x, x.detach().square().sum(-1, keepdim=True)
+
+
+class Tied(nn.Module):
+    """One matrix in a module kept whole, and before and after it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.middle, self.last = (nn.Linear(WIDTH, WIDTH) for _ in range(3))
+        self.last.weight = self.first.weight
+        self.chooser = Chooser(self.first.weight)
+
+    def forward(self, x: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """x, target: (batch, length, width) -> mean squared error."""
+        picked, x, size = self.chooser(self.first(x))
+        x += 1.0
+        return F.mse_loss(self.last(self.middle(x + picked) * size), target)
+
+
+MODELS = {"experts": Experts, "quantized": Quantized, "tied": Tied}
+KEEP = {"experts": ["blocks.*.experts"], "quantized": [], "tied": ["chooser"]}
+
+
+def build(name: str) -> nn.Module:
+    """The model of that name, with the same weights at every call."""
+    torch.manual_seed(0)
+    return MODELS[name]().double()
+
+
 def experts_batch(samples: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
     """The same numbers at every call."""
     generator = torch.Generator().manual_seed(1)
@@ -83,7 +161,6 @@ def experts_batch(samples: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
     return x, target
 
 
-def experts() -> Experts:
+def experts() -> nn.Module:
     """The same weights at every call."""
-    torch.manual_seed(0)
-    return Experts().double()
+    return build("experts")

@@ -17,10 +17,15 @@ class TensorShape:
     shape: tuple[Size, ...]
     dtype: torch.dtype
 
+    @property
+    def is_trained(self) -> bool:
+        """Whether such a tensor can have a gradient."""
+        return self.dtype.is_floating_point or self.dtype.is_complex
+
     def random(self, batch: int, generator: torch.Generator) -> torch.Tensor:
         """Numbers for a batch of that size: normal, or zeros and ones for integers, which are indices or masks."""
         shape = tuple(size_at(size, batch) for size in self.shape)
-        if self.dtype.is_floating_point or self.dtype.is_complex:
+        if self.is_trained:
             return torch.randn(shape, generator=generator).to(self.dtype)
         return torch.randint(0, 2, shape, generator=generator).to(self.dtype)
 

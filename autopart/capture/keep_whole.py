@@ -1,7 +1,11 @@
-"""Keep modules whole: while a model is exported, each of them is one call that nobody looks into."""
+"""Keep modules whole: while a model is exported, each of them is one call that nobody looks into.
 
+So is each call of a `torch.autograd.Function`, whose backward would be lost otherwise.
+"""
+
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -11,6 +15,7 @@ from autopart.capture.call_shape import CallShape, TensorShape, call_parts
 from autopart.capture.found_places import holds
 from autopart.capture.kept_op import kept
 from autopart.capture.output_shape import OutputShape, output_shape
+from autopart.capture.own_gradients import Applied, calling_functions
 from autopart.capture.translate import to_size
 from autopart.errors import CaptureError, UnknownNameError
 from autopart.ir.size import BATCH, Size
@@ -33,6 +38,7 @@ class KeptModules:
 
     Raises:
         UnknownNameError: a name that stands for none.
+        CaptureError: a module that has hooks, or weights that others own.
     """
 
     def __init__(self, model: nn.Module, wanted: KeepWhole) -> None:
@@ -52,7 +58,10 @@ class KeptModules:
         for name in list(self._modules):
             if any(name.startswith(f"{other}.") for other in self._modules):
                 del self._modules[name]
-        self._known: dict[object, OutputShape] = {}
+        for name, module in self._modules.items():
+            _check_alone(name, module, model)
+        self._functions: dict[str, Applied] = {}
+        self._known: dict[object, OutputShape | CaptureError] = {}
 
     def exported(self, export: Callable[[], Result]) -> Result:
         """What `export` returns, with the modules kept whole.
@@ -69,13 +78,14 @@ class KeptModules:
                     return export()
             except _UnknownCallError as unknown:
                 self._learn(unknown.path, unknown.call)
-                for path in self._modules:  # layers alike are likely to be called alike
+                for path in (
+                    self._modules if unknown.path in self._modules else ()
+                ):  # layers alike are likely to be called alike
                     if (
                         self._looks(path) == self._looks(unknown.path)
                         and self._key(path, unknown.call) not in self._known
                     ):
-                        with suppress(CaptureError):
-                            self._learn(path, unknown.call)
+                        self._learn(path, unknown.call)
 
     @contextmanager
     def _replaced(self) -> Iterator[None]:
@@ -83,7 +93,8 @@ class KeptModules:
         for path, module in self._modules.items():
             vars(module)["forward"] = self._forward(path, module)
         try:
-            yield
+            with calling_functions(self._apply):
+                yield
         finally:
             for path, module in self._modules.items():
                 del vars(module)["forward"]
@@ -91,42 +102,93 @@ class KeptModules:
                     vars(module)["forward"] = before[path]
 
     def _forward(self, path: str, module: nn.Module) -> Callable[..., Any]:
-        def forward(*args: Any, **kwargs: Any) -> Any:
-            text, inputs = call_parts(path, args, kwargs)
-            shapes = [TensorShape(tuple(map(to_size, tensor.shape)), tensor.dtype) for tensor in inputs]
-            call = CallShape(text, tuple(shapes))
-            known = self._known.get(self._key(path, call))
-            if known is None:
-                raise _UnknownCallError(path, call)
-            batch = _batch(inputs)
-            sizes = [_in_trace(path, size, batch) for tensor in known.tensors for size in tensor.shape]
-            ranks = [len(tensor.shape) for tensor in known.tensors]
-            dtypes = " ".join(str(tensor.dtype).removeprefix("torch.") for tensor in known.tensors)
-            weights = [*module.parameters(), *module.buffers()]
-            if not inputs and not weights:
-                raise CaptureError(f"{path} takes no tensor and has none: there is no need to keep it whole")
-            return known.rebuild(kept(inputs, weights, text, known.samplewise, sizes, ranks, dtypes))
+        return lambda *args, **kwargs: self._call(path, module, "", args, kwargs)
 
-        return forward
+    def _apply(self, function: Applied, args: tuple[Any, ...]) -> Any:
+        self._functions.setdefault(function.name, function)
+        return self._call(function.name, function, function.name, args, {})
+
+    def _call(self, path: str, module: nn.Module, function: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """One call of the operator in place of all that `module` does."""
+        text, inputs = call_parts(path, args, kwargs)
+        shapes = [TensorShape(tuple(map(to_size, tensor.shape)), tensor.dtype) for tensor in inputs]
+        call = CallShape(text, tuple(shapes))
+        known = self._known.get(self._key(path, call))
+        if known is None:
+            raise _UnknownCallError(path, call)
+        if isinstance(known, CaptureError):
+            raise known
+        if not known.tensors:
+            return known.rebuild([], inputs)
+        batch = _batch(inputs)
+        sizes = [_in_trace(path, size, batch) for tensor in known.tensors for size in tensor.shape]
+        ranks = [len(tensor.shape) for tensor in known.tensors]
+        dtypes = " ".join(str(tensor.dtype).removeprefix("torch.") for tensor in known.tensors)
+        weights = [*module.parameters(), *module.buffers()]
+        if not inputs and not weights:
+            raise CaptureError(f"{path} takes no tensor and has none: there is no need to keep it whole")
+        return known.rebuild(kept(inputs, weights, text, known.samplewise, function, sizes, ranks, dtypes), inputs)
 
     def _learn(self, path: str, call: CallShape) -> None:
-        self._known[self._key(path, call)] = output_shape(path, self._modules[path], call, self._fakes[path])
+        # Torch itself forbids to change a view that a function returns.
+        views = path in self._functions
+        found: OutputShape | CaptureError
+        try:
+            found = output_shape(path, self._callee(path), call, self._fakes.get(path), views)
+        except CaptureError as error:
+            found = error  # raised where it is called so
+        self._known[self._key(path, call)] = found
+
+    def _callee(self, path: str) -> nn.Module:
+        return self._functions[path] if path in self._functions else self._modules[path]
 
     def _key(self, path: str, call: CallShape) -> object:
         """Equal for modules that return the same shapes: that look alike, with the same plain values inside."""
         plain = tuple(
             (name, key, repr(value))
-            for name, module in self._modules[path].named_modules()
+            for name, module in self._callee(path).named_modules()
             for key, value in vars(module).items()
             if isinstance(value, bool | int | float | str | tuple | None)
         )
         return (*self._looks(path), plain, call)
 
     def _looks(self, path: str) -> tuple[object, ...]:
-        module = self._modules[path]
+        module = self._callee(path)
         tensors = [*module.named_parameters(), *module.named_buffers()]
         shapes = tuple((name, tuple(tensor.shape), tensor.dtype) for name, tensor in tensors)
-        return (type(module), repr(module), shapes, self._fakes[path])
+        return (type(module), repr(module), shapes, self._fakes.get(path))
+
+
+class _Asked(dict[int, object]):
+    """A memo of `copy.deepcopy` that knows all tensors, and notes what was asked for."""
+
+    def __init__(self, tensors: dict[int, object]) -> None:
+        super().__init__(tensors)
+        self.asked: set[int] = set()
+
+    def get(self, key: int, default: object = None) -> object:
+        """The copy of the object with that id."""
+        self.asked.add(key)
+        return super().get(key, default)
+
+
+def _check_alone(path: str, module: nn.Module, model: nn.Module) -> None:
+    """See that a copy of `module` can do what it does."""
+    if module._forward_hooks or module._forward_pre_hooks:
+        raise CaptureError(
+            f"{path} cannot be kept whole: it has forward hooks, which would run outside of it. Keep a larger module "
+            "whole, or remove them"
+        )
+    tensors: dict[str, torch.Tensor] = dict((*model.named_parameters(), *model.named_buffers()))
+    asked = _Asked({id(tensor): tensor for tensor in tensors.values()})
+    copy.deepcopy(module, asked)
+    own = {id(tensor) for tensor in (*module.parameters(), *module.buffers())}
+    for name, tensor in tensors.items():
+        if id(tensor) in asked.asked - own:
+            raise CaptureError(
+                f"{path} cannot be kept whole: it refers to {name}, which lies outside of it. Keep a module whole that "
+                "has both inside"
+            )
 
 
 def _batch(inputs: list[torch.Tensor]) -> int | None:

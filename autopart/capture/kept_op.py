@@ -1,4 +1,4 @@
-"""The operator that stands for a module kept whole while a model is exported. It never runs."""
+"""The operator that stands for a module or function kept whole while a model is exported. It never runs."""
 
 from collections.abc import Sequence
 
@@ -22,6 +22,7 @@ def kept(
     weights: Sequence[torch.Tensor],
     call: str,
     samplewise: bool,
+    function: str,
     sizes: Sequence[int],
     ranks: Sequence[int],
     dtypes: str,
@@ -36,6 +37,7 @@ def _(
     weights: Sequence[torch.Tensor],
     call: str,
     samplewise: bool,
+    function: str,
     sizes: Sequence[int],
     ranks: Sequence[int],
     dtypes: str,

@@ -1,6 +1,5 @@
 """OutputShape: what a module that cannot be traced returns, found by running a copy of it on random numbers."""
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -10,36 +9,51 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from autopart.capture.call_shape import CallShape, TensorShape
+from autopart.capture.trial_run import HandedOn, Ran, TrialRun, faked
 from autopart.errors import CaptureError
 from autopart.ir.size import BATCH, Size
 
 BATCH_SIZE = 8
 REDRAWN = 2  # further halves, with numbers of their own: their outputs must have the same shape
+DIRECTIONS = 2  # of gradients: backward must be linear in them
 MOST_BYTES = 4 * 2**30  # of weights: what may be copied for a trial
-DEVIATION = 0.02  # of the random weights of a model on `meta`
 
 
 @dataclass(frozen=True)
 class OutputShape:
-    """The leaves of an output, tensors as their shapes, how to put them together, and whether samples stay apart."""
+    """What a call returns.
+
+    Attributes:
+        leaves, structure: of the output, tensors as their shapes, and how to put them together.
+        trained: for each leaf, whether it is a tensor that has a gradient.
+        samplewise: whether samples stay apart, forward and backward.
+    """
 
     leaves: tuple[Any, ...]
     structure: Any
+    trained: tuple[bool, ...]
     samplewise: bool
 
     @property
     def tensors(self) -> tuple[TensorShape, ...]:
-        """The shapes of the tensors."""
+        """The shapes of the tensors that it makes; an input that it hands on is none."""
         return tuple(leaf for leaf in self.leaves if isinstance(leaf, TensorShape))
 
-    def rebuild(self, tensors: list[torch.Tensor]) -> Any:
-        """The output with `tensors` in it."""
+    def rebuild(self, tensors: list[torch.Tensor], inputs: list[torch.Tensor]) -> Any:
+        """The output with `tensors` in it, of a call that took `inputs`."""
         queue = list(tensors)
-        leaves = [queue.pop(0) if isinstance(leaf, TensorShape) else leaf for leaf in self.leaves]
+        leaves = []
+        for leaf, trained in zip(self.leaves, self.trained, strict=True):
+            if isinstance(leaf, TensorShape):
+                leaves.append(queue.pop(0) if trained else queue.pop(0).detach())
+            else:
+                leaves.append(inputs[leaf.number] if isinstance(leaf, HandedOn) else leaf)
         return pytree.tree_unflatten(leaves, self.structure)
 
 
-def output_shape(path: str, module: nn.Module, call: CallShape, fake: Callable[..., Any] | None = None) -> OutputShape:
+def output_shape(
+    path: str, module: nn.Module, call: CallShape, fake: Callable[..., Any] | None = None, views: bool = False
+) -> OutputShape:
     """What `module` returns when it is called so, at any batch size.
 
     Args:
@@ -47,26 +61,52 @@ def output_shape(path: str, module: nn.Module, call: CallShape, fake: Callable[.
         module: is not changed; its tensors may be on `meta`.
         call: how it is called.
         fake: takes the module's place; given tensors on `meta`, it returns such tensors.
+        views: whether an output may be a view of an input.
 
     Raises:
-        CaptureError: it cannot be run, or its output's shape depends on more than the batch size.
+        CaptureError: it cannot be run, its output's shape depends on more than the batch size, it changes what it is
+            given or remembers earlier calls, or its backward is not linear in the gradient of its output.
     """
     generator = torch.Generator().manual_seed(0)
     inputs = [tensor.random(BATCH_SIZE, generator) for tensor in call.tensors]
     halves = [[_half(x, like, second) for x, like in zip(inputs, call.tensors, strict=True)] for second in (0, 1)]
     redrawn = [[tensor.random(BATCH_SIZE // 2, generator) for tensor in call.tensors] for _ in range(REDRAWN)]
-    run = _runner(path, module, call) if fake is None else _faked(fake, call)
+    _check_size(path, module, fake)
     try:
-        with torch.no_grad():
-            whole, first, second = (pytree.tree_flatten(run(own)) for own in (inputs, *halves))
-            others = [second[0], *(pytree.tree_leaves(run(own)) for own in redrawn)]
+        if fake is None:
+            run = TrialRun(module, call, views)
+            whole, first, second = (run(own, DIRECTIONS) for own in (inputs, *halves))
+            others, again = [second, *map(run, redrawn)], run(inputs)
+        else:
+            run_fake = faked(fake, call)
+            whole, first, second = (run_fake(own) for own in (inputs, *halves))
+            others, again = [second], whole
     except Exception as error:
         raise CaptureError(
             f"{path} cannot be kept whole: its output's shape is not known, as on random inputs a copy of it raised "
             f"{type(error).__name__}: {error}. {_hint(path)}"
         ) from error
-    leaves = []
-    for large, small, *same in zip(whole[0], first[0], *others, strict=True):
+    leaves = _shapes(path, whole, first, others)
+    apart = False
+    if fake is None:
+        _check_runs(path, leaves, whole, again)
+        apart = _apart(leaves, whole, first, second) and _gradients_apart(call, module, whole, first, second)
+    return OutputShape(leaves, whole.structure, whole.trained, apart)
+
+
+def _check_size(path: str, module: nn.Module, fake: Callable[..., Any] | None) -> None:
+    tensors = [*module.parameters(), *module.buffers()]
+    size_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    if fake is None and size_bytes > MOST_BYTES:
+        raise CaptureError(
+            f"{path} has {size_bytes / 2**30:.1f} GiB of weights, too much to run a copy of it only to see the shape "
+            f"of its output. {_hint(path)}"
+        )
+
+
+def _shapes(path: str, whole: Ran, first: Ran, others: list[Ran]) -> tuple[Any, ...]:
+    leaves: list[Any] = []
+    for large, small, *same in zip(whole.leaves, first.leaves, *(other.leaves for other in others), strict=True):
         if not isinstance(large, torch.Tensor):
             leaves.append(large)
         elif any(other.shape != small.shape for other in same):
@@ -79,71 +119,58 @@ def output_shape(path: str, module: nn.Module, call: CallShape, fake: Callable[.
         else:
             shape = tuple(_size(path, a, b) for a, b in zip(large.shape, small.shape, strict=True))
             leaves.append(TensorShape(shape, large.dtype))
-    apart = fake is None and all(
-        _agree(leaf.shape, a, b, c)
-        for leaf, a, b, c in zip(leaves, whole[0], first[0], second[0], strict=True)
-        if isinstance(leaf, TensorShape)
+    return tuple(leaves)
+
+
+def _check_runs(path: str, leaves: tuple[Any, ...], whole: Ran, again: Ran) -> None:
+    for leaf, before, after in zip(leaves, whole.leaves, again.leaves, strict=True):
+        if not (_close(before, after) if isinstance(leaf, TensorShape) else before == after):
+            raise CaptureError(
+                f"{path} cannot be kept whole: called again with the same inputs it returns something else. A module "
+                "that remembers earlier calls would compute otherwise with another number of micro-batches"
+            )
+    *parts, summed = whole.gradients or ((),)
+    largest = _largest(*summed)
+    for own, *others in zip(summed, *parts, strict=True):
+        if own is not None and not _close(own, sum(others[1:], others[0]), largest):
+            raise CaptureError(
+                f"{path} cannot be kept whole: its backward is not linear in the gradient of its output, as clipping "
+                "is. It would train otherwise with another number of micro-batches"
+            )
+
+
+def _apart(leaves: tuple[Any, ...], whole: Ran, first: Ran, second: Ran) -> bool:
+    return all(
+        _agree(leaf.shape, a, b, c) if isinstance(leaf, TensorShape) else a == b == c
+        for leaf, a, b, c in zip(leaves, whole.leaves, first.leaves, second.leaves, strict=True)
     )
-    return OutputShape(tuple(leaves), whole[1], apart)
 
 
-def _runner(path: str, module: nn.Module, call: CallShape) -> Callable[[list[torch.Tensor]], Any]:
-    tensors = [*module.parameters(), *module.buffers()]
-    size_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-    if size_bytes > MOST_BYTES:
-        raise CaptureError(
-            f"{path} has {size_bytes / 2**30:.1f} GiB of weights, too much to run a copy of it only to see the shape "
-            f"of its output. {_hint(path)}"
-        )
-    own = copy.deepcopy(module)
-    if any(tensor.is_meta for tensor in tensors):
-        own = own.to_empty(device="cpu")
-        for tensor in (*own.parameters(), *own.buffers()):
-            with torch.no_grad():
-                _ = tensor.normal_(0, DEVIATION) if tensor.is_floating_point() else tensor.zero_()
-    own = own.cpu()
-    for inner in own.modules():
-        if isinstance(inner, nn.modules.dropout._DropoutNd):
-            inner.p = 0.0
-    buffers = dict(own.named_buffers())
-    versions = {name: buffer._version for name, buffer in buffers.items()}
-
-    def run(inputs: list[torch.Tensor]) -> Any:
-        args, kwargs = _arguments(call.text, inputs)
-        output = own(*args, **kwargs)
-        for name, buffer in own.named_buffers():
-            if buffer is not buffers.get(name) or buffer._version != versions[name]:
-                raise ValueError(f"its forward changes its buffer {name}, which is not supported")
-        return output
-
-    return run
-
-
-def _faked(fake: Callable[..., Any], call: CallShape) -> Callable[[list[torch.Tensor]], Any]:
-    def run(inputs: list[torch.Tensor]) -> Any:
-        args, kwargs = _arguments(call.text, [tensor.to("meta") for tensor in inputs])
-        return fake(*args, **kwargs)
-
-    return run
-
-
-def _arguments(text: str, tensors: list[torch.Tensor]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments that `text`, which call_parts wrote, stands for."""
-    names = [f"tensor{number}" for number in range(len(tensors))]
-    known = {**dict(zip(names, tensors, strict=True)), "torch": torch}
-    # Python reads its own notation: the text holds nothing but the repr of plain values, and the names above.
-    taken: tuple[tuple[Any, ...], dict[str, Any]] = eval(
-        f"(lambda *args, **kwargs: (args, kwargs))({text.format(*names)})", known
-    )
-    return taken
+def _gradients_apart(call: CallShape, module: nn.Module, whole: Ran, first: Ran, second: Ran) -> bool:
+    """Whether the gradients of the halves are those of the whole: of each sample its own, and of weights their sum."""
+    shapes = [tensor.shape for tensor in call.tensors if tensor.is_trained]
+    shapes += [tuple(weight.shape) for weight in module.parameters() if weight.requires_grad]
+    for gradients in zip(whole.gradients, first.gradients, second.gradients, strict=True):
+        largest = _largest(*gradients[0])
+        for shape, a, b, c in zip(shapes, *gradients, strict=True):
+            if a is None or b is None or c is None:
+                if not (a is b is c):
+                    return False
+            elif not (_agree(shape, a, b, c, largest) if _batched(shape) else _close(b + c, a, largest)):
+                return False
+    return True
 
 
 def _half(tensor: torch.Tensor, like: TensorShape, second: int) -> torch.Tensor:
-    for dim, size in enumerate(like.shape):
-        if not isinstance(size, int):
-            rows = tensor.shape[dim] // 2
-            return tensor.narrow(dim, second * rows, rows)
+    for dim in _batched(like.shape):
+        rows = tensor.shape[dim] // 2
+        return tensor.narrow(dim, second * rows, rows)
     return tensor
+
+
+def _batched(shape: tuple[Size, ...]) -> list[int]:
+    """The dims that hold the batch."""
+    return [dim for dim, size in enumerate(shape) if not isinstance(size, int)]
 
 
 def _size(path: str, large: int, small: int) -> Size:
@@ -159,17 +186,31 @@ def _size(path: str, large: int, small: int) -> Size:
     return slope * BATCH
 
 
-def _agree(shape: tuple[Size, ...], whole: torch.Tensor, first: torch.Tensor, second: torch.Tensor) -> bool:
+def _agree(
+    shape: tuple[Size, ...],
+    whole: torch.Tensor,
+    first: torch.Tensor,
+    second: torch.Tensor,
+    largest: float | None = None,
+) -> bool:
     """Whether the halves of the batch, each by itself, give the halves of the whole one's output."""
-    dims = [dim for dim, size in enumerate(shape) if not isinstance(size, int)]
-    if len(dims) != 1:
-        return False
-    joined = torch.cat([first, second], dim=dims[0])
-    if not whole.is_floating_point():
-        return torch.equal(joined, whole)
-    close = torch.finfo(whole.dtype).eps ** 0.5
-    largest = float(whole.abs().nan_to_num(0.0, 0.0).max()) if whole.numel() else 0.0
-    return torch.allclose(joined, whole, rtol=close, atol=close * largest, equal_nan=True)
+    dims = _batched(shape)
+    return len(dims) == 1 and _close(torch.cat([first, second], dim=dims[0]), whole, largest)
+
+
+def _close(found: torch.Tensor, expected: torch.Tensor, largest: float | None = None) -> bool:
+    """Whether they agree but for rounding, against the `largest` number there is: by default, of those expected."""
+    if not (expected.is_floating_point() or expected.is_complex()):
+        return torch.equal(found, expected)
+    # Half the digits: of float32, in which many models compute norms and softmax whatever their dtype.
+    near = max(torch.finfo(expected.dtype).eps, torch.finfo(torch.float32).eps) ** 0.5
+    scale = _largest(expected) if largest is None else largest
+    return torch.allclose(found, expected, rtol=near, atol=near * scale, equal_nan=True)
+
+
+def _largest(*tensors: torch.Tensor | None) -> float:
+    sizes = (tensor.abs().nan_to_num(0.0, 0.0) for tensor in tensors if tensor is not None and tensor.numel())
+    return max((float(size.max()) for size in sizes), default=0.0)
 
 
 def _hint(path: str) -> str:

@@ -17,7 +17,6 @@ from torch.export.graph_signature import InputKind, OutputKind
 from autopart.capture.example_inputs import Batch
 from autopart.capture.found_places import FoundPlaces
 from autopart.capture.keep_whole import KeepWhole, KeptModules
-from autopart.capture.own_gradients import refusing_own_gradients
 from autopart.capture.regions import check_regions
 from autopart.capture.simplify import simplify
 from autopart.capture.survey import Survey
@@ -156,7 +155,7 @@ def _flatten(batch: Batch) -> tuple[list[str], list[torch.Tensor], Callable[...,
 
 
 def _export(wrapper: WithLoss, example: _Example) -> Any:
-    with warnings.catch_warnings(), _without_cache(wrapper.model), _silent_export(), refusing_own_gradients():
+    with warnings.catch_warnings(), _without_cache(wrapper.model), _silent_export():
         warnings.simplefilter("ignore")
         try:
             exported = torch.export.export(

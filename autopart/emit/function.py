@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from autopart.emit.body import Statement
-from autopart.emit.kept import block_key, kept_text
+from autopart.emit.kept import block_key, kept_path, kept_text
 from autopart.emit.spelling import spell, uses_batch
 from autopart.errors import UnsupportedError
 from autopart.ir.folded import Folded, Loop
@@ -148,14 +148,14 @@ class Function:
                 )
         names = tuple(value.name for value in node.outputs)
         write = partial(kept_text, node, self.kept_key(node))
-        hint = node.scope.split(".")[-1]
+        hint = re.split("[.:]", kept_path(node))[-1]
         self.statements.append(
             Statement(names, tuple(operands), write, hint, shape, False, weak=False, scope=node.scope)
         )
 
     def kept_key(self, node: Node) -> str:
-        """What the function calls a module that is kept whole."""
-        return node.scope if self.loop is None else block_key(self.sharded.folded, self.loop, node)
+        """What the function calls what is kept whole."""
+        return kept_path(node) if self.loop is None else block_key(self.sharded.folded, self.loop, node)
 
     def hint(self, node: Node) -> tuple[str, bool]:
         """What to call a result, and whether the name is weak: by the module of its weights, or that it ran in."""

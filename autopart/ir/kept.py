@@ -1,10 +1,11 @@
-"""Kept: the node of a module that is kept whole, a call that nobody looks into.
+"""Kept: the node of a module or function that is kept whole, a call that nobody looks into.
 
-    outputs = autopart.kept.default((inputs ...), (weights ...), "{}, mask={}", samplewise)
+    outputs = autopart.kept.default((inputs ...), (weights ...), "{}, mask={}", samplewise, function)
 
-The third argument is how the module is called, with `{}` for each of the inputs; the module is that of the node's
-scope.
+The third argument is how it is called, with `{}` for each of the inputs.
 `samplewise` says whether it treats every sample of the batch by itself.
+`function` is "package.module:Class" of a `torch.autograd.Function`; where it is empty, the module is that of the
+node's scope.
 """
 
 from autopart.ir.graph import Node, references
@@ -25,3 +26,8 @@ def input_count(node: Node) -> int:
 def is_samplewise(node: Node) -> bool:
     """Whether the module treats every sample by itself."""
     return node.args[3] is True
+
+
+def function_name(node: Node) -> str:
+    """The "package.module:Class" of the `torch.autograd.Function` that is called; empty for a module."""
+    return str(node.args[4])

@@ -31,7 +31,9 @@ class Transfer:
 
 @dataclass(frozen=True, slots=True)
 class KeptModule:
-    """The model's module at `path`, which the stage calls as `self.kept[key]`.
+    """What a stage calls as `self.kept[key]`: the model's module at `path`, or a `torch.autograd.Function`.
+
+    The path of a function is "package.module:Class".
 
     In run `run` of loop `loop` of the stage, or in the stage itself, where these are None.
     """

@@ -50,6 +50,69 @@ class Counting(nn.Linear):
         return super().forward(x)
 
 
+class Remembering(nn.Linear):
+    """Adds up what it has seen, in an attribute that is no buffer."""
+
+    def __init__(self) -> None:
+        super().__init__(8, 8)
+        self.seen = torch.zeros(())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.seen = self.seen + x.detach().sum()
+        return super().forward(x) + self.seen
+
+
+class Doubling(nn.Linear):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x.mul_(2.0))
+
+
+class Turning(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.view(-1, 2, 4)
+
+
+class Averaging(torch.autograd.Function):
+    """Keeps samples apart forward, and mixes them backward."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        return x * 2.0
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        return 2.0 * gradient + gradient.mean(0)
+
+
+class MixingBackward(nn.Linear):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return Averaging.apply(super().forward(x))
+
+
+class Hooked(nn.Linear):
+    def __init__(self) -> None:
+        super().__init__(8, 8)
+        self.register_forward_hook(lambda module, args, output: 2.0 * output)
+
+
+class Borrowing(nn.Linear):
+    """Uses a weight of a module that is not inside it."""
+
+    def __init__(self, lender: nn.Linear) -> None:
+        super().__init__(8, 8)
+        self.lenders = (lender,)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) @ self.lenders[0].weight
+
+
+class Handing(nn.Linear):
+    """Hands its input on, and gives a number without a gradient beside it."""
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return x, super().forward(x).detach()
+
+
 class Taking(nn.Module):
     """Hands an object on."""
 
@@ -124,12 +187,43 @@ def test_a_function_can_give_the_shapes() -> None:
     [
         (Filtering(8, 8), "inner cannot be kept whole: the shape of its output depends on the values of its inputs"),
         (Counting(), "its forward changes its buffer calls"),
+        (Remembering(), "called again with the same inputs it returns something else"),
+        (Doubling(8, 8), "its forward changes its inputs in place"),
+        (Turning(), "it returns a view of its input"),
+        (Hooked(), "it has forward hooks"),
         (nn.Linear(9, 9), r"on random inputs a copy of it raised RuntimeError.*keep_whole=\{\"inner\": function\}"),
     ],
 )
 def test_what_cannot_be_kept(inner: nn.Module, message: str) -> None:
     with pytest.raises(CaptureError, match=message):
         kept_nodes(Around(inner), (X,), ["inner"])
+
+
+def test_samples_that_are_mixed_backward_are_noticed() -> None:
+    (node,) = kept_nodes(Around(MixingBackward(8, 8)), (X,), ["inner"])
+    assert not is_samplewise(node)
+
+
+def test_a_weight_that_lies_outside() -> None:
+    lender = nn.Linear(8, 8)
+    model = nn.Sequential(lender, Around(Borrowing(lender)))
+    with pytest.raises(CaptureError, match=r"1\.inner cannot be kept whole: it refers to 0\.weight"):
+        kept_nodes(model, (X,), ["1.inner"])
+    assert kept_nodes(nn.Sequential(model), (X,), ["0"])
+
+
+def test_an_input_that_is_handed_on_is_itself() -> None:
+    class Using(Around):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            first = self.first(x)
+            same, other = self.inner(first)
+            assert same is first
+            return (same * other).sum()
+
+    (node,) = kept_nodes(Using(Handing(8, 8)), (X,), ["inner"])
+    assert [value.shape for value in node.outputs] == [(BATCH, 8)]
+    graph = capture(Using(Handing(8, 8)), (X,), keep_whole=["inner"]).graph
+    assert [used.op for used in graph.nodes if node.outputs[0].name in used.inputs] == ["aten.detach.default"]
 
 
 def test_an_argument_that_cannot_be_written() -> None:

@@ -7,15 +7,15 @@ import pytest
 import torch
 
 import autopart
-from tests.kept_models import experts, experts_batch
+from tests.kept_models import KEEP, build, experts, experts_batch
 from tests.worker_pool import WorkerPool
 
-KEEP = ["blocks.*.experts"]
 
-
-def _train(world: int, pins: dict[str, Any]) -> tuple[float, dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+def _train(
+    name: str, world: int, pins: dict[str, Any]
+) -> tuple[float, dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     par = autopart.parallelize(
-        experts(), world, inputs=experts_batch(), global_batch=8, micro_batch=2, keep_whole=KEEP, **pins
+        build(name), world, inputs=experts_batch(), global_batch=8, micro_batch=2, keep_whole=KEEP[name], **pins
     )
     loss = float(par.train_step(par.shard_batch(experts_batch())))
     gradients = par.full_gradients()
@@ -25,35 +25,47 @@ def _train(world: int, pins: dict[str, Any]) -> tuple[float, dict[str, torch.Ten
 
 
 @pytest.mark.parametrize(
-    "pins",
+    ("name", "pins"),
     [
-        {"tp": 2, "pp": 2},
-        {"tp": 2, "pp": 2, "recompute": "full"},
-        {"tp": 4},
-        {"pp": 2, "dp": 2},
-        {"tp": 2, "pp": 2, "cuts": ["blocks.1"]},
+        ("experts", {"tp": 2, "pp": 2}),
+        ("experts", {"tp": 2, "pp": 2, "recompute": "full"}),
+        ("experts", {"tp": 4}),
+        ("experts", {"pp": 2, "dp": 2}),
+        ("experts", {"tp": 2, "pp": 2, "cuts": ["blocks.1"]}),
+        ("quantized", {"tp": 2, "pp": 2}),
+        ("quantized", {"tp": 2, "dp": 2, "recompute": "full"}),
+        ("tied", {"tp": 2, "dp": 2}),
+        ("tied", {"tp": 2, "pp": 2}),
+        ("tied", {"tp": 1, "pp": 4}),
     ],
 )
-def test_experts_that_loop(worker_pool: WorkerPool, pins: dict[str, Any]) -> None:
-    model = experts()
+def test_loss_and_gradients(worker_pool: WorkerPool, name: str, pins: dict[str, Any]) -> None:
+    model = build(name)
     expected = model(*experts_batch())
     expected.backward()
-    loss, gradients, state = worker_pool.run(_train, 4, 4, pins)[0]
-    assert abs(loss - float(expected.detach())) < 1e-12
-    for name, parameter in model.named_parameters():
+    loss, gradients, state = worker_pool.run(_train, 4, name, 4, pins)[0]
+    assert abs(loss - float(expected.detach())) < 1e-12 * max(1.0, float(expected.detach()))
+    for path, parameter in model.named_parameters():
         assert parameter.grad is not None
-        torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-8, atol=1e-12, msg=name)
+        torch.testing.assert_close(gradients[path], parameter.grad, rtol=1e-8, atol=1e-12, msg=path)
     torch.optim.SGD(model.parameters(), lr=0.1).step()
     assert state.keys() == model.state_dict().keys()
-    for name, tensor in model.state_dict().items():
-        torch.testing.assert_close(state[name], tensor, rtol=1e-8, atol=1e-12, msg=name)
+    for path, tensor in model.state_dict().items():
+        torch.testing.assert_close(state[path], tensor, rtol=1e-8, atol=1e-12, msg=path)
 
 
 def test_the_source_shows_the_call(tmp_path: Path) -> None:
     par = autopart.parallelize(
-        experts(), 4, inputs=experts_batch(), global_batch=8, micro_batch=2, tp=2, pp=2, keep_whole=KEEP
+        experts(), 4, inputs=experts_batch(), global_batch=8, micro_batch=2, tp=2, pp=2, keep_whole=KEEP["experts"]
     )
     text = "\n".join(path.read_text() for path in par.emit(tmp_path))
     assert 'self.kept["experts"](' in text
     assert "power=2.0)" in text
     assert "self.hold(kept={})" in text
+
+
+def test_the_source_shows_the_function(tmp_path: Path) -> None:
+    par = autopart.parallelize(build("quantized"), 2, inputs=experts_batch(), global_batch=8, micro_batch=2, tp=2)
+    text = "\n".join(path.read_text() for path in par.emit(tmp_path))
+    assert 'self.kept["tests.kept_models:Straight"](' in text
+    assert ", 0.125)" in text

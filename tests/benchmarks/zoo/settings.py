@@ -114,11 +114,18 @@ SETTINGS: dict[str, dict[str, Any]] = {
     },
 }
 
-# Modules that decide by values what they compute, and cannot be captured.
+# Modules that cannot be captured, as values of tensors decide what they compute: each is called as it is.
 KEEP_WHOLE: dict[str, tuple[str, ...]] = {
-    # The latent transformer works on patches, whose number the entropies of the bytes decide.
+    # All layers work on patches, whose number the entropies of the bytes decide; only the head is outside.
     "blt": ("model",),
     "dbrx": ("transformer.blocks.*.ffn.experts",),
+    # The projections to queries and back are experts, too.
+    "jetmoe": ("model.layers.*.self_attention", "model.layers.*.mlp"),
+    "longcat_flash": ("model.layers.*.mlp.experts",),
+    "qwen4_exp": ("model.layers.*.self_attn.indexer",),
+    "qwen4_exp_text": ("model.layers.*.self_attn.indexer",),
+    # Each language has an adapter of its own.
+    "xmod": ("roberta.encoder.layer.*.output",),
 }
 
 # What cannot train at all, and why.

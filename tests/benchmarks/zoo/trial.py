@@ -1,5 +1,6 @@
 """One architecture through everything: capture, plan, emit, run on 2 x 2 processes, compare with one process."""
 
+import copy
 import logging
 import re
 import time
@@ -9,11 +10,13 @@ from math import prod
 from typing import Any
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from autopart import api
 from autopart.errors import AutopartError
 from autopart.estimate.node import Prices
 from autopart.ir.graph import Graph
+from autopart.ir.kept import KEPT, function_name
 from autopart.ir.plan import PlanData
 from autopart.ir.program import Program
 from autopart.runtime.parallel import Parallel
@@ -88,7 +91,7 @@ def _through(pool: WorkerPool, architecture: Architecture, trial: Trial) -> Tria
         trial,
         nodes=len(prepared.captured.graph.nodes),
         distinct=len(prepared.folded.graph.nodes),
-        flops_share=_flops_share(prepared, plan),
+        flops_share=_flops_share(prepared, plan, _kept_flops(prepared, model, batch) / SAMPLES),
         bytes_share=_bytes_share(prepared, plan),
         micro_batches=SAMPLES // micro_batch,
         capture_s=captured - start,
@@ -140,11 +143,26 @@ def _worst(
     return errors[where], where
 
 
-def _flops_share(prepared: api.Prepared, plan: PlanData) -> float:
-    """Of the FLOPs of matmuls, convolutions and attention, what the tp ranks divide among them."""
+def _kept_flops(prepared: api.Prepared, model: torch.nn.Module, batch: dict[str, Any]) -> float:
+    """The FLOPs of the modules kept whole, forward, counted as the unmodified model runs."""
+    scopes = {node.scope for node in prepared.captured.graph.nodes if node.op == KEPT and not function_name(node)}
+    if not scopes:
+        return 0.0
+    model = copy.deepcopy(model).requires_grad_(False)
+    with FlopCounterMode(display=False) as counter:
+        model(**batch)
+    counts = counter.get_flop_counts()
+    return float(sum(sum(counts[f"{type(model).__name__}.{scope}"].values()) for scope in scopes))
+
+
+def _flops_share(prepared: api.Prepared, plan: PlanData, kept_flops: float) -> float:
+    """Of the FLOPs of matmuls, convolutions and attention, what the tp ranks divide among them.
+
+    `kept_flops` are those of modules kept whole, a sample; these are never divided.
+    """
     prices = Prices(prepared.folded.graph, prepared.rules, load_cluster(CLUSTER), plan.tp, plan.micro_batch)
     letters = {choice.node: choice.letter for choice in plan.nodes}
-    shared = total = 0.0
+    shared, total = 0.0, kept_flops * plan.micro_batch
     for node, runs in zip(prepared.folded.graph.nodes, prepared.folded.runs, strict=True):
         flops = prices.flops(node) * runs
         total += flops
