@@ -127,14 +127,13 @@ class KeptModules:
         weights = [*module.parameters(), *module.buffers()]
         if not inputs and not weights:
             raise CaptureError(f"{path} takes no tensor and has none: there is no need to keep it whole")
-        return known.rebuild(kept(inputs, weights, text, known.samplewise, function, sizes, ranks, dtypes), inputs)
+        facts = known.samplewise, function, known.elementwise
+        return known.rebuild(kept(inputs, weights, text, *facts, sizes, ranks, dtypes), inputs)
 
     def _learn(self, path: str, call: CallShape) -> None:
-        # Torch itself forbids to change a view that a function returns.
-        views = path in self._functions
         found: OutputShape | CaptureError
         try:
-            found = output_shape(path, self._callee(path), call, self._fakes.get(path), views)
+            found = output_shape(path, self._callee(path), call, self._fakes.get(path), path in self._functions)
         except CaptureError as error:
             found = error  # raised where it is called so
         self._known[self._key(path, call)] = found

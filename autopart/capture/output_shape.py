@@ -27,12 +27,14 @@ class OutputShape:
         leaves, structure: of the output, tensors as their shapes, and how to put them together.
         trained: for each leaf, whether it is a tensor that has a gradient.
         samplewise: whether samples stay apart, forward and backward.
+        elementwise: whether all tensors have one shape, and elements stay apart.
     """
 
     leaves: tuple[Any, ...]
     structure: Any
     trained: tuple[bool, ...]
     samplewise: bool
+    elementwise: bool = False
 
     @property
     def tensors(self) -> tuple[TensorShape, ...]:
@@ -52,7 +54,7 @@ class OutputShape:
 
 
 def output_shape(
-    path: str, module: nn.Module, call: CallShape, fake: Callable[..., Any] | None = None, views: bool = False
+    path: str, module: nn.Module, call: CallShape, fake: Callable[..., Any] | None = None, function: bool = False
 ) -> OutputShape:
     """What `module` returns when it is called so, at any batch size.
 
@@ -61,7 +63,7 @@ def output_shape(
         module: is not changed; its tensors may be on `meta`.
         call: how it is called.
         fake: takes the module's place; given tensors on `meta`, it returns such tensors.
-        views: whether an output may be a view of an input.
+        function: it is an autograd function, which may return views and may be elementwise.
 
     Raises:
         CaptureError: it cannot be run, its output's shape depends on more than the batch size, it changes what it is
@@ -74,7 +76,7 @@ def output_shape(
     _check_size(path, module, fake)
     try:
         if fake is None:
-            run = TrialRun(module, call, views)
+            run = TrialRun(module, call, function)
             whole, first, second = (run(own, DIRECTIONS) for own in (inputs, *halves))
             others, again = [second, *map(run, redrawn)], run(inputs)
         else:
@@ -87,11 +89,12 @@ def output_shape(
             f"{type(error).__name__}: {error}. {_hint(path)}"
         ) from error
     leaves = _shapes(path, whole, first, others)
-    apart = False
+    apart = elementwise = False
     if fake is None:
         _check_runs(path, leaves, whole, again)
         apart = _apart(leaves, whole, first, second) and _gradients_apart(call, module, whole, first, second)
-    return OutputShape(leaves, whole.structure, whole.trained, apart)
+        elementwise = function and apart and _elementwise(run, inputs, whole)
+    return OutputShape(leaves, whole.structure, whole.trained, apart, elementwise)
 
 
 def _check_size(path: str, module: nn.Module, fake: Callable[..., Any] | None) -> None:
@@ -157,6 +160,31 @@ def _gradients_apart(call: CallShape, module: nn.Module, whole: Ran, first: Ran,
                 if not (a is b is c):
                     return False
             elif not (_agree(shape, a, b, c, largest) if _batched(shape) else _close(b + c, a, largest)):
+                return False
+    return True
+
+
+def _elementwise(run: TrialRun, inputs: list[torch.Tensor], whole: Ran) -> bool:
+    """Whether all tensors have one shape, and along each of its dims pieces by themselves give pieces of the whole."""
+    shapes = {leaf.shape if isinstance(leaf, torch.Tensor) else None for leaf in (*inputs, *whole.leaves)}
+    (shape, *others) = shapes
+    if shape is None or others:
+        return False
+    for dim, size in enumerate(shape):
+        if size == 1:
+            continue
+        cut = size // 2
+        pieces = [[x.narrow(dim, *piece) for x in inputs] for piece in ((0, cut), (cut, size - cut))]
+        try:
+            first, second = (run(own, DIRECTIONS) for own in pieces)
+        except Exception:
+            return False  # it expects this size
+        rows = [whole.leaves, *whole.gradients], [first.leaves, *first.gradients], [second.leaves, *second.gradients]
+        for own, a, b in (item for row in zip(*rows, strict=True) for item in zip(*row, strict=True)):
+            if not all(isinstance(tensor, torch.Tensor) for tensor in (own, a, b)):
+                if not (own is a is b):
+                    return False
+            elif not _close(torch.cat([a, b], dim=dim), own, _largest(own)):
                 return False
     return True
 

@@ -81,7 +81,7 @@ class Translator:
             )
             return
         if str(target) == KEPT:
-            self._emit(node, result, grad_enabled, node.args[:5])  # the others are the shapes, which the outputs have
+            self._emit(node, result, grad_enabled, node.args[:6])  # the others are the shapes, which the outputs have
             return
         if getattr(target, "namespace", "") == NAMESPACE:
             self._mark(node, name.split(".")[0])

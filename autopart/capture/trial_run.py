@@ -40,9 +40,9 @@ class HandedOn:
 class TrialRun:
     """Runs a copy of `module`, called as `call` says; random numbers are the same each time, and dropout is off."""
 
-    def __init__(self, module: nn.Module, call: CallShape, views: bool) -> None:
-        """`views` says whether the output may be a view of an input."""
-        self._own, self._text, self._views = _copied(module), call.text, views
+    def __init__(self, module: nn.Module, call: CallShape, function: bool) -> None:
+        """`function` says that `module` is an autograd function: torch forbids to change the views that it returns."""
+        self._own, self._text, self._views = _copied(module), call.text, function
         self._weights = [weight for weight in self._own.parameters() if weight.requires_grad]
 
     def __call__(self, inputs: list[torch.Tensor], directions: int = 0) -> Ran:
@@ -51,20 +51,24 @@ class TrialRun:
         A sample of the batch has the same direction wherever it lies.
 
         Raises:
-            ValueError: it changes what it is given, or its buffers.
+            ValueError: it changes what it is given, or its buffers, or returns a view of an input.
         """
         given = [x.detach().clone().requires_grad_(x.is_floating_point() or x.is_complex()) for x in inputs]
         passed = [x.clone() for x in given]  # a leaf could not be changed in place
         args, kwargs = arguments(self._text, passed)
+        before = pytree.tree_flatten((args, kwargs))
         buffers = dict(self._own.named_buffers())
         versions = [tensor._version for tensor in (*passed, *buffers.values())]
         with torch.enable_grad(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             leaves, structure = pytree.tree_flatten(self._own.forward(*args, **kwargs))
+        after = pytree.tree_flatten((args, kwargs))
+        if before[1] != after[1] or any(a is not b for a, b in zip(before[0], after[0], strict=True)):
+            raise ValueError("its forward changes a list or dict that it is given, which is not supported")
         if [tensor._version for tensor in passed] != versions[: len(passed)]:
             raise ValueError("its forward changes its inputs in place, which is not supported")
-        for (name, before), version in zip(buffers.items(), versions[len(passed) :], strict=True):
-            if self._own.get_buffer(name) is not before or before._version != version:
+        for (name, buffer), version in zip(buffers.items(), versions[len(passed) :], strict=True):
+            if self._own.get_buffer(name) is not buffer or buffer._version != version:
                 raise ValueError(f"its forward changes its buffer {name}, which is not supported")
         leaves = [self._handed_on(leaf, passed) for leaf in leaves]
         trained = tuple(isinstance(leaf, torch.Tensor) and leaf.requires_grad for leaf in leaves)

@@ -148,7 +148,7 @@ class Function:
                 )
         names = tuple(value.name for value in node.outputs)
         write = partial(kept_text, node, self.kept_key(node))
-        hint = re.split("[.:]", kept_path(node))[-1]
+        hint = re.split("[.:]", kept_path(node))[-1].lower()
         self.statements.append(
             Statement(names, tuple(operands), write, hint, shape, False, weak=False, scope=node.scope)
         )

@@ -1,11 +1,12 @@
 """Kept: the node of a module or function that is kept whole, a call that nobody looks into.
 
-    outputs = autopart.kept.default((inputs ...), (weights ...), "{}, mask={}", samplewise, function)
+    outputs = autopart.kept.default((inputs ...), (weights ...), "{}, mask={}", samplewise, function, elementwise)
 
 The third argument is how it is called, with `{}` for each of the inputs.
 `samplewise` says whether it treats every sample of the batch by itself.
 `function` is "package.module:Class" of a `torch.autograd.Function`; where it is empty, the module is that of the
 node's scope.
+`elementwise` says whether it treats every element by itself.
 """
 
 from autopart.ir.graph import Node, references
@@ -31,3 +32,8 @@ def is_samplewise(node: Node) -> bool:
 def function_name(node: Node) -> str:
     """The "package.module:Class" of the `torch.autograd.Function` that is called; empty for a module."""
     return str(node.args[4])
+
+
+def is_elementwise(node: Node) -> bool:
+    """Whether all tensors have one shape, and each element of the outputs comes from those at its place alone."""
+    return node.args[5] is True

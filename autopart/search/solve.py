@@ -195,7 +195,7 @@ def _replicated(
         chosen = best.tensor.strategies[node.name]
         heavy = work_of(node) in (Work.MATMUL, Work.ATTENTION)
         constant = all(value.name in folded.graph.recomputable for value in node.outputs)
-        if node.op == KEPT:
+        if node.op == KEPT and not chosen.divided:
             name = function_name(node)
             notes[name or node.name] = Note(name or node.scope, OWN_BACKWARD if name else "kept whole, as asked")
         elif rules.get(node.name) is None and not node.op.startswith("autopart.") and not constant:

@@ -1,17 +1,19 @@
-"""The rule of a module that is kept whole: none of its dims may be sharded, and samples may stay apart."""
+"""The rule of what is kept whole: samples may stay apart; only an elementwise function has dims that may be sharded."""
+
+from string import ascii_lowercase
 
 from autopart.ir.graph import Graph, Node
-from autopart.ir.kept import is_samplewise
+from autopart.ir.kept import is_elementwise, is_samplewise
 from autopart.sharding.rule import Letters, Rule
 
 
 def kept_rule(node: Node, graph: Graph) -> Rule | None:
-    """A rule without letters for a module that treats every sample by itself; none for one that mixes them."""
+    """A letter for every dim if it is elementwise, no letters if samples stay apart; no rule if it mixes them."""
     if not is_samplewise(node):
         return None
 
-    def unknown(shape: tuple[object, ...]) -> Letters:
-        return (None,) * len(shape)
+    def letters(shape: tuple[object, ...]) -> Letters:
+        return tuple(ascii_lowercase[: len(shape)]) if is_elementwise(node) else (None,) * len(shape)
 
-    inputs = tuple(unknown(graph.values[name].shape) for name in node.inputs)
-    return Rule(inputs, tuple(unknown(value.shape) for value in node.outputs))
+    inputs = tuple(letters(graph.values[name].shape) for name in node.inputs)
+    return Rule(inputs, tuple(letters(value.shape) for value in node.outputs))

@@ -67,6 +67,12 @@ class Doubling(nn.Linear):
         return super().forward(x.mul_(2.0))
 
 
+class Noting(nn.Linear):
+    def forward(self, x: torch.Tensor, notes: list[torch.Tensor]) -> torch.Tensor:
+        notes.append(x)
+        return super().forward(x)
+
+
 class Turning(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x.view(-1, 2, 4)
@@ -229,6 +235,16 @@ def test_an_input_that_is_handed_on_is_itself() -> None:
 def test_an_argument_that_cannot_be_written() -> None:
     with pytest.raises(CaptureError, match="its argument 'options' is a object, and only tensors, plain values"):
         kept_nodes(Taking(), (X,), ["inner"])
+
+
+def test_a_list_that_is_changed() -> None:
+    class Using(Around):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            notes: list[torch.Tensor] = []
+            return self.inner(x, notes).sum() + notes[0].sum()
+
+    with pytest.raises(CaptureError, match="its forward changes a list or dict that it is given"):
+        kept_nodes(Using(Noting(8, 8)), (X,), ["inner"])
 
 
 def test_a_name_that_no_module_has() -> None:

@@ -109,6 +109,17 @@ def test_constants_may_be_read() -> None:
     assert graph_of(Constant(8, 8), BATCH).nodes
 
 
+def test_a_weight_that_is_changed() -> None:
+    class Clipping(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.weight.data.clamp_(-1.0, 1.0)  # clip
+            return super().forward(x)
+
+    (place,) = places_of(Clipping(8, 8))
+    assert place.location.endswith(f":{line_of('# clip')}")
+    assert place.construct.startswith("clamp_ on the .data of a weight")
+
+
 def test_a_whole_number_that_is_read_is_not_taken_for_the_batch() -> None:
     class Scaled(nn.Linear):
         def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:

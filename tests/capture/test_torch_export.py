@@ -11,7 +11,7 @@ from torch import nn
 
 from autopart.errors import CaptureError, UnsupportedError
 from autopart.ir.graph import Node
-from autopart.ir.kept import KEPT, function_name, is_samplewise
+from autopart.ir.kept import KEPT, function_name, is_elementwise, is_samplewise
 from autopart.ir.size import BATCH
 from tests.capture.models import captured, graph_of, tiny_gpt, tiny_gpt2, tiny_llama, token_batch
 
@@ -290,6 +290,21 @@ class _Clipping(torch.autograd.Function):
         return gradient.clamp(-0.1, 0.1)
 
 
+class _Shares(torch.autograd.Function):
+    """What part each number of a sample has in their sum; the sum counts as a constant."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        total = x.sum(-1, keepdim=True)
+        ctx.save_for_backward(total)
+        return x / total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        (total,) = ctx.saved_tensors
+        return gradient / total
+
+
 class _Reversible(torch.autograd.Function):
     """Takes a module."""
 
@@ -318,6 +333,12 @@ class TestOwnGradients:
         assert function_name(node) == f"{__name__}:_Straight"
         assert is_samplewise(node)
         assert node.output.requires_grad
+
+    def test_elementwise_or_not(self) -> None:
+        for function in (_Straight, _Shares):
+            (node,) = [node for node in graph_of(_Applying(function), BATCHED).nodes if node.op == KEPT]
+            assert is_samplewise(node)
+            assert is_elementwise(node) == (function is _Straight)
 
     @pytest.mark.parametrize(
         ("model", "message"),

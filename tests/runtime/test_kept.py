@@ -67,5 +67,5 @@ def test_the_source_shows_the_call(tmp_path: Path) -> None:
 def test_the_source_shows_the_function(tmp_path: Path) -> None:
     par = autopart.parallelize(build("quantized"), 2, inputs=experts_batch(), global_batch=8, micro_batch=2, tp=2)
     text = "\n".join(path.read_text() for path in par.emit(tmp_path))
-    assert 'self.kept["tests.kept_models:Straight"](' in text
-    assert ", 0.125)" in text
+    half = "(b, 6, 32)"  # of the width: it is elementwise
+    assert f'straight = self.kept["tests.kept_models:Straight"](up, 0.125)  # {half}' in text

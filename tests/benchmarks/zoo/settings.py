@@ -114,7 +114,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     },
 }
 
-# Modules that cannot be captured, as values of tensors decide what they compute: each is called as it is.
+# Modules that cannot be captured, mostly as values of tensors decide what they compute: each is called as it is.
 KEEP_WHOLE: dict[str, tuple[str, ...]] = {
     # All layers work on patches, whose number the entropies of the bytes decide; only the head is outside.
     "blt": ("model",),
@@ -124,6 +124,8 @@ KEEP_WHOLE: dict[str, tuple[str, ...]] = {
     "longcat_flash": ("model.layers.*.mlp.experts",),
     "qwen4_exp": ("model.layers.*.self_attn.indexer",),
     "qwen4_exp_text": ("model.layers.*.self_attn.indexer",),
+    # Reversible layers: the backward pass computes them again, from the last one back.
+    "reformer": ("reformer.encoder",),
     # Each language has an adapter of its own.
     "xmod": ("roberta.encoder.layer.*.output",),
 }
