@@ -268,7 +268,10 @@ def make_plan(prepared: Prepared, world: int, cluster: str | Path | None, global
         )
     kept = [node.scope for node in prepared.folded.graph.nodes if node.op == KEPT and not function_name(node)]
     if kept:
-        guess = "the price of a module kept whole is a guess, by the bytes of its weights, inputs and outputs"
+        guess = (
+            "the price of a module kept whole is a guess, by the bytes of its weights, inputs and outputs, and whether "
+            "it mixes samples was seen on random numbers"
+        )
         notes.append(Note("keep_whole", f"{guess}: {', '.join(kept)}"))
     request = Request(
         world=world,

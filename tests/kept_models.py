@@ -144,8 +144,20 @@ class Tied(nn.Module):
         return F.mse_loss(self.last(self.middle(x + picked) * size), target)
 
 
-MODELS = {"experts": Experts, "quantized": Quantized, "tied": Tied}
-KEEP = {"experts": ["blocks.*.experts"], "quantized": [], "tied": ["chooser"]}
+class Teaching(Tied):
+    """Calls the module kept whole without gradients first, and learns what it gave then."""
+
+    def forward(self, x: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """x, target: (batch, length, width) -> mean squared error."""
+        x = self.first(x)
+        with torch.no_grad():
+            target = target + self.chooser(x)[0]
+        picked, x, _ = self.chooser(x)
+        return F.mse_loss(self.last(self.middle(x + picked)), target)
+
+
+MODELS = {"experts": Experts, "quantized": Quantized, "tied": Tied, "teaching": Teaching}
+KEEP = {"experts": ["blocks.*.experts"], "quantized": [], "tied": ["chooser"], "teaching": ["chooser"]}
 
 
 def build(name: str) -> nn.Module:

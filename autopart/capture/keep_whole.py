@@ -77,14 +77,10 @@ class KeptModules:
                 with self._replaced():
                     return export()
             except _UnknownCallError as unknown:
+                looks = self._looks(unknown.path)
                 self._learn(unknown.path, unknown.call)
-                for path in (
-                    self._modules if unknown.path in self._modules else ()
-                ):  # layers alike are likely to be called alike
-                    if (
-                        self._looks(path) == self._looks(unknown.path)
-                        and self._key(path, unknown.call) not in self._known
-                    ):
+                for path in self._modules:  # those that look alike are likely to be called alike
+                    if self._looks(path) == looks and self._key(path, unknown.call) not in self._known:
                         self._learn(path, unknown.call)
 
     @contextmanager
@@ -110,6 +106,8 @@ class KeptModules:
 
     def _call(self, path: str, module: nn.Module, function: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """One call of the operator in place of all that `module` does."""
+        if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
+            raise CaptureError(f"{path} cannot be kept whole: it is called under autocast. Keep a larger module whole")
         text, inputs = call_parts(path, args, kwargs)
         shapes = [TensorShape(tuple(map(to_size, tensor.shape)), tensor.dtype) for tensor in inputs]
         call = CallShape(text, tuple(shapes))

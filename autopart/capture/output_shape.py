@@ -42,12 +42,14 @@ class OutputShape:
         return tuple(leaf for leaf in self.leaves if isinstance(leaf, TensorShape))
 
     def rebuild(self, tensors: list[torch.Tensor], inputs: list[torch.Tensor]) -> Any:
-        """The output with `tensors` in it, of a call that took `inputs`."""
+        """The output with `tensors` in it, of a call that took `inputs`; without gradients where it makes none."""
+        grad_enabled = torch.is_grad_enabled()
         queue = list(tensors)
         leaves = []
         for leaf, trained in zip(self.leaves, self.trained, strict=True):
             if isinstance(leaf, TensorShape):
-                leaves.append(queue.pop(0) if trained else queue.pop(0).detach())
+                tensor = queue.pop(0)
+                leaves.append(tensor if trained and grad_enabled else tensor.detach())
             else:
                 leaves.append(inputs[leaf.number] if isinstance(leaf, HandedOn) else leaf)
         return pytree.tree_unflatten(leaves, self.structure)

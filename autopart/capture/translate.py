@@ -125,7 +125,9 @@ class Translator:
         args = tuple(self._arg(arg) for arg in (node.args if given is None else given))
         kwargs = tuple((key, self._arg(arg)) for key, arg in node.kwargs.items())
         if not grad_enabled:
-            args = tuple(self._without_gradient(arg, node) for arg in args)
+            # A module kept whole takes its weights by itself, and what it gives is detached.
+            own = 1 if str(node.target) == KEPT else None
+            args = tuple(arg if index == own else self._without_gradient(arg, node) for index, arg in enumerate(args))
             kwargs = tuple((key, self._without_gradient(arg, node)) for key, arg in kwargs)
         results = result if isinstance(result, tuple | list) else (result,)
         draft = Node(node.name, "", args, kwargs, ())

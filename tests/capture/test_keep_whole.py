@@ -247,6 +247,16 @@ def test_a_list_that_is_changed() -> None:
         kept_nodes(Using(Noting(8, 8)), (X,), ["inner"])
 
 
+def test_autocast() -> None:
+    class Using(Around):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            with torch.autocast("cpu", torch.bfloat16):
+                return super().forward(x)
+
+    with pytest.raises(CaptureError, match="it is called under autocast"):
+        kept_nodes(Using(nn.Linear(8, 8)), (X,), ["inner"])
+
+
 def test_a_name_that_no_module_has() -> None:
     with pytest.raises(UnknownNameError, match=r"Experts has no module 'block\.\*\.experts'; its own modules are"):
         kept_nodes(experts(), experts_batch(), ["block.*.experts"])

@@ -37,6 +37,7 @@ def _train(
         ("tied", {"tp": 2, "dp": 2}),
         ("tied", {"tp": 2, "pp": 2}),
         ("tied", {"tp": 1, "pp": 4}),
+        ("teaching", {"tp": 2, "pp": 2}),
     ],
 )
 def test_loss_and_gradients(worker_pool: WorkerPool, name: str, pins: dict[str, Any]) -> None:
