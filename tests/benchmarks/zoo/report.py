@@ -58,8 +58,9 @@ def _summary(trials: Sequence[Trial], jobs: int) -> str:
     slow = sum(second > MOST_PREPARED_S for second in seconds)
     lines = [
         f"- {len(trials)} architectures run eagerly in training: {results['pass']} pass "
-        f"({results['pass'] / len(trials):.1%}), {results['refused']} are refused with an error, {results['broken']} "
-        f"break, {results['wrong']} compute a wrong number.",
+        f"({results['pass'] / len(trials):.1%}; {sum(bool(trial.kept) for trial in passed)} of them with modules kept "
+        f"whole, which the tensor-parallel ranks do not share), {results['refused']} are refused with an error, "
+        f"{results['broken']} break, {results['wrong']} compute a wrong number.",
         f"- Of {len(dense)} dense transformers that pass, {enough} ({enough / max(1, len(dense)):.1%}) share at least "
         f"{ENOUGH_FLOPS:.0%} of their matmul FLOPs among the tensor-parallel ranks.",
         f"- Capture, analysis, search and emission took {median(seconds):.1f} s in the median and at most "
