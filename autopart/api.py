@@ -70,7 +70,7 @@ def plan(
     cuts: Sequence[str] | None = None,
     zero: int | None = None,
     sequence_parallel: bool | None = None,
-    keep_whole: KeepWhole = (),
+    keep_whole: KeepWhole | None = None,
 ) -> Plan:
     """The fastest way to train `model` on `world` devices that fits their memory. Needs no GPU and no process group.
 
@@ -129,7 +129,7 @@ def parallelize(
     cuts: Sequence[str] | None = None,
     zero: int | None = None,
     sequence_parallel: bool | None = None,
-    keep_whole: KeepWhole = (),
+    keep_whole: KeepWhole | None = None,
 ) -> Parallel[Plan]:
     """Plan `model`, or take a `plan` made before, write it out, and inside a job of `world` ranks get ready to train.
 
@@ -221,7 +221,7 @@ def prepare(
     inputs: object | None,
     loss: LossFunction | None,
     given: Mapping[str, RuleSource] | None = None,
-    keep_whole: KeepWhole = (),
+    keep_whole: KeepWhole | None = None,
 ) -> Prepared:
     """Capture a model, fold it and find the rules of its nodes: what planning and emission start from.
 
@@ -239,7 +239,7 @@ def prepare(
     """
     check_rules(given or {})
     known = {KEPT: kept_rule, **(given or {})}
-    captured = capture(model, example_inputs(model, inputs), loss, keep_whole=keep_whole)
+    captured = capture(model, example_inputs(model, inputs), loss, keep_whole=keep_whole or ())
     whole = folded(fold(captured.graph))
     rules = {node.name: find_rule(node, whole.graph, known) for node in whole.graph.nodes}
     rules = share_groups(whole.graph, rules)

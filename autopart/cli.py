@@ -88,7 +88,6 @@ def _add_plan(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     parser.add_argument(
         "--keep-whole",
         type=_names,
-        default=(),
         metavar="A,B",
         help="names of modules that are not looked into, as in 'model.layers.*.mlp'; each is called as it is",
     )

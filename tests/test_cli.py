@@ -59,7 +59,6 @@ def test_plan_prints_the_table(tiny: str, asked: dict[str, Any], capsys: pytest.
     model = asked.pop("model")
     assert isinstance(model, nn.Sequential)
     assert asked.pop("world") == 64
-    assert asked.pop("keep_whole") == ()
     assert set(asked.values()) == {None}
 
 
