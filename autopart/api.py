@@ -14,12 +14,14 @@ from autopart.capture import torch_export
 from autopart.capture.evaluate import overload
 from autopart.capture.example_inputs import example_inputs
 from autopart.capture.fold import fold
+from autopart.capture.keep_whole import KeepWhole
 from autopart.capture.samplewise import samplewise
 from autopart.capture.torch_export import Captured
 from autopart.emit.function import Sharded
 from autopart.emit.stages import emit_program
 from autopart.errors import LaunchError, PinError, PlanMismatchError, UnknownNameError, UnsupportedError
 from autopart.ir.folded import Folded, folded
+from autopart.ir.kept import KEPT, function_name
 from autopart.ir.placement import REPLICATED
 from autopart.ir.plan import Note, PlanData
 from autopart.ir.program import Program
@@ -36,6 +38,7 @@ from autopart.sharding.batch import BatchSharding, batch_sharding
 from autopart.sharding.find_rule import RuleSource, check_notation, find_rule
 from autopart.sharding.groups import share_groups
 from autopart.sharding.infer_axes import infer_axes
+from autopart.sharding.kept_rule import kept_rule
 from autopart.sharding.rule import Rule
 from autopart.sharding.strategies import Strategy, strategies
 from cost_models.cluster import Cluster, load_cluster
@@ -107,6 +110,7 @@ def plan(
     precision: str | None = None,
     stack: str | Path | Stack | None = None,
     memory_limit_bytes: float | None = None,
+    keep_whole: KeepWhole | None = None,
 ) -> Plan:
     """The fastest way to train `model` on `world` devices that fits their memory. Needs no GPU and no process group.
 
@@ -139,12 +143,16 @@ def plan(
         stack: the software whose behaviour is predicted, a name from `cost_models/stacks`, a path to such a file, or a
             `Stack`. Left out: autopart's own runtime.
         memory_limit_bytes: of a device. Left out: what the cluster's have.
+        keep_whole: names of modules that cannot be captured, or should not be: each is called as it is, on one stage,
+            by every tensor-parallel rank. `*` stands for one name: "model.layers.*.mlp". To see what it returns, a copy
+            is run on random numbers; a mapping can give a function to run instead.
 
     Raises:
         CaptureError: the model cannot be captured, or no example batch is known.
         PinError: a pin that cannot be met.
         InfeasiblePlanError: nothing fits the memory.
-        UnknownNameError: no such cluster or schedule, or an operator of `rules` that is not registered.
+        UnknownNameError: no such cluster, stack, schedule, precision or module, or an operator of `rules` that is not
+            registered.
         RuleError: a rule of `rules` that cannot be read.
     """
     names = tuple(cuts) if cuts is not None else None
@@ -165,7 +173,7 @@ def plan(
         memory_limit_bytes,
     )
     check_names(cluster, pins)
-    prepared = model if isinstance(model, Prepared) else prepare(model, inputs, loss, rules)
+    prepared = model if isinstance(model, Prepared) else prepare(model, inputs, loss, rules, keep_whole)
     return make_plan(prepared, world, cluster, global_batch, pins)
 
 
@@ -175,6 +183,7 @@ def capture(
     inputs: object | None = None,
     loss: LossFunction | None = None,
     rules: Mapping[str, RuleSource] | None = None,
+    keep_whole: KeepWhole | None = None,
 ) -> Prepared:
     """Capture a model once, to plan it many times: what `plan` takes in the model's place.
 
@@ -184,7 +193,7 @@ def capture(
         CaptureError: the model cannot be captured, or no example batch is known.
         UnknownNameError, RuleError: as in `plan`.
     """
-    return prepare(model, inputs, loss, rules)
+    return prepare(model, inputs, loss, rules, keep_whole)
 
 
 def parallelize(
@@ -211,11 +220,12 @@ def parallelize(
     precision: str | None = None,
     stack: str | Path | Stack | None = None,
     memory_limit_bytes: float | None = None,
+    keep_whole: KeepWhole | None = None,
 ) -> Parallel[Plan]:
     """Plan `model`, or take a `plan` made before, write it out, and inside a job of `world` ranks get ready to train.
 
-    The arguments are those of `plan`. With `plan=`, pins are left out, and the model and the `rules` must be those that
-    it was made for.
+    The arguments are those of `plan`. With `plan=`, pins are left out, and the model, the `rules` and `keep_whole` must
+    be those that it was made for.
     Under `torchrun` the process group is started if it is not running yet.
 
     Raises:
@@ -244,7 +254,7 @@ def parallelize(
         raise PinError("world is missing: parallelize(model, world=64), or parallelize(model, plan=plan)")
     check_names(cluster, pins)
     _join_job(world if world is not None else plan.world if plan is not None else 1)
-    prepared = prepare(model, inputs, loss, rules)
+    prepared = prepare(model, inputs, loss, rules, keep_whole)
     if plan is not None:
         _check_plan(plan, prepared, world, global_batch, pins)
         made = Plan(**{item.name: getattr(plan, item.name) for item in fields(PlanData)})
@@ -295,6 +305,7 @@ def prepare(
     inputs: object | None,
     loss: LossFunction | None,
     given: Mapping[str, RuleSource] | None = None,
+    keep_whole: KeepWhole | None = None,
 ) -> Prepared:
     """Capture a model, fold it and find the rules of its nodes: what planning and emission start from.
 
@@ -303,6 +314,7 @@ def prepare(
         inputs: an example batch, or None.
         loss: a function of (output, batch), or None.
         given: rules of the caller's own, by the names of their ops.
+        keep_whole: modules that are not looked into.
 
     Raises:
         UnknownNameError: an operator of `given` that is not registered.
@@ -310,9 +322,10 @@ def prepare(
         and what `capture` raises.
     """
     check_rules(given or {})
-    captured = torch_export.capture(model, example_inputs(model, inputs), loss)
+    known = {KEPT: kept_rule, **(given or {})}
+    captured = torch_export.capture(model, example_inputs(model, inputs), loss, keep_whole=keep_whole or ())
     whole = folded(fold(captured.graph))
-    rules = {node.name: find_rule(node, whole.graph, given) for node in whole.graph.nodes}
+    rules = {node.name: find_rule(node, whole.graph, known) for node in whole.graph.nodes}
     rules = share_groups(whole.graph, rules)
     batch = batch_sharding(whole.graph, rules)
     if batch.doubtful:
@@ -339,6 +352,13 @@ def make_plan(
         notes.append(
             Note("loss", "the model returns none: priced without; to train, pass loss=, a function of (output, batch)")
         )
+    kept = [node.scope for node in prepared.folded.graph.nodes if node.op == KEPT and not function_name(node)]
+    if kept:
+        guess = (
+            "the price of a module kept whole is a guess, by the bytes of its weights, inputs and outputs, and whether "
+            "it mixes samples was seen on random numbers"
+        )
+        notes.append(Note("keep_whole", f"{guess}: {', '.join(kept)}"))
     request = Request(
         world=world,
         global_batch=global_batch,

@@ -85,6 +85,12 @@ def _add_plan(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         action=argparse.BooleanOptionalAction,
         help="shard what goes from layer to layer along the sequence, or nothing along it",
     )
+    parser.add_argument(
+        "--keep-whole",
+        type=_names,
+        metavar="A,B",
+        help="names of modules that are not looked into, as in 'model.layers.*.mlp'; each is called as it is",
+    )
     output = parser.add_argument_group("output")
     output.add_argument("--save", metavar="FILE", help="write the plan to this file")
     output.add_argument("--json", action="store_true", help="print the plan as JSON")
@@ -115,6 +121,7 @@ def _plan(arguments: argparse.Namespace) -> str:
         schedule=arguments.schedule,
         cuts=arguments.cuts,
         sequence_parallel=arguments.sequence_parallel,
+        keep_whole=arguments.keep_whole,
     )
     if arguments.save is not None:
         plan.save(arguments.save)

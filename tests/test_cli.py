@@ -65,7 +65,7 @@ def test_plan_prints_the_table(tiny: str, asked: dict[str, Any], capsys: pytest.
 def test_plan_passes_everything_on(tiny: str, asked: dict[str, Any]) -> None:
     flags = "--world 16 --cluster dgx-a100 --global-batch 32 --tp 2 --pp 4 --dp 2 "
     flags += "--micro-batch 1 --recompute full --schedule gpipe --no-sequence-parallel"
-    assert main(["plan", f"{tiny}:with_batch", *flags.split(), "--cuts", "a.1, a.2,b"]) == 0
+    assert main(["plan", f"{tiny}:with_batch", *flags.split(), "--cuts", "a.1, a.2,b", "--keep-whole", "a.*.c"]) == 0
     assert asked.pop("inputs").shape == (4, 16)
     del asked["model"]
     assert asked == {
@@ -80,6 +80,7 @@ def test_plan_passes_everything_on(tiny: str, asked: dict[str, Any]) -> None:
         "schedule": "gpipe",
         "cuts": ("a.1", "a.2", "b"),
         "sequence_parallel": False,
+        "keep_whole": ("a.*.c",),
     }
 
 

@@ -42,12 +42,19 @@ def test_unknown_name() -> None:
 
 def test_plan() -> None:
     keywords = ["cluster=", "global_batch=", "inputs=", "loss=", "rules="]
-    assert parameters(autopart.plan) == ["model", "world", "*", *keywords, *(f"{pin}=" for pin in PINS)]
+    assert parameters(autopart.plan) == ["model", "world", "*", *keywords, *(f"{pin}=" for pin in PINS), "keep_whole="]
 
 
 def test_parallelize() -> None:
     keywords = ["plan=", "cluster=", "global_batch=", "inputs=", "loss=", "rules="]
-    assert parameters(autopart.parallelize) == ["model", "world=", "*", *keywords, *(f"{pin}=" for pin in PINS)]
+    assert parameters(autopart.parallelize) == [
+        "model",
+        "world=",
+        "*",
+        *keywords,
+        *(f"{pin}=" for pin in PINS),
+        "keep_whole=",
+    ]
 
 
 def test_rules() -> None:

@@ -39,7 +39,7 @@ class FoundPlaces:
         )
 
     def error(self, model: str) -> CaptureError:
-        """The report: every place, what to write instead, and the smallest modules that hold them."""
+        """The report: every place, what to write instead, and which modules to keep whole for the time being."""
         places = self.places()
         count = "a place" if len(places) == 1 else f"{len(places)} places"
         lines = [f"{model} cannot be captured, for {count} in its code:"]
@@ -55,7 +55,10 @@ class FoundPlaces:
         modules = smallest([place.module for place in places])
         if modules:
             whole = ", ".join(f'"{module}"' for module in modules)
-            lines.append(f"The smallest modules that hold them: {whole}")
+            lines.append(
+                f"Change these lines, or keep these modules whole: keep_whole=[{whole}]. Each is then called as it is, "
+                "by every tensor-parallel rank"
+            )
         return CaptureError("\n".join(lines), places)
 
 

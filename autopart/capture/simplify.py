@@ -8,7 +8,7 @@ import torch
 from autopart.capture.constants import evaluate_constant
 from autopart.capture.filled import without_filling
 from autopart.capture.running_statistics import without_running_statistics
-from autopart.ir.graph import Arg, Graph, Literal, Node, Ref, Update, Value, references
+from autopart.ir.graph import RANDOM, Arg, Graph, Literal, Node, Ref, Update, Value, references
 
 CASTS = ("aten.to.", "aten._to_copy.", "aten.type_as.")
 IDENTITIES = ("aten.alias.default", "aten.lift_fresh_copy.default", "aten.lift_fresh.default", "aten.clone.default")
@@ -109,7 +109,7 @@ def _is_triangle(mask: torch.Tensor | None) -> bool:
 def _input_free(graph: Graph) -> frozenset[str]:
     known = {item.value.name for item in graph.constants}
     for node in graph.nodes:
-        if all(name in known for name in node.inputs) and "rand" not in node.op:
+        if all(name in known for name in node.inputs) and not any(word in node.op for word in RANDOM):
             known.update(value.name for value in node.outputs)
     return frozenset(known)
 

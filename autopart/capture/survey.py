@@ -44,9 +44,11 @@ READERS: dict[str, tuple[str, str, Any]] = {
     "numpy": (".numpy(): leaves torch, which sees no further", "write the computation in torch", None),
     "__array__": ("numpy on a tensor: leaves torch, which sees no further", "write the computation in torch", None),
 }
+DATA = torch.Tensor.data.__get__  # type: ignore[attr-defined]
 SHAPE_ADVICE = "keep the shape: mask with torch.where or a product, or take a fixed number with torch.topk"
 INDEX_ADVICE = "keep it in a tensor: x.index_select(0, index.reshape(1)) in place of x[index]"
 ATTRIBUTE_ADVICE = "return the tensor instead, or register it as a buffer"
+WEIGHT_ADVICE = "change weights after the optimizer's step, outside forward"
 BATCH_ADVICE = "take sizes from the input (x.shape[0]), and have no constants of the batch's size in forward"
 ERROR_ADVICE = "the graph must be the same for every batch, of operators that torch.export knows"
 
@@ -72,6 +74,7 @@ class Survey(TorchFunctionMode):
         self._path = [""]
         self._asked: Counter[str] = Counter()
         self._guessed_sizes = False
+        self._data: dict[int, torch.Tensor] = {}  # what `.data` gave of weights, which have to live on
 
     @contextmanager
     def active(self) -> Iterator[None]:
@@ -110,6 +113,8 @@ class Survey(TorchFunctionMode):
     ) -> Any:
         """Call it, and if its result depends on values that are not known, note that and give another."""
         name = getattr(func, "__name__", str(func))
+        if name.endswith("_") and not name.endswith("__") and args and id(args[0]) in self._data:
+            self._note(f"{name} on the .data of a weight: forward changes it in place", WEIGHT_ADVICE)
         try:
             result = func(*args, **(kwargs or {}))
         except Exception:
@@ -118,6 +123,8 @@ class Survey(TorchFunctionMode):
             return self._read(name, args[0])
         if name in READERS and _unknown(result):
             return self._read(name, args[0])
+        if func == DATA and isinstance(args[0], nn.Parameter):
+            self._data[id(result)] = result
         return self._known(func, result)
 
     def _read(self, name: str, tensor: torch.Tensor) -> Any:

@@ -16,7 +16,7 @@ from torch.export.graph_signature import InputKind, OutputKind
 
 from autopart.capture.example_inputs import Batch
 from autopart.capture.found_places import FoundPlaces
-from autopart.capture.own_gradients import refusing_own_gradients
+from autopart.capture.keep_whole import KeepWhole, KeptModules
 from autopart.capture.regions import check_regions
 from autopart.capture.simplify import simplify
 from autopart.capture.survey import Survey
@@ -39,7 +39,14 @@ class Captured:
     constants: Mapping[str, torch.Tensor]
 
 
-def capture(model: nn.Module, batch: Batch, loss: LossFunction | None = None, *, every_layer: bool = False) -> Captured:
+def capture(
+    model: nn.Module,
+    batch: Batch,
+    loss: LossFunction | None = None,
+    *,
+    every_layer: bool = False,
+    keep_whole: KeepWhole = (),
+) -> Captured:
     """Capture `model` on the example `batch`; nothing is computed and nothing allocated.
 
     Args:
@@ -47,12 +54,20 @@ def capture(model: nn.Module, batch: Batch, loss: LossFunction | None = None, *,
         batch: keyword arguments or positional ones; every tensor whose first dim is the batch size is taken as batched.
         loss: a function of (output, batch). Left out, the loss is the model's own: a scalar output, or `.loss` in it.
         every_layer: trace layers that do the same as others too; slower, and the graph is the same.
+        keep_whole: names of modules that are not looked into, `*` standing for one name in a path. Each is run by
+            itself on random inputs, to see what it returns; in a mapping, a function may take its place for that.
 
     Raises:
         CaptureError: the model cannot be traced; the message and `places` have every line that stands in the way.
         InputsError: the batch holds no tensor, or something that is neither a tensor nor a plain value.
+        UnknownNameError: a name of `keep_whole` that no module has.
     """
     example = _example(model, batch)
+    kept = KeptModules(model, keep_whole)
+    return kept.exported(lambda: _with_report(model, example, loss, every_layer))
+
+
+def _with_report(model: nn.Module, example: "_Example", loss: LossFunction | None, every_layer: bool) -> Captured:
     if not every_layer:
         # Whatever goes wrong on the short way, the long one is right, and its errors are the model's.
         with suppress(Exception):
@@ -140,7 +155,7 @@ def _flatten(batch: Batch) -> tuple[list[str], list[torch.Tensor], Callable[...,
 
 
 def _export(wrapper: WithLoss, example: _Example) -> Any:
-    with warnings.catch_warnings(), _without_cache(wrapper.model), _silent_export(), refusing_own_gradients():
+    with warnings.catch_warnings(), _without_cache(wrapper.model), _silent_export():
         warnings.simplefilter("ignore")
         try:
             exported = torch.export.export(
@@ -210,7 +225,7 @@ def _captured(model: nn.Module, exported: Any, example: _Example) -> Captured:
             inputs.append(Input(translator.placeholder(node, _argument_name(model, path)), path))
         elif spec.kind is InputKind.PARAMETER:
             target = canonical[spec.target.removeprefix("model.")]
-            value = translator.placeholder(node, node.name.replace("p_model_", "p_", 1))
+            value = translator.placeholder(node, node.name.replace("p_model_", "p_", 1), parameter=True)
             parameters.append(Parameter(value, target, aliases[target]))
         else:
             target = str(spec.target).removeprefix("model.")

@@ -16,6 +16,7 @@ from autopart.capture.node_source import location, scope
 from autopart.capture.regions import WRAPPERS
 from autopart.errors import UnsupportedError
 from autopart.ir.graph import Arg, Literal, Node, Ref, Value, references
+from autopart.ir.kept import KEPT
 from autopart.ir.size import BATCH, Size
 
 # Calls that check or hint, and compute nothing.
@@ -41,10 +42,11 @@ class Translator:
         self._starts: dict[torch.fx.Node, int] = {}
         self._copies = 0
 
-    def placeholder(self, node: torch.fx.Node, name: str) -> Value:
+    def placeholder(self, node: torch.fx.Node, name: str, parameter: bool = False) -> Value:
         """The value of an input, a parameter or a constant of the program."""
         tensor = node.meta["val"]
-        value = self._value(name, tensor, requires_grad=bool(tensor.requires_grad))
+        # Only parameters are trained. On meta, export also says so of an input that an operator broadcasts.
+        value = self._value(name, tensor, requires_grad=parameter and bool(tensor.requires_grad))
         self._env[node] = Ref(value.name)
         return value
 
@@ -77,6 +79,9 @@ class Translator:
                 WRAPPERS[name],
                 grad_enabled and not (name == "wrap_with_set_grad_enabled" and node.args[0] is False),
             )
+            return
+        if str(target) == KEPT:
+            self._emit(node, result, grad_enabled, node.args[:6])  # the others are the shapes, which the outputs have
             return
         if getattr(target, "namespace", "") == NAMESPACE:
             self._mark(node, name.split(".")[0])
@@ -116,11 +121,13 @@ class Translator:
             self._grad.update((value.name, value) for copy in nodes for value in copy.outputs if value.requires_grad)
             self._env[node] = tuple(Ref(renamed[result]) for result in _names(first))
 
-    def _emit(self, node: torch.fx.Node, result: Any, grad_enabled: bool) -> None:
-        args = tuple(self._arg(arg) for arg in node.args)
+    def _emit(self, node: torch.fx.Node, result: Any, grad_enabled: bool, given: tuple[Any, ...] | None = None) -> None:
+        args = tuple(self._arg(arg) for arg in (node.args if given is None else given))
         kwargs = tuple((key, self._arg(arg)) for key, arg in node.kwargs.items())
         if not grad_enabled:
-            args = tuple(self._without_gradient(arg, node) for arg in args)
+            # A module kept whole takes its weights by itself, and what it gives is detached.
+            own = 1 if str(node.target) == KEPT else None
+            args = tuple(arg if index == own else self._without_gradient(arg, node) for index, arg in enumerate(args))
             kwargs = tuple((key, self._without_gradient(arg, node)) for key, arg in kwargs)
         results = result if isinstance(result, tuple | list) else (result,)
         draft = Node(node.name, "", args, kwargs, ())

@@ -23,7 +23,7 @@ def write_block(sharded: Sharded, loop: Loop, name: str, count_index: Mapping[st
     for key in loop_arguments(sharded, loop):
         arguments[key] = unique(_hint(sharded, key), arguments)
     paths = {key: f"self{path_text(path)}" for key, path in relative.items()}
-    function = Function(sharded, paths, f"{next(iter(arguments.values()))}.device", count_index)
+    function = Function(sharded, paths, f"{next(iter(arguments.values()))}.device", count_index, loop)
     for index in loop.body:
         function.add(graph.nodes[index])
     leaves = [graph.nodes[i] for i in range(loop.body.stop, loop.stop)]

@@ -6,10 +6,12 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from autopart.emit.body import Statement
+from autopart.emit.kept import block_key, kept_path, kept_text
 from autopart.emit.spelling import spell, uses_batch
 from autopart.errors import UnsupportedError
-from autopart.ir.folded import Folded
+from autopart.ir.folded import Folded, Loop
 from autopart.ir.graph import Graph, Node
+from autopart.ir.kept import KEPT, input_count
 from autopart.ir.placement import REPLICATED, Layout, Shard, local_shape
 from autopart.ir.size import BATCH, Size
 from autopart.sharding.batch import BatchSharding
@@ -54,13 +56,15 @@ class Sharded:
 class Function:
     """Collects the statements of one function.
 
-    `paths` are the expressions of weights; `device` and `batch_source` name a tensor that is at hand.
+    `paths` are the expressions of weights, `loop` is the one whose block it is, if any; `device` and
+    `batch_source` name a tensor that is at hand.
     """
 
     sharded: Sharded
     paths: Mapping[str, str]
     device: str
     count_index: Mapping[str, int]
+    loop: Loop | None = None
     statements: list[Statement] = field(default_factory=list)
     needs_batch: bool = False
     converted: dict[tuple[str, Layout], str] = field(default_factory=dict)
@@ -102,9 +106,13 @@ class Function:
         rule = sharded.rules.get(node.name)
         counted = node.name in sharded.batch.counted
         written = summed(node) if counted else node
-        self.needs_batch = self.needs_batch or uses_batch(written, shapes[0])
+        self.needs_batch = self.needs_batch or (node.op != KEPT and uses_batch(written, shapes[0]))
         draws = rule is not None and rule.random
         sharded_draws = draws and strategy.divided and sharded.tp > 1
+
+        if node.op == KEPT:
+            self._add_kept(node, operands, shapes[0])
+            return
 
         def write(texts: Sequence[str]) -> str:
             text = spell(written, tuple(texts), shapes, self.device, inputs)
@@ -127,6 +135,27 @@ class Function:
         self.statements.append(
             Statement(names, tuple(operands), write, hint, shapes[0], inline=not draws, weak=weak, scope=node.scope)
         )
+
+    def _add_kept(self, node: Node, operands: Sequence[str], shape: tuple[Size, ...]) -> None:
+        """Append the call of a module that is kept whole; it takes its weights by itself, as the stage holds them."""
+        count = input_count(node)
+        for name, operand in zip(node.inputs[count:], operands[count:], strict=True):
+            if operand != self.key(name):
+                target = self.sharded.graph.targets[name]
+                raise UnsupportedError(
+                    f"{node.scope} is kept whole, and its weight {target} is sharded, as something else uses it too: "
+                    "keep that whole as well, or plan with tp=1"
+                )
+        names = tuple(value.name for value in node.outputs)
+        write = partial(kept_text, node, self.kept_key(node))
+        hint = re.split("[.:]", kept_path(node))[-1].lower()
+        self.statements.append(
+            Statement(names, tuple(operands), write, hint, shape, False, weak=False, scope=node.scope)
+        )
+
+    def kept_key(self, node: Node) -> str:
+        """What the function calls what is kept whole."""
+        return kept_path(node) if self.loop is None else block_key(self.sharded.folded, self.loop, node)
 
     def hint(self, node: Node) -> tuple[str, bool]:
         """What to call a result, and whether the name is weak: by the module of its weights, or that it ran in."""

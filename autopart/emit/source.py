@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from autopart.emit.spelling import shape_comment
 from autopart.ir.size import Size
 
-HELD = ("comm", "stacks")  # what emitted modules hold besides weights
+HELD = ("comm", "stacks", "kept")  # what emitted modules hold besides weights
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,7 @@ class StageSource:
         lines.append(f"        super().__init__({block.members})")
         if uses_comm:
             lines.append("        self.hold(comm=comm)")
+        lines += _held_kept(block)
         return "\n".join([*lines, "", block.forward()])
 
     def _stage(self) -> str:
@@ -87,6 +88,7 @@ class StageSource:
                 f"[self.attach(paths, {block.name}({'comm' if uses_comm else ''})) for paths in layers[{number}]]"
             )
         lines.append("        self.hold(comm=comm)")
+        lines += _held_kept(self.forward)
         if built:
             lines.append(f"        self.hold(stacks=({', '.join(built)},))")
         parts = ["\n".join(lines), self.forward.forward()]
@@ -95,6 +97,12 @@ class StageSource:
                 self.counts.forward("counts", "How many targets each averaged loss counts in this micro-batch.")
             )
         return "\n\n".join(parts)
+
+
+def _held_kept(block: BlockSource) -> list[str]:
+    """The line that makes room for modules kept whole."""
+    calls = any("self.kept[" in line for line in (*block.lines, block.returned))
+    return ["        self.hold(kept={})  # the model's own modules, which the loader brings"] if calls else []
 
 
 def path_text(path: str) -> str:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 
 from autopart.emit.function import Sharded
+from autopart.emit.kept import kept_modules
 from autopart.emit.stage_spec import StageSpec, stage_specs
 from autopart.emit.stage_writer import StageWriter
 from autopart.ir.program import Program, StageProgram, Transfer
@@ -39,6 +40,7 @@ def emit_program(sharded: Sharded, units: Sequence[Unit], cuts: Sequence[int], r
                 receives=tuple(_transfer(sharded, name, home[name], specs) for name in spec.receives),
                 sends=tuple(_transfer(sharded, name, stage, specs) for name in spec.gives),
                 outputs=len(writer.results),
+                kept=kept_modules(sharded.folded, spec),
                 counts=len(writer.counted),
                 count_inputs=writer.count_inputs,
             )

@@ -62,7 +62,7 @@ class Folded:
         counts = dict.fromkeys(self.graph.weights, 1)
         for loop in self.loops:
             for index in loop.body:
-                for name, other in zip(self.graph.nodes[index].inputs, self._twin(loop, index, 1).inputs, strict=True):
+                for name, other in zip(self.graph.nodes[index].inputs, self.twin(loop, index, 1).inputs, strict=True):
                     if name in counts and other != name:
                         counts[name] = loop.region.count
         return counts
@@ -77,7 +77,8 @@ class Folded:
             found |= used - inside - self.graph.weights
         return frozenset(found)
 
-    def _twin(self, loop: Loop, index: int, run: int) -> Node:
+    def twin(self, loop: Loop, index: int, run: int) -> Node:
+        """The node of the whole graph that node `index` of a loop's body stands for in run number `run`."""
         offset = index - loop.body.start
         return self.source.nodes[loop.region.start + run * loop.region.length + offset]
 
@@ -85,7 +86,7 @@ class Folded:
         """From the parameters and values of the folded run to those of run number `run` of the source graph."""
         table: dict[str, str] = {}
         for index in loop.body:
-            node, twin = self.graph.nodes[index], self._twin(loop, index, run)
+            node, twin = self.graph.nodes[index], self.twin(loop, index, run)
             table.update(zip((v.name for v in node.outputs), (v.name for v in twin.outputs), strict=True))
             for name, other in zip(node.inputs, twin.inputs, strict=True):
                 if name in self.graph.weights:

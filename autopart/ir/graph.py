@@ -10,7 +10,8 @@ import sympy
 
 from autopart.ir.size import BATCH, Size
 
-RANDOM = ("rand", "dropout", "bernoulli", "multinomial", "normal_", "uniform", "exponential")
+# What is not the same each time, or not known to be: a module kept whole.
+RANDOM = ("rand", "dropout", "bernoulli", "multinomial", "normal_", "uniform", "exponential", "autopart.kept")
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,21 @@ class Transfer:
 
 
 @dataclass(frozen=True, slots=True)
+class KeptModule:
+    """What a stage calls as `self.kept[key]`: the model's module at `path`, or a `torch.autograd.Function`.
+
+    The path of a function is "package.module:Class".
+
+    In run `run` of loop `loop` of the stage, or in the stage itself, where these are None.
+    """
+
+    key: str
+    path: str
+    loop: int | None = None
+    run: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class StageProgram:
     """One stage: its `module` (a source file's stem), and what enters and leaves `forward`, in order.
 
@@ -41,6 +56,7 @@ class StageProgram:
         receives: values from earlier stages, which `forward` takes next.
         sends: values for later stages, which `forward` returns first.
         outputs: how many of the model's outputs `forward` returns last.
+        kept: modules of the model that are called as they are.
         counts: how many numbers `counts` returns: targets of averaged losses. Its arguments are `count_inputs`.
     """
 
@@ -53,6 +69,7 @@ class StageProgram:
     receives: tuple[Transfer, ...]
     sends: tuple[Transfer, ...]
     outputs: int
+    kept: tuple[KeptModule, ...]
     counts: int
     count_inputs: tuple[str, ...]
 

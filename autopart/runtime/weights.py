@@ -52,12 +52,23 @@ class Weights(nn.Module):
         if existing is None:
             owner.add_module(last, module)
         else:  # weights outside the block live under the same path
-            for name, member in existing.named_children():
-                module.add_module(name, member)
-            for name, parameter in existing.named_parameters(recurse=False):
-                module.register_parameter(name, parameter)
+            _take_over(module, existing)
             setattr(owner, last, module)
         return module
+
+
+def _take_over(module: nn.Module, other: nn.Module) -> None:
+    """Give `module` the weights of `other`, at the same places."""
+    for name, child in other.named_children():
+        own = module._modules.get(name)
+        if own is None:
+            module.add_module(name, child)
+        else:
+            _take_over(own, child)
+    for name, parameter in other.named_parameters(recurse=False):
+        module.register_parameter(name, parameter)
+    for name, buffer in other.named_buffers(recurse=False):
+        module.register_buffer(name, buffer)
 
 
 def parameter(*shape: Any, dtype: torch.dtype, trainable: bool = True) -> nn.Parameter:

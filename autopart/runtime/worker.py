@@ -16,6 +16,7 @@ from autopart.runtime.comm import Comm
 from autopart.runtime.executor import Executor, MicroBatch
 from autopart.runtime.gather import gather
 from autopart.runtime.gradients import Reduction, reduce_gradients
+from autopart.runtime.kept import bind_kept
 from autopart.runtime.load import fill_stage, load_stage
 from autopart.runtime.mesh import Mesh, build_mesh
 
@@ -47,6 +48,7 @@ class Worker:
         own = program.stages[self.mesh.stage]
         self.stage = load_stage(own, directory, comm, self.mesh.device)
         fill_stage(self.stage, own, model, constants, self.mesh.tp_rank, program.tp)
+        bind_kept(self.stage, own, model)
         self._actions = schedule[self.mesh.stage]
         self._named = dict(self.stage.named_parameters())
         self._ties = self._tie()

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from autopart.estimate.work import Work, work_of
 from autopart.ir.folded import Folded
 from autopart.ir.graph import Node
+from autopart.ir.kept import KEPT, function_name
 from autopart.ir.plan import Alternative, LayerTraffic, NodeChoice, Note, ParameterChoice, PlanData, Prediction
 from autopart.ir.units import Unit, units_of
 from autopart.search.candidate import Candidate
@@ -15,6 +16,7 @@ from autopart.sharding.infer_axes import Axes, infer_axes
 from autopart.sharding.rule import Rule
 from autopart.sharding.strategies import Strategy
 
+OWN_BACKWARD = "a torch.autograd.Function, called as it is: only it knows its backward"
 PROVED = 1e-9  # a relative gap that rounding explains
 
 
@@ -201,7 +203,10 @@ def _replicated(
         chosen = best.tensor.strategies[node.name]
         heavy = work_of(node) in (Work.MATMUL, Work.ATTENTION)
         constant = all(value.name in folded.graph.recomputable for value in node.outputs)
-        if rules.get(node.name) is None and not node.op.startswith("autopart.") and not constant:
+        if node.op == KEPT and not chosen.divided:
+            name = function_name(node)
+            notes[name or node.name] = Note(name or node.scope, OWN_BACKWARD if name else "kept whole, as asked")
+        elif rules.get(node.name) is None and not node.op.startswith("autopart.") and not constant:
             notes.setdefault(node.op, Note(node.op, f"no sharding rule knows it ({_place(node)})"))
         elif heavy and not chosen.divided:
             divisible = any(option.divided for option in options[node.name])

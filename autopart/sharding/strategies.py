@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from autopart.ir.folded import ENTER, LEAVE
 from autopart.ir.graph import Graph, Node
+from autopart.ir.kept import KEPT, is_elementwise
 from autopart.ir.placement import (
     PARTIAL_GRADIENT,
     PARTIAL_VALUE,
@@ -62,6 +63,8 @@ def strategies(node: Node, graph: Graph, rule: Rule | None, parts_of: PartsOf, d
     count = len(names)
     shapes = [graph.values[name].shape for name in names] + [value.shape for value in node.outputs]
     found = [Strategy("", (REPLICATED,) * count, (REPLICATED,) * len(node.outputs), divided=False)]
+    if node.op == KEPT and not is_elementwise(node):  # it takes its weights by itself, whole and with whole gradients
+        return tuple(found)
     if any(value.requires_grad for value in node.outputs):
         # A gradient is linear in the gradient of the output: where all ranks compute the same, it may stay partial.
         found.append(Strategy("", (PARTIAL_GRADIENT,) * count, (PARTIAL_GRADIENT,) * len(node.outputs), divided=False))

@@ -96,7 +96,7 @@ def test_layers_share_a_place_and_are_named_by_a_pattern() -> None:
             return super().forward(x) if x.sum() > 0 else x
 
     model = nn.Sequential(nn.Linear(8, 8), *(nn.Sequential(Branching(8, 8)) for _ in range(3)))
-    with pytest.raises(CaptureError, match=r'modules that hold them: "\*\.0"') as caught:
+    with pytest.raises(CaptureError, match=r'keep_whole=\["\*\.0"\]') as caught:
         graph_of(model, BATCH)
     assert {place.module for place in caught.value.places} == {"*.0"}
 
@@ -107,6 +107,17 @@ def test_constants_may_be_read() -> None:
             return super().forward(x) * int(torch.tensor(2))
 
     assert graph_of(Constant(8, 8), BATCH).nodes
+
+
+def test_a_weight_that_is_changed() -> None:
+    class Clipping(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.weight.data.clamp_(-1.0, 1.0)  # clip
+            return super().forward(x)
+
+    (place,) = places_of(Clipping(8, 8))
+    assert place.location.endswith(f":{line_of('# clip')}")
+    assert place.construct.startswith("clamp_ on the .data of a weight")
 
 
 def test_a_whole_number_that_is_read_is_not_taken_for_the_batch() -> None:

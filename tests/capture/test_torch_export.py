@@ -11,6 +11,7 @@ from torch import nn
 
 from autopart.errors import CaptureError, UnsupportedError
 from autopart.ir.graph import Node
+from autopart.ir.kept import KEPT, function_name, is_elementwise, is_samplewise
 from autopart.ir.size import BATCH
 from tests.capture.models import captured, graph_of, tiny_gpt, tiny_gpt2, tiny_llama, token_batch
 
@@ -236,6 +237,16 @@ class TestFingerprint:
         real = (torch.zeros(4, 16, dtype=torch.long), torch.ones(4, 16, dtype=torch.long))
         assert graph_of(tiny_gpt("meta"), token_batch()).fingerprint == graph_of(tiny_gpt("cpu"), real).fingerprint
 
+    def test_meta_and_cpu_agree_on_a_loss_of_two_numbers(self) -> None:
+        class Regression(nn.Linear):
+            def forward(self, x: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+                return F.mse_loss(super().forward(x), target)
+
+        batch = (torch.empty(4, 8), torch.empty(4, 8))
+        graphs = [graph_of(Regression(8, 8, device=device), batch) for device in ("cpu", "meta")]
+        assert graphs[0].fingerprint == graphs[1].fingerprint
+        assert not any(item.value.requires_grad for item in graphs[1].inputs)
+
     def test_values_do_not_matter(self) -> None:
         torch.manual_seed(0)
         first = graph_of(tiny_gpt("cpu", layers=1), token_batch()).fingerprint
@@ -267,19 +278,86 @@ class _Straight(torch.autograd.Function):
         return gradient
 
 
+class _Clipping(torch.autograd.Function):
+    """Clips its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        return x * 1.0
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        return gradient.clamp(-0.1, 0.1)
+
+
+class _Shares(torch.autograd.Function):
+    """What part each number of a sample has in their sum; the sum counts as a constant."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        total = x.sum(-1, keepdim=True)
+        ctx.save_for_backward(total)
+        return x / total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        (total,) = ctx.saved_tensors
+        return gradient / total
+
+
+class _Reversible(torch.autograd.Function):
+    """Takes a module."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, module: nn.Module) -> torch.Tensor:
+        result: torch.Tensor = module(x)
+        return result
+
+
+class _Applying(nn.Linear):
+    """A layer whose output goes through a function, and what else that takes."""
+
+    def __init__(self, function: type[torch.autograd.Function], *others: Any) -> None:
+        super().__init__(8, 8)
+        self.function, self.others = function, others
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.function.apply(super().forward(x), *self.others).sum()  # the function
+
+
 class TestOwnGradients:
     """Export would forget the backward of a `torch.autograd.Function`."""
 
-    def test_refused_with_the_line(self) -> None:
-        class Rounding(nn.Linear):
-            def forward(self, x: torch.Tensor) -> torch.Tensor:
-                return _Straight.apply(super().forward(x)).sum()  # the function
+    def test_carried_over_as_one_call(self) -> None:
+        (node,) = [node for node in graph_of(_Applying(_Straight), BATCHED).nodes if node.op == KEPT]
+        assert function_name(node) == f"{__name__}:_Straight"
+        assert is_samplewise(node)
+        assert node.output.requires_grad
 
-        with pytest.raises(
-            CaptureError, match=r"_Straight, a torch\.autograd\.Function: .* register_autograd"
-        ) as caught:
-            graph_of(Rounding(8, 8), BATCHED)
+    def test_elementwise_or_not(self) -> None:
+        for function in (_Straight, _Shares):
+            (node,) = [node for node in graph_of(_Applying(function), BATCHED).nodes if node.op == KEPT]
+            assert is_samplewise(node)
+            assert is_elementwise(node) == (function is _Straight)
+
+    @pytest.mark.parametrize(
+        ("model", "message"),
+        [
+            (_Applying(_Clipping), "its backward is not linear in the gradient of its output"),
+            (_Applying(_Reversible, nn.Linear(8, 8)), "its argument '1' is a Linear"),
+        ],
+    )
+    def test_refused_with_the_line(self, model: nn.Module, message: str) -> None:
+        with pytest.raises(CaptureError, match=rf"a torch\.autograd\.Function: .*{message}") as caught:
+            graph_of(model, BATCHED)
         assert f"{Path(__file__).name}:{line_of('  # the function')}" in str(caught.value)
+
+    def test_one_that_cannot_be_imported(self) -> None:
+        class Local(_Straight):
+            pass
+
+        with pytest.raises(CaptureError, match="not defined at the top of a module"):
+            graph_of(_Applying(Local), BATCHED)
 
     def test_they_work_again_afterwards(self) -> None:
         graph_of(nn.Linear(8, 8), BATCHED)

@@ -27,10 +27,15 @@ same), {TOLERANCE["float32"]:.0e} for those that run in float32 only.
 def row(trial: Trial) -> str:
     """A trial in one line of text."""
     return (
-        f"{trial.name:28} {trial.family:18} {trial.result:8} nodes {trial.nodes:5} distinct {trial.distinct:5} "
+        f"{trial.name:28} {trial.family:18} {_result(trial):8} nodes {trial.nodes:5} distinct {trial.distinct:5} "
         f"flops {trial.flops_share:6.1%} bytes {trial.bytes_share:6.1%} error {trial.error:.0e} "
         f"prepared {trial.capture_s + trial.plan_s:5.1f} s run {trial.run_s:5.1f} s {trial.reason}"
     )
+
+
+def _result(trial: Trial) -> str:
+    """The result, and which modules were kept whole for it."""
+    return trial.result + (f", keeping {' and '.join(trial.kept)} whole" if trial.kept else "")
 
 
 def page(trials: Sequence[Trial], jobs: int) -> str:
@@ -53,8 +58,9 @@ def _summary(trials: Sequence[Trial], jobs: int) -> str:
     slow = sum(second > MOST_PREPARED_S for second in seconds)
     lines = [
         f"- {len(trials)} architectures run eagerly in training: {results['pass']} pass "
-        f"({results['pass'] / len(trials):.1%}), {results['refused']} are refused with an error, {results['broken']} "
-        f"break, {results['wrong']} compute a wrong number.",
+        f"({results['pass'] / len(trials):.1%}; {sum(bool(trial.kept) for trial in passed)} of them with modules kept "
+        f"whole, which the tensor-parallel ranks do not share), {results['refused']} are refused with an error, "
+        f"{results['broken']} break, {results['wrong']} compute a wrong number.",
         f"- Of {len(dense)} dense transformers that pass, {enough} ({enough / max(1, len(dense)):.1%}) share at least "
         f"{ENOUGH_FLOPS:.0%} of their matmul FLOPs among the tensor-parallel ranks.",
         f"- Capture, analysis, search and emission took {median(seconds):.1f} s in the median and at most "
@@ -81,7 +87,7 @@ def _table(trials: Sequence[Trial]) -> str:
         (
             trial.name,
             trial.family,
-            trial.result,
+            _result(trial),
             trial.nodes,
             trial.distinct,
             f"{trial.flops_share:.1%}",

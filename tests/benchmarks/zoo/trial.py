@@ -1,5 +1,6 @@
 """One architecture through everything: capture, plan, emit, run on 2 x 2 processes, compare with one process."""
 
+import copy
 import logging
 import re
 import time
@@ -9,17 +10,20 @@ from math import prod
 from typing import Any
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from autopart import api
 from autopart.errors import AutopartError
 from autopart.estimate.node import Prices
 from autopart.ir.graph import Graph
+from autopart.ir.kept import KEPT, function_name
 from autopart.ir.plan import PlanData
 from autopart.ir.program import Program
 from autopart.runtime.parallel import Parallel
 from cost_models.cluster import load_cluster
 from cost_models.stack import load_stack
 from tests.benchmarks.zoo.architectures import Architecture, architectures
+from tests.benchmarks.zoo.settings import KEEP_WHOLE
 from tests.worker_pool import WorkerPool
 
 CLUSTER = "local-cpu"
@@ -36,6 +40,7 @@ class Trial:
 
     Attributes:
         result: "pass", "refused" (an error said so), "wrong" (numbers differ) or "broken" (another failure).
+        kept: names of modules that were kept whole.
         reason: in one line, why it did not pass.
         nodes, distinct: nodes of the graph, and after folding repeated blocks.
         flops_share, bytes_share: of matmul FLOPs and of parameter bytes, what tp ranks share.
@@ -47,6 +52,7 @@ class Trial:
     name: str
     family: str
     result: str = "broken"
+    kept: tuple[str, ...] = ()
     reason: str = ""
     nodes: int = 0
     distinct: int = 0
@@ -61,7 +67,7 @@ class Trial:
 
 def run_trial(pool: WorkerPool, architecture: Architecture) -> Trial:
     """Try `architecture` on four processes of `pool`."""
-    trial = Trial(architecture.name, architecture.family)
+    trial = Trial(architecture.name, architecture.family, kept=KEEP_WHOLE.get(architecture.name, ()))
     try:
         return _through(pool, architecture, trial)
     except AutopartError as error:
@@ -74,7 +80,7 @@ def _through(pool: WorkerPool, architecture: Architecture, trial: Trial) -> Tria
     _hush()
     model, batch = architecture.build()
     start = time.perf_counter()
-    prepared = api.prepare(model, batch, None)
+    prepared = api.prepare(model, batch, None, keep_whole=trial.kept)
     captured = time.perf_counter()
     micro_batch = SAMPLES if prepared.batch.mixing else SAMPLES // 2
     pins = api.Pins(**LAYOUT, micro_batch=micro_batch)
@@ -86,7 +92,7 @@ def _through(pool: WorkerPool, architecture: Architecture, trial: Trial) -> Tria
         trial,
         nodes=len(prepared.captured.graph.nodes),
         distinct=len(prepared.folded.graph.nodes),
-        flops_share=_flops_share(prepared, plan),
+        flops_share=_flops_share(prepared, plan, _kept_flops(prepared, model, batch) / SAMPLES),
         bytes_share=_bytes_share(prepared, plan),
         micro_batches=SAMPLES // micro_batch,
         capture_s=captured - start,
@@ -138,13 +144,27 @@ def _worst(
     return errors[where], where
 
 
-def _flops_share(prepared: api.Prepared, plan: PlanData) -> float:
-    """Of the FLOPs of matmuls, convolutions and attention, what the tp ranks divide among them."""
-    prices = Prices(
-        prepared.folded.graph, prepared.rules, load_cluster(CLUSTER), plan.tp, plan.micro_batch, load_stack("autopart")
-    )
+def _kept_flops(prepared: api.Prepared, model: torch.nn.Module, batch: dict[str, Any]) -> float:
+    """The FLOPs of the modules kept whole, forward, counted as the unmodified model runs."""
+    scopes = {node.scope for node in prepared.captured.graph.nodes if node.op == KEPT and not function_name(node)}
+    if not scopes:
+        return 0.0
+    model = copy.deepcopy(model).requires_grad_(False)
+    with FlopCounterMode(display=False) as counter:
+        model(**batch)
+    counts = counter.get_flop_counts()
+    return float(sum(sum(counts[f"{type(model).__name__}.{scope}"].values()) for scope in scopes))
+
+
+def _flops_share(prepared: api.Prepared, plan: PlanData, kept_flops: float) -> float:
+    """Of the FLOPs of matmuls, convolutions and attention, what the tp ranks divide among them.
+
+    `kept_flops` are those of modules kept whole, a sample; these are never divided.
+    """
+    cluster, stack = load_cluster(CLUSTER), load_stack("autopart")
+    prices = Prices(prepared.folded.graph, prepared.rules, cluster, plan.tp, plan.micro_batch, stack)
     letters = {choice.node: choice.letter for choice in plan.nodes}
-    shared = total = 0.0
+    shared, total = 0.0, kept_flops * plan.micro_batch
     for node, runs in zip(prepared.folded.graph.nodes, prepared.folded.runs, strict=True):
         flops = prices.flops(node) * runs
         total += flops
