@@ -13,8 +13,9 @@ from torch import nn
 from autopart.capture.evaluate import overload
 from autopart.capture.example_inputs import example_inputs
 from autopart.capture.fold import fold
+from autopart.capture.front_end import find_front_end
 from autopart.capture.samplewise import samplewise
-from autopart.capture.torch_export import Captured, capture
+from autopart.capture.torch_export import Captured
 from autopart.emit.function import Sharded
 from autopart.emit.stages import emit_program
 from autopart.errors import LaunchError, PinError, PlanMismatchError, UnknownNameError, UnsupportedError
@@ -58,6 +59,7 @@ def plan(
     inputs: object | None = None,
     loss: LossFunction | None = None,
     rules: Mapping[str, RuleSource] | None = None,
+    front_end: str | None = None,
     tp: int | None = None,
     pp: int | None = None,
     dp: int | None = None,
@@ -79,6 +81,8 @@ def plan(
         inputs: an example batch; see `example_inputs` for what is derived when it is left out.
         loss: a function of (output, batch); left out, the model's own loss.
         rules: sharding rules of your own ops, by their names: {"mylib.my_op.default": "b* i, o i -> b* o"}.
+        front_end: what captures the model: "torch_export", or "fx_trace" for code that only `torch.fx` can follow. Left
+            out: torch_export.
         tp: degree of tensor parallelism; tp x pp x dp is `world`.
         pp: degree of pipeline parallelism.
         dp: degree of data parallelism.
@@ -94,13 +98,13 @@ def plan(
         CaptureError: the model cannot be captured, or no example batch is known.
         PinError: a pin that cannot be met.
         InfeasiblePlanError: nothing fits the memory.
-        UnknownNameError: no such cluster or schedule, or an operator of `rules` that is not registered.
+        UnknownNameError: no such cluster, schedule or front end, or an operator of `rules` that is not registered.
         RuleError: a rule of `rules` that cannot be read.
     """
     names = tuple(cuts) if cuts is not None else None
     pins = Pins(tp, pp, dp, micro_batch, recompute, schedule, names, zero, sequence_parallel)
-    check_names(cluster, pins)
-    return make_plan(prepare(model, inputs, loss, rules), world, cluster, global_batch, pins)
+    check_names(cluster, front_end, pins)
+    return make_plan(prepare(model, inputs, loss, rules, front_end), world, cluster, global_batch, pins)
 
 
 def parallelize(
@@ -113,6 +117,7 @@ def parallelize(
     inputs: object | None = None,
     loss: LossFunction | None = None,
     rules: Mapping[str, RuleSource] | None = None,
+    front_end: str | None = None,
     tp: int | None = None,
     pp: int | None = None,
     dp: int | None = None,
@@ -138,9 +143,9 @@ def parallelize(
     pins = Pins(tp, pp, dp, micro_batch, recompute, schedule, names, zero, sequence_parallel)
     if plan is None and world is None:
         raise PinError("world is missing: parallelize(model, world=64), or parallelize(model, plan=plan)")
-    check_names(cluster, pins)
+    check_names(cluster, front_end, pins)
     _join_job(world if world is not None else plan.world if plan is not None else 1)
-    prepared = prepare(model, inputs, loss, rules)
+    prepared = prepare(model, inputs, loss, rules, front_end)
     if plan is not None:
         _check_plan(plan, prepared, world, global_batch, pins)
         made = Plan(**{item.name: getattr(plan, item.name) for item in fields(PlanData)})
@@ -176,14 +181,15 @@ class Prepared:
     units: tuple[Unit, ...]
 
 
-def check_names(cluster: str | Path | None, pins: Pins) -> None:
+def check_names(cluster: str | Path | None, front_end: str | None, pins: Pins) -> None:
     """Whether names and policies are known, before a large model is captured for nothing.
 
     Raises:
-        UnknownNameError: no such cluster or schedule.
+        UnknownNameError: no such cluster, front end or schedule.
         UnsupportedError: a ZeRO stage.
     """
     _cluster(cluster, [])
+    find_front_end(front_end)
     if pins.schedule is not None:
         find_schedule(pins.schedule)
     if pins.zero not in (None, 0):
@@ -213,6 +219,7 @@ def prepare(
     inputs: object | None,
     loss: LossFunction | None,
     given: Mapping[str, RuleSource] | None = None,
+    front_end: str | None = None,
 ) -> Prepared:
     """Capture a model, fold it and find the rules of its nodes: what planning and emission start from.
 
@@ -221,14 +228,15 @@ def prepare(
         inputs: an example batch, or None.
         loss: a function of (output, batch), or None.
         given: rules of the caller's own, by the names of their ops.
+        front_end: what captures it.
 
     Raises:
-        UnknownNameError: an operator of `given` that is not registered.
+        UnknownNameError: no such front end, or an operator of `given` that is not registered.
         RuleError: a rule of `given` that cannot be read.
         and what `capture` raises.
     """
     check_rules(given or {})
-    captured = capture(model, example_inputs(model, inputs), loss)
+    captured = find_front_end(front_end)(model, example_inputs(model, inputs), loss)
     whole = folded(fold(captured.graph))
     rules = {node.name: find_rule(node, whole.graph, given) for node in whole.graph.nodes}
     rules = share_groups(whole.graph, rules)

@@ -72,6 +72,7 @@ def _add_plan(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     )
     parser.add_argument("--global-batch", type=_positive, metavar="B", help="samples a step")
     parser.add_argument("--sequence-length", type=_positive, metavar="S", help="tokens a sample, for hf: targets")
+    parser.add_argument("--front-end", metavar="NAME", help="what captures the model: torch_export (default), fx_trace")
     pins = parser.add_argument_group("pins", "each fixes one decision; all others are searched")
     pins.add_argument("--tp", type=_positive, metavar="N", help="tensor parallel degree")
     pins.add_argument("--pp", type=_positive, metavar="N", help="pipeline parallel degree")
@@ -107,6 +108,7 @@ def _plan(arguments: argparse.Namespace) -> str:
         cluster=arguments.cluster,
         global_batch=arguments.global_batch,
         inputs=inputs,
+        front_end=arguments.front_end,
         tp=arguments.tp,
         pp=arguments.pp,
         dp=arguments.dp,

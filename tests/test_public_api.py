@@ -41,12 +41,12 @@ def test_unknown_name() -> None:
 
 
 def test_plan() -> None:
-    keywords = ["cluster=", "global_batch=", "inputs=", "loss=", "rules="]
+    keywords = ["cluster=", "global_batch=", "inputs=", "loss=", "rules=", "front_end="]
     assert parameters(autopart.plan) == ["model", "world", "*", *keywords, *(f"{pin}=" for pin in PINS)]
 
 
 def test_parallelize() -> None:
-    keywords = ["plan=", "cluster=", "global_batch=", "inputs=", "loss=", "rules="]
+    keywords = ["plan=", "cluster=", "global_batch=", "inputs=", "loss=", "rules=", "front_end="]
     assert parameters(autopart.parallelize) == ["model", "world=", "*", *keywords, *(f"{pin}=" for pin in PINS)]
 
 
