@@ -1,90 +1,35 @@
 """The composer: capture, rules, search, emission and runtime in a row."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
-from autopart.capture import torch_export
-from autopart.capture.evaluate import overload
-from autopart.capture.example_inputs import example_inputs
-from autopart.capture.fold import fold
+from autopart.capture.front_end import find_front_end
 from autopart.capture.keep_whole import KeepWhole
-from autopart.capture.samplewise import samplewise
-from autopart.capture.torch_export import Captured
 from autopart.emit.function import Sharded
 from autopart.emit.stages import emit_program
-from autopart.errors import LaunchError, PinError, PlanMismatchError, UnknownNameError, UnsupportedError
-from autopart.ir.folded import Folded, folded
-from autopart.ir.kept import KEPT, function_name
+from autopart.errors import LaunchError, PinError, PlanMismatchError
 from autopart.ir.placement import REPLICATED
-from autopart.ir.plan import Note, PlanData
+from autopart.ir.plan import PlanData
 from autopart.ir.program import Program
-from autopart.ir.units import Unit, units_of
+from autopart.planning import Pins, check_names, check_plan, check_runnable, make_plan
+from autopart.prepare import LossFunction, Prepared, prepare
 from autopart.report.load import load_plan
 from autopart.report.printed_plan import Plan
-from autopart.runtime.at_hand import cluster_at_hand
 from autopart.runtime.launch import run
 from autopart.runtime.parallel import Parallel
-from autopart.schedules.find import find_schedule
-from autopart.search.request import Request
-from autopart.search.solve import solve, unit_named
-from autopart.sharding.batch import BatchSharding, batch_sharding
-from autopart.sharding.find_rule import RuleSource, check_notation, find_rule
-from autopart.sharding.groups import share_groups
+from autopart.sharding.find_rule import RuleSource
 from autopart.sharding.infer_axes import infer_axes
-from autopart.sharding.kept_rule import kept_rule
-from autopart.sharding.rule import Rule
 from autopart.sharding.strategies import Strategy, strategies
-from cost_models.cluster import Cluster, load_cluster
-from cost_models.errors import UnknownCostModelError
-from cost_models.precision import check_precision
-from cost_models.stack import Stack, load_stack
+from cost_models.cluster import Cluster
+from cost_models.stack import Stack
 
 __all__ = ["Parallel", "Plan", "capture", "load_plan", "parallelize", "plan", "run"]
-
-DEFAULT_CLUSTER = "dgx-h100"
-DEFAULT_STACK = "autopart"
-DEFAULT_TOKENS = 4 * 2**20
-DEFAULT_SAMPLES_PER_DEVICE = 32
-
-LossFunction = Callable[[Any, Any], torch.Tensor]
-
-
-@dataclass(frozen=True)
-class Pins:
-    """What the caller decided; None is searched."""
-
-    tp: int | None = None
-    pp: int | None = None
-    dp: int | None = None
-    micro_batch: int | None = None
-    recompute: str | None = None
-    schedule: str | None = None
-    cuts: tuple[str, ...] | None = None
-    zero: int | None = None
-    sequence_parallel: bool | None = None
-    cp: int | None = None
-    virtual_stages: int | None = None
-    precision: str | None = None
-    stack: str | Path | Stack | None = None
-    memory_limit_bytes: float | None = None
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A captured model with its rules."""
-
-    captured: Captured
-    folded: Folded
-    rules: dict[str, Rule | None]
-    batch: BatchSharding
-    units: tuple[Unit, ...]
 
 
 def plan(
@@ -96,6 +41,7 @@ def plan(
     inputs: object | None = None,
     loss: LossFunction | None = None,
     rules: Mapping[str, RuleSource] | None = None,
+    front_end: str | None = None,
     tp: int | None = None,
     pp: int | None = None,
     dp: int | None = None,
@@ -124,6 +70,8 @@ def plan(
         inputs: an example batch; see `example_inputs` for what is derived when it is left out.
         loss: a function of (output, batch); left out, the model's own loss.
         rules: sharding rules of your own ops, by their names: {"mylib.my_op.default": "b* i, o i -> b* o"}.
+        front_end: what captures the model: "torch_export", or "fx_trace" for code that only `torch.fx` can follow. Left
+            out: torch_export.
         tp: degree of tensor parallelism; tp x pp x dp is `world`.
         pp: degree of pipeline parallelism.
         dp: degree of data parallelism.
@@ -173,7 +121,8 @@ def plan(
         memory_limit_bytes,
     )
     check_names(cluster, pins)
-    prepared = model if isinstance(model, Prepared) else prepare(model, inputs, loss, rules, keep_whole)
+    find_front_end(front_end)
+    prepared = model if isinstance(model, Prepared) else prepare(model, inputs, loss, rules, keep_whole, front_end)
     return make_plan(prepared, world, cluster, global_batch, pins)
 
 
@@ -184,6 +133,7 @@ def capture(
     loss: LossFunction | None = None,
     rules: Mapping[str, RuleSource] | None = None,
     keep_whole: KeepWhole | None = None,
+    front_end: str | None = None,
 ) -> Prepared:
     """Capture a model once, to plan it many times: what `plan` takes in the model's place.
 
@@ -193,7 +143,7 @@ def capture(
         CaptureError: the model cannot be captured, or no example batch is known.
         UnknownNameError, RuleError: as in `plan`.
     """
-    return prepare(model, inputs, loss, rules, keep_whole)
+    return prepare(model, inputs, loss, rules, keep_whole, front_end)
 
 
 def parallelize(
@@ -206,6 +156,7 @@ def parallelize(
     inputs: object | None = None,
     loss: LossFunction | None = None,
     rules: Mapping[str, RuleSource] | None = None,
+    front_end: str | None = None,
     tp: int | None = None,
     pp: int | None = None,
     dp: int | None = None,
@@ -253,229 +204,17 @@ def parallelize(
     if plan is None and world is None:
         raise PinError("world is missing: parallelize(model, world=64), or parallelize(model, plan=plan)")
     check_names(cluster, pins)
+    find_front_end(front_end)
     _join_job(world if world is not None else plan.world if plan is not None else 1)
-    prepared = prepare(model, inputs, loss, rules, keep_whole)
+    prepared = prepare(model, inputs, loss, rules, keep_whole, front_end)
     if plan is not None:
-        _check_plan(plan, prepared, world, global_batch, pins)
+        check_plan(plan, prepared, world, global_batch, pins)
         made = Plan(**{item.name: getattr(plan, item.name) for item in fields(PlanData)})
     else:
         made = make_plan(prepared, world or 1, cluster, global_batch, pins)
-    _check_runnable(made)
+    check_runnable(made)
     program = make_program(made, prepared)
     return Parallel(made, program, prepared.captured.graph, model, prepared.captured.constants)
-
-
-def check_names(cluster: str | Path | Cluster | None, pins: Pins) -> None:
-    """Whether names and policies are known, before a large model is captured for nothing.
-
-    Raises:
-        UnknownNameError: no such cluster or schedule.
-        UnsupportedError: a ZeRO stage.
-    """
-    _cluster(cluster, [])
-    if pins.schedule is not None:
-        find_schedule(pins.schedule)
-    _stack(pins.stack)
-    try:
-        check_precision(pins.precision or "as-built")
-    except UnknownCostModelError as error:
-        raise UnknownNameError(str(error)) from error
-
-
-def check_rules(given: Mapping[str, RuleSource]) -> None:
-    """Whether rules of the caller's own are of operators that exist, and can be read.
-
-    Raises:
-        UnknownNameError: an operator that is not registered.
-        RuleError: a notation that cannot be read.
-    """
-    for op, source in given.items():
-        try:
-            overload(op)
-        except (AttributeError, ValueError) as error:
-            raise UnknownNameError(
-                f"rules: no operator {op!r} is registered; the name is 'namespace.name.overload', as "
-                "'mylib.my_op.default', and the module that registers it must have been imported"
-            ) from error
-        check_notation(op, source)
-
-
-def prepare(
-    model: nn.Module,
-    inputs: object | None,
-    loss: LossFunction | None,
-    given: Mapping[str, RuleSource] | None = None,
-    keep_whole: KeepWhole | None = None,
-) -> Prepared:
-    """Capture a model, fold it and find the rules of its nodes: what planning and emission start from.
-
-    Args:
-        model: any module.
-        inputs: an example batch, or None.
-        loss: a function of (output, batch), or None.
-        given: rules of the caller's own, by the names of their ops.
-        keep_whole: modules that are not looked into.
-
-    Raises:
-        UnknownNameError: an operator of `given` that is not registered.
-        RuleError: a rule of `given` that cannot be read.
-        and what `capture` raises.
-    """
-    check_rules(given or {})
-    known = {KEPT: kept_rule, **(given or {})}
-    captured = torch_export.capture(model, example_inputs(model, inputs), loss, keep_whole=keep_whole or ())
-    whole = folded(fold(captured.graph))
-    rules = {node.name: find_rule(node, whole.graph, known) for node in whole.graph.nodes}
-    rules = share_groups(whole.graph, rules)
-    batch = batch_sharding(whole.graph, rules)
-    if batch.doubtful:
-        batch = batch_sharding(whole.graph, rules, samplewise(captured.graph, batch.doubtful))
-    return Prepared(captured, whole, rules, batch, units_of(whole))
-
-
-def make_plan(
-    prepared: Prepared, world: int, cluster: str | Path | Cluster | None, global_batch: int | None, pins: Pins
-) -> Plan:
-    """The plan for a prepared model."""
-    notes: list[Note] = []
-    known = _cluster(cluster, notes)
-    tokens = _tokens_per_sample(prepared)
-    if global_batch is None:
-        global_batch = _default_batch(tokens, world)
-        size = (
-            f"about {DEFAULT_TOKENS / 2**20:.0f} Mi tokens"
-            if tokens
-            else f"{DEFAULT_SAMPLES_PER_DEVICE} samples a device"
-        )
-        notes.append(Note("global_batch", f"left out: {global_batch} samples, {size}; set it with global_batch="))
-    if prepared.captured.graph.loss is None:
-        notes.append(
-            Note("loss", "the model returns none: priced without; to train, pass loss=, a function of (output, batch)")
-        )
-    kept = [node.scope for node in prepared.folded.graph.nodes if node.op == KEPT and not function_name(node)]
-    if kept:
-        guess = (
-            "the price of a module kept whole is a guess, by the bytes of its weights, inputs and outputs, and whether "
-            "it mixes samples was seen on random numbers"
-        )
-        notes.append(Note("keep_whole", f"{guess}: {', '.join(kept)}"))
-    request = Request(
-        world=world,
-        global_batch=global_batch,
-        cluster=known,
-        tokens_per_sample=tokens,
-        tp=pins.tp,
-        pp=pins.pp,
-        dp=pins.dp,
-        micro_batch=pins.micro_batch,
-        recompute=pins.recompute,
-        schedule=pins.schedule,
-        cuts=_cut_indices(prepared.units, pins.cuts),
-        sequence_parallel=pins.sequence_parallel,
-        cp=pins.cp,
-        zero=pins.zero,
-        virtual_stages=pins.virtual_stages,
-        precision=pins.precision or "as-built",
-        memory_limit_bytes=pins.memory_limit_bytes,
-        stack=_stack(pins.stack),
-    )
-    data = solve(prepared.folded, prepared.rules, prepared.batch, request, notes)
-    return Plan(**{item.name: getattr(data, item.name) for item in fields(PlanData)})
-
-
-def _cluster(cluster: str | Path | Cluster | None, notes: list[Note]) -> Cluster:
-    if isinstance(cluster, Cluster):
-        return cluster
-    if cluster is None:
-        cluster = cluster_at_hand() or DEFAULT_CLUSTER
-        notes.append(Note("cluster", f"left out: {cluster}; set it with cluster="))
-    try:
-        return load_cluster(cluster)
-    except UnknownCostModelError as error:
-        raise UnknownNameError(str(error)) from error
-
-
-def _stack(stack: str | Path | Stack | None) -> Stack:
-    if isinstance(stack, Stack):
-        return stack
-    try:
-        return load_stack(stack or DEFAULT_STACK)
-    except UnknownCostModelError as error:
-        raise UnknownNameError(str(error)) from error
-
-
-def _tokens_per_sample(prepared: Prepared) -> int:
-    for item in prepared.captured.graph.inputs:
-        shape = item.value.shape
-        if item.value.dtype == "int64" and len(shape) == 2 and isinstance(shape[1], int):
-            return shape[1]
-    return 0
-
-
-def _default_batch(tokens: int, world: int) -> int:
-    return max(1, DEFAULT_TOKENS // tokens) if tokens else DEFAULT_SAMPLES_PER_DEVICE * world
-
-
-def _cut_indices(units: tuple[Unit, ...], cuts: tuple[str, ...] | None) -> tuple[int, ...] | None:
-    if cuts is None:
-        return None
-    found = []
-    for name in cuts:
-        index = unit_named(units, name)
-        if index is None or index == 0:
-            raise PinError(
-                f"no stage can begin at {name!r}: the places are {', '.join(unit.name for unit in units[1:])}"
-            )
-        found.append(index)
-    if sorted(set(found)) != found:
-        raise PinError(f"cuts must be in the order of the model, each once: {', '.join(cuts)}")
-    return tuple(found)
-
-
-def _check_runnable(plan: PlanData) -> None:
-    """Whether the runtime can do what a plan says; other plans are predictions only.
-
-    Raises:
-        UnsupportedError: it cannot, with what to change.
-    """
-    wanted = (
-        ("cp", plan.cp, 1),
-        ("virtual_stages", plan.virtual_stages, 1),
-        ("zero", plan.zero, 0),
-        ("precision", plan.precision, "as-built"),
-    )
-    for name, value, runs in wanted:
-        if value != runs:
-            raise UnsupportedError(
-                f"{name}={value!r} can be planned but not run yet: leave it out, which is {name}={runs!r}"
-            )
-    if plan.recompute not in ("none", "full"):
-        raise UnsupportedError(
-            f"recompute={plan.recompute!r} can be planned but not run yet: choose recompute='full' or recompute='none'"
-        )
-
-
-def _check_plan(plan: PlanData, prepared: Prepared, world: int | None, global_batch: int | None, pins: Pins) -> None:
-    graph = prepared.captured.graph
-    pinned = [item.name for item in fields(pins) if getattr(pins, item.name) is not None]
-    if pinned:
-        raise PinError(f"{pinned[0]}= is given beside plan=: a plan has decided it; leave it out, or leave plan out")
-    if plan.fingerprint != graph.fingerprint:
-        raise PlanMismatchError(
-            f"the plan was made for {plan.model} with graph {plan.fingerprint}, this {graph.name} has graph "
-            f"{graph.fingerprint}: "
-            "another model, other input shapes, or another version of torch; plan again"
-        )
-    if plan.stages[-1].stop != len(prepared.units):
-        raise PlanMismatchError(
-            f"the plan divides {plan.stages[-1].stop} pieces among its stages, and this version of autopart sees "
-            f"{len(prepared.units)} in {graph.name}: plan again"
-        )
-    find_schedule(plan.schedule)
-    if world is not None and world != plan.world:
-        raise PlanMismatchError(f"the plan is for world={plan.world}, not {world}: plan again with world={world}")
-    if global_batch is not None and global_batch != plan.global_batch:
-        raise PlanMismatchError(f"the plan is for global_batch={plan.global_batch}, not {global_batch}: plan again")
 
 
 def make_program(plan: PlanData, prepared: Prepared) -> Program:

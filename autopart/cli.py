@@ -72,12 +72,20 @@ def _add_plan(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     )
     parser.add_argument("--global-batch", type=_positive, metavar="B", help="samples a step")
     parser.add_argument("--sequence-length", type=_positive, metavar="S", help="tokens a sample, for hf: targets")
+    parser.add_argument("--front-end", metavar="NAME", help="what captures the model: torch_export (default), fx_trace")
+    parser.add_argument(
+        "--stack", metavar="NAME", help="the software whose behaviour is predicted (default: autopart's own runtime)"
+    )
+    parser.add_argument("--precision", metavar="NAME", help="as-built (default), bf16-mixed, fp16-mixed or fp8-mixed")
     pins = parser.add_argument_group("pins", "each fixes one decision; all others are searched")
     pins.add_argument("--tp", type=_positive, metavar="N", help="tensor parallel degree")
     pins.add_argument("--pp", type=_positive, metavar="N", help="pipeline parallel degree")
     pins.add_argument("--dp", type=_positive, metavar="N", help="data parallel degree")
     pins.add_argument("--micro-batch", type=_positive, metavar="N", help="samples a micro-batch")
-    pins.add_argument("--recompute", choices=("none", "full"), help="activation recomputation")
+    pins.add_argument("--cp", type=_positive, metavar="N", help="context parallel degree")
+    pins.add_argument("--recompute", metavar="WHAT", help="activation recomputation: none, selective, full, full:1/2")
+    pins.add_argument("--zero", type=int, choices=(0, 1, 2, 3), help="ZeRO stage")
+    pins.add_argument("--virtual-stages", type=_positive, metavar="N", help="stages each rank of the pipeline has")
     pins.add_argument("--schedule", metavar="NAME", help="pipeline schedule")
     pins.add_argument("--cuts", type=_names, metavar="A,B", help="names of the modules at which the later stages begin")
     pins.add_argument(
@@ -113,6 +121,7 @@ def _plan(arguments: argparse.Namespace) -> str:
         cluster=arguments.cluster,
         global_batch=arguments.global_batch,
         inputs=inputs,
+        front_end=arguments.front_end,
         tp=arguments.tp,
         pp=arguments.pp,
         dp=arguments.dp,
@@ -121,6 +130,11 @@ def _plan(arguments: argparse.Namespace) -> str:
         schedule=arguments.schedule,
         cuts=arguments.cuts,
         sequence_parallel=arguments.sequence_parallel,
+        zero=arguments.zero,
+        cp=arguments.cp,
+        virtual_stages=arguments.virtual_stages,
+        precision=arguments.precision,
+        stack=arguments.stack,
         keep_whole=arguments.keep_whole,
     )
     if arguments.save is not None:

@@ -19,8 +19,8 @@ from tqdm import tqdm
 
 import autopart
 
-CONFIG = GPTConfig(layers=4, hidden=128, heads=4, context=128)
-STEPS = 40
+CONFIG = GPTConfig(layers=4, hidden=128, heads=4, context=64)
+STEPS = 20
 GLOBAL_BATCH = 16
 LEARNING_RATE = 5e-4
 EMITTED = Path("emitted/train_gpt")

@@ -1,5 +1,6 @@
 """Options of the whole test suite."""
 
+import gc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -7,6 +8,11 @@ import pytest
 import torch
 
 from tests.worker_pool import WorkerPool
+
+
+def pytest_configure() -> None:
+    """Captures make millions of objects that live on, which the collector would look through again and again."""
+    gc.set_threshold(100_000, 50, 100)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -72,6 +72,23 @@ def test_the_plan_of_plan_is_that_of_parallelize(name: str) -> None:
     assert autopart.plan(model, 8, global_batch=64) == autopart.parallelize(model, 8, global_batch=64).plan
 
 
+def test_a_plan_of_one_front_end_is_one_of_the_other() -> None:
+    keywords: dict[str, Any] = {"global_batch": 16, "inputs": token_batch(), "tp": 2, "pp": 2}
+    exported = autopart.plan(tiny_gpt("meta"), 4, front_end="torch_export", **keywords)
+    assert autopart.plan(tiny_gpt("meta"), 4, front_end="fx_trace", **keywords) == exported
+    inputs = token_batch()
+    programs = {
+        front_end: autopart.parallelize(tiny_gpt("cpu"), plan=exported, inputs=inputs, front_end=front_end).program
+        for front_end in ("torch_export", "fx_trace")
+    }
+    assert programs["torch_export"] == programs["fx_trace"]
+
+
+def test_an_unknown_front_end() -> None:
+    with pytest.raises(autopart.UnknownNameError, match=r"'onnx'; known front ends: fx_trace, torch_export"):
+        autopart.plan(tiny_gpt("meta"), 4, inputs=token_batch(), front_end="onnx")
+
+
 PINS: list[dict[str, Any]] = [
     {"tp": 2, "pp": 2, "dp": 2},
     {"tp": 4, "pp": 1, "dp": 2},

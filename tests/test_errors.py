@@ -84,10 +84,34 @@ class TestPlanning:
         with pytest.raises(autopart.PlanningError, match="'zb-v' takes 2 virtual stages a rank, not 1"):
             planned(2, pp=2, schedule="zb-v")
 
-    def test_sharded_optimizer_state(self) -> None:
-        with pytest.raises(autopart.UnsupportedError, match="zero=1: sharded optimizer state is not supported yet"):
-            planned(zero=1)
-        assert planned(zero=0).zero == 0
+    @pytest.mark.parametrize(
+        ("pins", "message"),
+        [
+            ({"zero": 1, "world": 2, "dp": 2}, "zero=1 can be planned but not run yet: leave it out, which is zero=0"),
+            ({"precision": "bf16-mixed"}, "precision='bf16-mixed' can be planned but not run yet"),
+            ({"recompute": "selective"}, "recompute='selective' can be planned but not run yet: choose"),
+            ({"recompute": "full:1/2"}, "recompute='full:1/2' can be planned but not run yet: choose"),
+        ],
+    )
+    def test_what_is_planned_only(self, pins: dict[str, Any], message: str) -> None:
+        pins = {"world": 1} | pins
+        assert planned(**pins).world == pins["world"]
+        with pytest.raises(autopart.UnsupportedError, match=message):
+            autopart.parallelize(mlp("meta"), **pins)
+
+    def test_unknown_policies(self) -> None:
+        with pytest.raises(autopart.PinError, match="recompute='half': known are 'none', 'selective', 'full', and a"):
+            planned(recompute="half")
+        with pytest.raises(autopart.PinError, match="recompute='full:3/2'"):
+            planned(recompute="full:3/2")
+        with pytest.raises(autopart.PinError, match="zero=4: the ZeRO stages are 0, 1, 2 and 3"):
+            planned(zero=4)
+        with pytest.raises(autopart.UnknownNameError, match="unknown precision 'half'; known: as-built, bf16-mixed"):
+            planned(precision="half")
+        with pytest.raises(autopart.UnknownNameError, match="unknown stack 'jax'; known: autopart, fms-fsdp"):
+            planned(stack="jax")
+        with pytest.raises(autopart.PinError, match="cp=2 does not divide the sequence of"):
+            planned(cp=2, world=2)
 
     def test_no_world(self) -> None:
         with pytest.raises(autopart.PinError, match=r"world is missing: parallelize\(model, world=64\)"):

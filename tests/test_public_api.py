@@ -15,9 +15,10 @@ ROOT = Path(__file__).parents[1]
 NAMES = [
     "AutopartError", "BatchError", "CaptureError", "InfeasiblePlanError", "InputsError", "LaunchError", "Parallel",
     "PinError", "Plan", "PlanFileError", "PlanMismatchError", "PlanningError", "RuleError", "UnknownNameError",
-    "UnsupportedError", "WorkerError", "load_plan", "parallelize", "plan", "rules", "run",
+    "UnsupportedError", "WorkerError", "capture", "load_plan", "parallelize", "plan", "rules", "run",
 ]  # fmt: skip
 PINS = ["tp", "pp", "dp", "micro_batch", "recompute", "schedule", "cuts", "zero", "sequence_parallel"]
+PINS += ["cp", "virtual_stages", "precision", "stack", "memory_limit_bytes"]
 
 
 def parameters(function: object) -> list[str]:
@@ -41,12 +42,17 @@ def test_unknown_name() -> None:
 
 
 def test_plan() -> None:
-    keywords = ["cluster=", "global_batch=", "inputs=", "loss=", "rules="]
+    keywords = ["cluster=", "global_batch=", "inputs=", "loss=", "rules=", "front_end="]
     assert parameters(autopart.plan) == ["model", "world", "*", *keywords, *(f"{pin}=" for pin in PINS), "keep_whole="]
 
 
+def test_capture() -> None:
+    keywords = ["inputs=", "loss=", "rules=", "keep_whole=", "front_end="]
+    assert parameters(autopart.capture) == ["model", "*", *keywords]
+
+
 def test_parallelize() -> None:
-    keywords = ["plan=", "cluster=", "global_batch=", "inputs=", "loss=", "rules="]
+    keywords = ["plan=", "cluster=", "global_batch=", "inputs=", "loss=", "rules=", "front_end="]
     assert parameters(autopart.parallelize) == [
         "model",
         "world=",

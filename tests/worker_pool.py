@@ -10,6 +10,7 @@ from typing import Any
 
 TIMEOUT_S = 120.0
 MOST_TRIES = 3
+PRELOADED = ("autopart.api", "transformers.modeling_utils")  # what every worker would take seconds to import
 NOT_CONNECTED = "connectFullMesh failed"
 
 
@@ -17,7 +18,8 @@ class WorkerPool:
     """`size` processes; `run` calls a function on the first few of them as the ranks of a job."""
 
     def __init__(self, size: int) -> None:
-        self._context = multiprocessing.get_context("spawn")
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(list(PRELOADED))
         self._folder = tempfile.TemporaryDirectory(prefix="autopart-tests-")
         self._size = size
         self._workers: list[tuple[Any, Connection]] = []

@@ -4,16 +4,16 @@ import inspect
 import logging
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
-from torch.export import Dim
 from torch.export.graph_signature import InputKind, OutputKind
 
+from autopart.capture.example import Example, example_of
 from autopart.capture.example_inputs import Batch
 from autopart.capture.found_places import FoundPlaces
 from autopart.capture.keep_whole import KeepWhole, KeptModules
@@ -24,11 +24,8 @@ from autopart.capture.trace_once import TraceOnce
 from autopart.capture.translate import Translator, to_size
 from autopart.capture.user_lines import user_frame
 from autopart.capture.with_loss import ForwardError, LossFunction, WithLoss
-from autopart.errors import AutopartError, CaptureError, InputsError, UnsupportedError
+from autopart.errors import AutopartError, CaptureError, UnsupportedError
 from autopart.ir.graph import Constant, Graph, Input, Parameter, Update
-
-# Export treats sizes 0 and 1 as special, so the example batch is enlarged; the number itself leaves no trace.
-EXPORT_BATCH = 4
 
 
 @dataclass(frozen=True)
@@ -62,55 +59,26 @@ def capture(
         InputsError: the batch holds no tensor, or something that is neither a tensor nor a plain value.
         UnknownNameError: a name of `keep_whole` that no module has.
     """
-    example = _example(model, batch)
+    example = example_of(model, batch)
     kept = KeptModules(model, keep_whole)
     return kept.exported(lambda: _with_report(model, example, loss, every_layer))
 
 
-def _with_report(model: nn.Module, example: "_Example", loss: LossFunction | None, every_layer: bool) -> Captured:
+def _with_report(model: nn.Module, example: Example, loss: LossFunction | None, every_layer: bool) -> Captured:
     if not every_layer:
         # Whatever goes wrong on the short way, the long one is right, and its errors are the model's.
         with suppress(Exception):
-            return _capture(model, example, WithLoss(model, example.rebuild, loss, TraceOnce(model)))
+            return lower(model, example, WithLoss(model, example.rebuild, loss, TraceOnce(model)))
     try:
-        return _capture(model, example, WithLoss(model, example.rebuild, loss))
+        return lower(model, example, WithLoss(model, example.rebuild, loss))
     except AutopartError:
         raise
     except Exception as error:
         raise _report(model, example, loss, error) from error
 
 
-@dataclass(frozen=True)
-class _Example:
-    """The tensors of a batch by name: what to export with, which of their dims are free, and the way back."""
-
-    names: list[str]
-    tensors: tuple[torch.Tensor, ...]
-    dims: tuple[dict[int, Any], ...]
-    batch_size: int
-    rebuild: Callable[..., Batch]
-
-
-def _example(model: nn.Module, batch: Batch) -> _Example:
-    names, tensors, rebuild = _flatten(batch)
-    batch_size = tensors[0].shape[0] if tensors[0].ndim else 0
-    if not batch_size:
-        raise InputsError(
-            f"the first tensor of the batch, {names[0]!r}, has no batch dim: its shape is {tuple(tensors[0].shape)}"
-        )
-    batched = [tensor.ndim > 0 and tensor.shape[0] == batch_size for tensor in tensors]
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    examples = tuple(
-        torch.zeros(
-            (EXPORT_BATCH, *tensor.shape[1:]) if is_batched else tensor.shape, dtype=tensor.dtype, device=device
-        )
-        for tensor, is_batched in zip(tensors, batched, strict=True)
-    )
-    dims = tuple({0: Dim.AUTO} if flag else {} for flag in batched)
-    return _Example(names, examples, dims, batch_size, rebuild)
-
-
-def _capture(model: nn.Module, example: _Example, wrapper: WithLoss) -> Captured:
+def lower(model: nn.Module, example: Example, wrapper: WithLoss) -> Captured:
+    """The graph of `wrapper`, which runs `model` and its loss, exported at `example`."""
     exported = _export(wrapper, example)
     for name, dims, size in zip(example.names, example.dims, _first_sizes(exported), strict=True):
         if dims and isinstance(size, int):
@@ -122,7 +90,7 @@ class _FixedBatchError(Exception):
     """The graph holds for one batch size only."""
 
 
-def _report(model: nn.Module, example: _Example, loss: LossFunction | None, error: Exception) -> CaptureError:
+def _report(model: nn.Module, example: Example, loss: LossFunction | None, error: Exception) -> CaptureError:
     """Everything in the model's code that stands in the way, after an export that failed with `error`."""
     found = FoundPlaces()
     for first in (True, False):  # both ways of a branch, where it has two
@@ -135,27 +103,8 @@ def _report(model: nn.Module, example: _Example, loss: LossFunction | None, erro
     return found.error(type(model).__name__)
 
 
-def _flatten(batch: Batch) -> tuple[list[str], list[torch.Tensor], Callable[..., Batch]]:
-    """The names and tensors of a batch, and the function that puts them back among its plain values."""
-    items = list(batch.items()) if isinstance(batch, Mapping) else [(str(i), item) for i, item in enumerate(batch)]
-    tensors = {name: item for name, item in items if isinstance(item, torch.Tensor)}
-    plain = {name: item for name, item in items if name not in tensors}
-    for name, item in plain.items():
-        if not isinstance(item, bool | int | float | str | None):
-            raise InputsError(f"batch item {name!r} is a {type(item).__name__}: tensors and plain values are supported")
-    if not tensors:
-        raise InputsError("the example batch holds no tensor")
-
-    def rebuild(values: tuple[torch.Tensor, ...]) -> Batch:
-        known = {**plain, **dict(zip(tensors, values, strict=True))}
-        ordered = {name: known[name] for name, _ in items}
-        return ordered if isinstance(batch, Mapping) else tuple(ordered.values())
-
-    return list(tensors), list(tensors.values()), rebuild
-
-
-def _export(wrapper: WithLoss, example: _Example) -> Any:
-    with warnings.catch_warnings(), _without_cache(wrapper.model), _silent_export():
+def _export(wrapper: WithLoss, example: Example) -> Any:
+    with warnings.catch_warnings(), without_cache(wrapper.model), _silent_export():
         warnings.simplefilter("ignore")
         try:
             exported = torch.export.export(
@@ -169,7 +118,7 @@ def _export(wrapper: WithLoss, example: _Example) -> Any:
 
 
 @contextmanager
-def _without_cache(model: nn.Module) -> Iterator[None]:
+def without_cache(model: nn.Module) -> Iterator[None]:
     """Hugging Face models fill a key-value cache in training too, where nothing reads it; it clutters the graph."""
     configs = [getattr(module, "config", None) for module in model.modules()]  # an encoder and a decoder have their own
     caching = [config for config in configs if getattr(config, "use_cache", False)]
@@ -201,7 +150,7 @@ def _mutates(node: torch.fx.Node) -> bool:
     return node.op == "call_function" and schema is not None and bool(schema.is_mutable)
 
 
-def _captured(model: nn.Module, exported: Any, example: _Example) -> Captured:
+def _captured(model: nn.Module, exported: Any, example: Example) -> Captured:
     signature = exported.graph_signature
     mutated = [spec for spec in signature.output_specs if spec.kind is not OutputKind.USER_OUTPUT]
     for spec in mutated:
@@ -237,7 +186,10 @@ def _captured(model: nn.Module, exported: Any, example: _Example) -> Captured:
     updates = tuple(Update(item.value.name, changed[item.target]) for item in constants if item.target in changed)
     outputs = translator.outputs[len(mutated) :]
     shapes = {value.name: value.shape for node in translator.nodes for value in node.outputs}
+    buffers = dict(model.named_buffers(remove_duplicate=False))
     scalar = len(outputs) == 1 and shapes.get(outputs[0]) == ()  # only a loss is returned as a scalar
+    # The model's buffers first, in whichever order a front end comes upon them and upon tensors made of data.
+    constants.sort(key=lambda item: item.target not in buffers)
     graph = Graph(
         name=type(model).__name__,
         inputs=tuple(inputs),

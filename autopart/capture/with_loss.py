@@ -33,6 +33,8 @@ class Watch(Protocol):
 class WithLoss(nn.Module):
     """The model followed by its loss, taking the tensors of the batch by position.
 
+    `call`, where given, runs in place of the model, which then only lends its tensors.
+
     Raises:
         ForwardError: from `forward`, with the model's error as its cause.
     """
@@ -43,12 +45,14 @@ class WithLoss(nn.Module):
         rebuild: Callable[..., Batch],
         loss: LossFunction | None,
         watch: Watch | None = None,
+        call: Callable[..., Any] | None = None,
     ) -> None:
         super().__init__()
         self.model = model
         self._rebuild = rebuild
         self._loss = loss
         self._watch = watch
+        self._call = call
 
     def forward(self, *tensors: torch.Tensor) -> Any:
         """The loss, or the tensors that the model returns."""
@@ -64,7 +68,8 @@ class WithLoss(nn.Module):
 
     def _result(self, tensors: tuple[torch.Tensor, ...]) -> Any:
         batch = self._rebuild(tensors)
-        output = self.model(**batch) if isinstance(batch, Mapping) else self.model(*batch)
+        call = self.model if self._call is None else self._call
+        output = call(**batch) if isinstance(batch, Mapping) else call(*batch)
         loss = self._loss(output, batch) if self._loss is not None else _own_loss(output)
         if loss is None:
             return _tensors(output)

@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
 from itertools import combinations
-from math import fsum, log, prod
+from math import fsum, inf, log, prod
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,7 @@ LARGE_TABLE = 1_000_000
 LARGEST_TABLE = 50_000_000
 
 Order = list[Hashable]
+Score = Callable[[Hashable, Mapping[Hashable, set[Hashable]]], float]
 
 
 @dataclass(frozen=True)
@@ -24,27 +26,29 @@ class Table:
     costs: NDArray[np.float64]
 
 
-def eliminate(tables: Sequence[Table]) -> tuple[dict[Hashable, int], float]:
+def eliminate(tables: Sequence[Table], order: Order | None = None) -> tuple[dict[Hashable, int], float]:
     """The choice for every variable that minimizes the sum of all tables, and that sum.
 
     Variables go one by one (see `elimination_order`); ties go to the variable seen first, and equal costs to the lower
     choice, so the answer is the same on every machine.
 
+    Args:
+        tables: to be added up.
+        order: what `find_order` gave for tables of the same variables, where it is known.
+
     Raises:
         PlanningError: every joint choice is forbidden, or a joint table would exceed 50 million entries.
     """
+    order = find_order(tables) if order is None else order
     sizes = domain_sizes(tables)
     decided = {variable: 0 for variable, size in sizes.items() if size == 1}
-    sizes = {variable: size for variable, size in sizes.items() if size > 1}
     tables, constant = _without(tables, decided)
+    sizes = domain_sizes(tables)
     buckets: dict[Hashable, list[Table]] = {variable: [] for variable in sizes}
     for table in tables:
         for variable in table.variables:
             buckets[variable].append(table)
     steps: list[tuple[Hashable, tuple[Hashable, ...], NDArray[np.intp]]] = []
-    order, largest = elimination_order(neighbours_of(tables), sizes)
-    if largest > LARGEST_TABLE:
-        raise PlanningError(f"the tensor search needs a table of {largest:,} entries: the graph is too entangled")
     for variable in order:
         joined = _sum(buckets.pop(variable), variable, sizes)
         costs = joined.costs
@@ -63,6 +67,18 @@ def eliminate(tables: Sequence[Table]) -> tuple[dict[Hashable, int], float]:
     for variable, rest, best in reversed(steps):
         chosen[variable] = int(best[tuple(chosen[other] for other in rest)])
     return chosen, constant
+
+
+def find_order(tables: Sequence[Table]) -> Order:
+    """The order in which `eliminate` takes the variables that have a choice.
+
+    Raises:
+        PlanningError: a joint table would exceed 50 million entries.
+    """
+    order, largest = elimination_order(neighbours_of(tables), domain_sizes(tables))
+    if largest > LARGEST_TABLE:
+        raise PlanningError(f"the tensor search needs a table of {largest:,} entries: the graph is too entangled")
+    return order
 
 
 def _without(tables: Sequence[Table], decided: Mapping[Hashable, int]) -> tuple[list[Table], float]:
@@ -87,11 +103,12 @@ def domain_sizes(tables: Sequence[Table]) -> dict[Hashable, int]:
 
 
 def neighbours_of(tables: Sequence[Table]) -> dict[Hashable, set[Hashable]]:
-    """For every variable, those that it shares a table with."""
-    around: dict[Hashable, set[Hashable]] = {variable: set() for table in tables for variable in table.variables}
+    """For every variable that has a choice, those that it shares a table with."""
+    around: dict[Hashable, set[Hashable]] = {}
     for table in tables:
-        for variable in table.variables:
-            around[variable].update(other for other in table.variables if other != variable)
+        own = [variable for variable, size in zip(table.variables, table.costs.shape, strict=True) if size > 1]
+        for variable in own:
+            around.setdefault(variable, set()).update(other for other in own if other != variable)
     return around
 
 
@@ -106,49 +123,73 @@ def elimination_order(around: Mapping[Hashable, set[Hashable]], sizes: Mapping[H
     Of three heuristics the best: the smallest joint table first; the one that ties the fewest others anew (min-fill;
     Koller and Friedman 2009, 9.4.3), ties weighted by the numbers of choices, or by their logarithms.
     """
-
-    def weight(variable: Hashable, around: Mapping[Hashable, set[Hashable]]) -> float:
-        return prod((sizes[other] for other in around[variable]), start=sizes[variable])
-
-    def fill(variable: Hashable, around: Mapping[Hashable, set[Hashable]]) -> float:
-        pairs = combinations(around[variable], 2)
-        return sum(sizes[one] * sizes[other] for one, other in pairs if other not in around[one])
-
-    def log_fill(variable: Hashable, around: Mapping[Hashable, set[Hashable]]) -> float:
-        pairs = combinations(around[variable], 2)
-        return fsum(log_size(sizes[a]) * log_size(sizes[b]) for a, b in pairs if b not in around[a])
-
+    weight, *fills = _scores(sizes)
     order, largest = _greedy(around, weight, weight)
-    for score in (fill, log_fill):
+    for score in fills:
         if largest > LARGE_TABLE:
-            other, largest_of_other = _greedy(around, score, weight)
+            other, largest_of_other = _greedy(around, score, weight, largest)
             if largest_of_other < largest:
                 order, largest = other, largest_of_other
     return order, int(largest)
 
 
+def can_be_eliminated(around: Mapping[Hashable, set[Hashable]], sizes: Mapping[Hashable, int], largest: int) -> bool:
+    """Whether one of the orders that `elimination_order` tries needs no table with more than `largest` entries."""
+    weight, *fills = _scores(sizes)
+    return any(_greedy(around, score, weight, largest + 1)[1] <= largest for score in (weight, *fills))
+
+
+def _scores(sizes: Mapping[Hashable, int]) -> tuple[Score, Score, Score]:
+    """The size of a variable's joint table, and what of ties it makes among its neighbours, weighted in two ways."""
+    logs = {variable: log_size(size) for variable, size in sizes.items()}
+
+    def weight(variable: Hashable, around: Mapping[Hashable, set[Hashable]]) -> float:
+        return prod([sizes[other] for other in around[variable]], start=sizes[variable])
+
+    def fill(variable: Hashable, around: Mapping[Hashable, set[Hashable]]) -> float:
+        pairs = combinations(around[variable], 2)
+        return sum([sizes[one] * sizes[other] for one, other in pairs if other not in around[one]])
+
+    def log_fill(variable: Hashable, around: Mapping[Hashable, set[Hashable]]) -> float:
+        pairs = combinations(around[variable], 2)
+        return fsum([logs[one] * logs[other] for one, other in pairs if other not in around[one]])
+
+    return weight, fill, log_fill
+
+
 def _greedy(
-    neighbours: Mapping[Hashable, set[Hashable]],
-    score: Callable[[Hashable, Mapping[Hashable, set[Hashable]]], float],
-    weight: Callable[[Hashable, Mapping[Hashable, set[Hashable]]], float],
+    neighbours: Mapping[Hashable, set[Hashable]], score: Score, weight: Score, below: float = inf
 ) -> tuple[Order, float]:
-    """Always the variable of least `score`, whose neighbours are then tied to each other; and the largest `weight`."""
+    """Always the variable of least `score`, whose neighbours are then tied to each other; and the largest `weight`.
+
+    Once that is not less than `below`, the order is of no use, and left where it is.
+    """
     around = {variable: set(own) for variable, own in neighbours.items()}
     scores = {variable: score(variable, around) for variable in around}
     place = {variable: index for index, variable in enumerate(around)}
+    # Scores that have changed since are left in the queue, and passed over when it comes to them.
+    queue = [(value, place[variable], variable) for variable, value in scores.items()]
+    heapify(queue)
     order: list[Hashable] = []
     largest = 0.0
     while scores:
-        variable = min(scores, key=lambda v: (scores[v], place[v]))
+        value, _, variable = heappop(queue)
+        if scores.get(variable) != value:
+            continue
         order.append(variable)
         largest = max(largest, weight(variable, around))
+        if largest >= below:
+            break
         own = around.pop(variable)
         del scores[variable]
         for other in own:
             around[other] |= own
             around[other] -= {variable, other}
         for other in own.union(*(around[other] for other in own)):
-            scores[other] = score(other, around)
+            value = score(other, around)
+            if value != scores[other]:
+                scores[other] = value
+                heappush(queue, (value, place[other], other))
     return order, largest
 
 

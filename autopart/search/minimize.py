@@ -7,7 +7,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from autopart.errors import PlanningError
-from autopart.search.eliminate import Table, domain_sizes, eliminate, elimination_order, log_size, neighbours_of
+from autopart.search.eliminate import (
+    Order,
+    Table,
+    can_be_eliminated,
+    domain_sizes,
+    eliminate,
+    find_order,
+    log_size,
+    neighbours_of,
+)
 
 LARGEST_TABLE = 20_000_000
 MOST_VOTES = 3  # for a variable
@@ -46,10 +55,11 @@ def minimize(tables: Sequence[Table], largest: int = LARGEST_TABLE) -> Minimum:
         return Minimum(chosen, cost, cost)
     votes, bound = _relaxed(tables, cutset)
     fixed = {variable: votes[variable][0] for variable in cutset}
-    best = _conditioned(tables, fixed, bound)
+    order = find_order(_conditioned(tables, fixed))  # the same whichever values are fixed
+    best = _best_with(tables, fixed, order, bound)
     changes = [(variable, vote) for variable in cutset for vote in votes[variable][1:MOST_VOTES]]
     for variable, vote in changes[:MOST_CHANGES]:
-        other = _conditioned(tables, {**fixed, variable: vote}, bound)
+        other = _best_with(tables, {**fixed, variable: vote}, order, bound)
         if other is not None and (best is None or other.cost < best.cost):
             best, fixed = other, {**fixed, variable: vote}
     if best is None:
@@ -58,14 +68,30 @@ def minimize(tables: Sequence[Table], largest: int = LARGEST_TABLE) -> Minimum:
 
 
 def _cutset(tables: Sequence[Table], largest: int) -> list[Hashable]:
-    """The variables to fix so that the others can be eliminated; none if all can."""
-    around, sizes = neighbours_of(tables), domain_sizes(tables)
+    """The variables to fix so that the others can be eliminated; none if all can.
+
+    Of the variables in the order of their neighbours, as few as will do, found by doubling and then bisecting.
+    """
+    sizes = domain_sizes(tables)
     cutset: list[Hashable] = []
-    while elimination_order(around, sizes)[1] > largest:
-        hub = max(around, key=lambda variable: len(around[variable]) * log_size(sizes[variable]))
-        cutset.append(hub)
-        around = {variable: own - {hub} for variable, own in around.items() if variable != hub}
-    return cutset
+    around = [neighbours_of(tables)]  # with none fixed, with one, ...
+
+    def do(count: int) -> bool:
+        while len(cutset) < count:
+            rest = around[-1]
+            hub = max(rest, key=lambda variable: len(rest[variable]) * log_size(sizes[variable]))
+            cutset.append(hub)
+            others = ((variable, own) for variable, own in rest.items() if variable != hub)
+            around.append({variable: own - {hub} if hub in own else own for variable, own in others})
+        return can_be_eliminated(around[count], sizes, largest)
+
+    few, enough = -1, 0
+    while not do(enough):
+        few, enough = enough, min(2 * enough + 1, len(around[0]))
+    while enough - few > 1:
+        middle = (few + enough) // 2
+        few, enough = (few, middle) if do(middle) else (middle, enough)
+    return cutset[:enough]
 
 
 def _relaxed(tables: Sequence[Table], cutset: Sequence[Hashable]) -> tuple[dict[Hashable, list[int]], float]:
@@ -92,22 +118,20 @@ def _relaxed(tables: Sequence[Table], cutset: Sequence[Hashable]) -> tuple[dict[
     return {v: sorted(count, key=lambda value: (-count[value], value)) for v, count in votes.items()}, bound
 
 
-def _conditioned(tables: Sequence[Table], fixed: Choice, bound: float) -> Minimum | None:
-    """The optimum with the variables of `fixed` at their values; None where there is none."""
-    constant = 0.0
-    reduced: list[Table] = []
+def _conditioned(tables: Sequence[Table], fixed: Choice) -> list[Table]:
+    """The tables with the variables of `fixed` at their values; what is left of some depends on nothing."""
+    conditioned = []
     for table in tables:
         index = tuple(fixed.get(variable, slice(None)) for variable in table.variables)
         rest = tuple(variable for variable in table.variables if variable not in fixed)
-        costs = np.asarray(table.costs[index])
-        if rest:
-            reduced.append(Table(rest, costs))
-        else:
-            constant += float(costs)
-    if not np.isfinite(constant):
-        return None
+        conditioned.append(Table(rest, np.asarray(table.costs[index])))
+    return conditioned
+
+
+def _best_with(tables: Sequence[Table], fixed: Choice, order: Order, bound: float) -> Minimum | None:
+    """The optimum with the variables of `fixed` at their values; None where there is none."""
     try:
-        chosen, cost = eliminate(reduced)
+        chosen, cost = eliminate(_conditioned(tables, fixed), order)
     except PlanningError:
         return None
-    return Minimum({**chosen, **fixed}, cost + constant, bound)
+    return Minimum({**chosen, **fixed}, cost, bound)

@@ -43,6 +43,15 @@ def tiny_gpt(device: str = "meta", layers: int = 4, hidden: int = 32, vocab: int
         return GPT(GPTConfig(vocab_size=vocab, context=context, layers=layers, heads=4, hidden=hidden))
 
 
+class Asserting(nn.Linear):
+    """Checks of values and of sizes. Not in a file of tests, where pytest rewrites assertions."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        assert (x >= 0).all(), "no negative numbers"
+        assert x.shape[1] == 8
+        return super().forward(x)
+
+
 def token_batch(sequence: int = 16, batch: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
     """Tokens and labels on `meta`."""
     tokens = torch.empty(batch, sequence, dtype=torch.long, device="meta")

@@ -28,10 +28,14 @@ def train_parallel(
     pool: WorkerPool, name: str, dtype: torch.dtype, world: int, cluster: str, **pins: Any
 ) -> tuple[Trace, PlanData]:
     """Train `name` on `world` ranks with these pins; what rank 0 gathered, and the plan."""
-    ready = prepared(name, dtype)
-    plan = api.make_plan(ready, world, cluster, SAMPLES, api.Pins(**pins))
-    data = PlanData(**{item.name: getattr(plan, item.name) for item in fields(PlanData)})
+    data = plan_of(name, dtype, world, cluster, **pins)
     return train_plan(pool, name, dtype, data), data
+
+
+def plan_of(name: str, dtype: torch.dtype, world: int, cluster: str, **pins: Any) -> PlanData:
+    """The plan for `name` on `world` ranks with these pins."""
+    plan = api.make_plan(prepared(name, dtype), world, cluster, SAMPLES, api.Pins(**pins))
+    return PlanData(**{item.name: getattr(plan, item.name) for item in fields(PlanData)})
 
 
 def train_plan(pool: WorkerPool, name: str, dtype: torch.dtype, data: PlanData) -> Trace:

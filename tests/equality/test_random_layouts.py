@@ -17,7 +17,7 @@ from autopart.sharding.reshard import conversion
 from autopart.sharding.strategies import Strategy, strategies
 from cost_models.cluster import load_cluster
 from cost_models.stack import load_stack
-from tests.equality.parallel import prepared, train_parallel, train_plan
+from tests.equality.parallel import plan_of, prepared, train_plan
 from tests.equality.single import assert_equal, single_process, tolerance
 from tests.worker_pool import WorkerPool
 
@@ -46,7 +46,7 @@ def test_a_random_layout_is_equal_too(worker_pool: WorkerPool, name: str, tp: in
     dtype = torch.float64
     ready = prepared(name, dtype)
     graph = ready.folded.graph
-    _, plan = train_parallel(worker_pool, name, dtype, tp * pp, "local-cpu", tp=tp, pp=pp, dp=1, micro_batch=4)
+    plan = plan_of(name, dtype, tp * pp, "local-cpu", tp=tp, pp=pp, dp=1, micro_batch=4)
     axes = infer_axes(graph, ready.rules)
     options = {n.name: strategies(n, graph, ready.rules[n.name], axes.parts_of, tp) for n in graph.nodes}
     prices = RandomPrices(

@@ -52,3 +52,19 @@ def test_a_variable_that_all_others_share() -> None:
     found = minimize(tables, largest=4**5)
     assert found.chosen["hub"] == 1
     assert found.bound <= found.cost
+
+
+@pytest.mark.parametrize("hubs", [1, 3, 6])
+def test_no_more_is_fixed_than_what_ties_the_others(hubs: int) -> None:
+    """Chains that some variables tie together: with those fixed, the optimum is proved wherever it is voted for."""
+    rng = default_rng(4)
+    names = [f"hub{number}" for number in range(hubs)]
+    tables = [Table((name,), np.array([0.0, 100.0])) for name in names]
+    for place in range(12):
+        tables.append(Table((f"v{place}", f"v{place + 1}"), rng.random((3, 3))))
+        tables += [Table((name, f"v{place}"), rng.random((2, 3))) for name in names]
+    found = minimize(tables, largest=9)
+    whole = minimize(tables)
+    assert whole.bound == whole.cost
+    assert found.cost == pytest.approx(whole.cost, rel=1e-12)
+    assert found.bound <= whole.cost * (1 + 1e-12)

@@ -44,7 +44,9 @@ def linearize(runs: Sequence[Run], values: Mapping[Constant, float], workers: in
     """Evaluate `runs` at `values` and with each constant moved a little."""
     with get_context("spawn").Pool(workers) as pool:
         chunks = _chunks(runs, 4 * workers)
-        rows = [row for chunk in pool.map(_rows, [(chunk, dict(values)) for chunk in chunks], chunksize=1) for row in chunk]
+        rows = [
+            row for chunk in pool.map(_rows, [(chunk, dict(values)) for chunk in chunks], chunksize=1) for row in chunk
+        ]
     ordered = [run for chunk in chunks for run in chunk]
     kept = [(run, row) for run, row in zip(ordered, rows, strict=True) if row is not None]
     errors = np.array([row[0] for _, row in kept])
@@ -95,7 +97,9 @@ def fit(linear: Linear, prior: Vector, without: str = "") -> Vector:
     """
     used = np.array([run.origin != without and not run.suspect for run in linear.runs])
     counts = Counter(run.origin for run, use in zip(linear.runs, used, strict=True) if use)
-    weights = np.array([sqrt(1 / sqrt(counts[run.origin])) / NOISE if use else 0.0 for run, use in zip(linear.runs, used, strict=True)])
+    weights = np.array(
+        [sqrt(1 / sqrt(counts[run.origin])) / NOISE if use else 0.0 for run, use in zip(linear.runs, used, strict=True)]
+    )
     spreads = np.array([constant.spread for constant in CONSTANTS]) * prior
 
     def residuals(values: Vector) -> Vector:

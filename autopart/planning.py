@@ -1,0 +1,212 @@
+"""planning: from a prepared model and the caller's pins to a plan, and what a plan must be to serve a model."""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from autopart.errors import PinError, PlanMismatchError, UnknownNameError, UnsupportedError
+from autopart.ir.kept import KEPT, function_name
+from autopart.ir.plan import Note, PlanData
+from autopart.ir.units import Unit
+from autopart.prepare import Prepared
+from autopart.report.printed_plan import Plan
+from autopart.runtime.at_hand import cluster_at_hand
+from autopart.schedules.find import find_schedule
+from autopart.search.request import Request
+from autopart.search.solve import solve, unit_named
+from cost_models.cluster import Cluster, load_cluster
+from cost_models.errors import UnknownCostModelError
+from cost_models.precision import check_precision
+from cost_models.stack import Stack, load_stack
+
+DEFAULT_CLUSTER = "dgx-h100"
+DEFAULT_STACK = "autopart"
+DEFAULT_TOKENS = 4 * 2**20
+DEFAULT_SAMPLES_PER_DEVICE = 32
+
+
+@dataclass(frozen=True)
+class Pins:
+    """What the caller decided; None is searched."""
+
+    tp: int | None = None
+    pp: int | None = None
+    dp: int | None = None
+    micro_batch: int | None = None
+    recompute: str | None = None
+    schedule: str | None = None
+    cuts: tuple[str, ...] | None = None
+    zero: int | None = None
+    sequence_parallel: bool | None = None
+    cp: int | None = None
+    virtual_stages: int | None = None
+    precision: str | None = None
+    stack: str | Path | Stack | None = None
+    memory_limit_bytes: float | None = None
+
+
+def check_names(cluster: str | Path | Cluster | None, pins: Pins) -> None:
+    """Whether names and policies are known, before a large model is captured for nothing.
+
+    Raises:
+        UnknownNameError: no such cluster, front end or schedule.
+        UnsupportedError: a ZeRO stage.
+    """
+    _cluster(cluster, [])
+    if pins.schedule is not None:
+        find_schedule(pins.schedule)
+    _stack(pins.stack)
+    try:
+        check_precision(pins.precision or "as-built")
+    except UnknownCostModelError as error:
+        raise UnknownNameError(str(error)) from error
+
+
+def make_plan(
+    prepared: Prepared, world: int, cluster: str | Path | Cluster | None, global_batch: int | None, pins: Pins
+) -> Plan:
+    """The plan for a prepared model."""
+    notes: list[Note] = []
+    known = _cluster(cluster, notes)
+    tokens = _tokens_per_sample(prepared)
+    if global_batch is None:
+        global_batch = _default_batch(tokens, world)
+        size = (
+            f"about {DEFAULT_TOKENS / 2**20:.0f} Mi tokens"
+            if tokens
+            else f"{DEFAULT_SAMPLES_PER_DEVICE} samples a device"
+        )
+        notes.append(Note("global_batch", f"left out: {global_batch} samples, {size}; set it with global_batch="))
+    if prepared.captured.graph.loss is None:
+        notes.append(
+            Note("loss", "the model returns none: priced without; to train, pass loss=, a function of (output, batch)")
+        )
+    kept = [node.scope for node in prepared.folded.graph.nodes if node.op == KEPT and not function_name(node)]
+    if kept:
+        guess = (
+            "the price of a module kept whole is a guess, by the bytes of its weights, inputs and outputs, and whether "
+            "it mixes samples was seen on random numbers"
+        )
+        notes.append(Note("keep_whole", f"{guess}: {', '.join(kept)}"))
+    request = Request(
+        world=world,
+        global_batch=global_batch,
+        cluster=known,
+        tokens_per_sample=tokens,
+        tp=pins.tp,
+        pp=pins.pp,
+        dp=pins.dp,
+        micro_batch=pins.micro_batch,
+        recompute=pins.recompute,
+        schedule=pins.schedule,
+        cuts=_cut_indices(prepared.units, pins.cuts),
+        sequence_parallel=pins.sequence_parallel,
+        cp=pins.cp,
+        zero=pins.zero,
+        virtual_stages=pins.virtual_stages,
+        precision=pins.precision or "as-built",
+        memory_limit_bytes=pins.memory_limit_bytes,
+        stack=_stack(pins.stack),
+    )
+    data = solve(prepared.folded, prepared.rules, prepared.batch, request, notes)
+    return Plan(**{item.name: getattr(data, item.name) for item in fields(PlanData)})
+
+
+def _cluster(cluster: str | Path | Cluster | None, notes: list[Note]) -> Cluster:
+    if isinstance(cluster, Cluster):
+        return cluster
+    if cluster is None:
+        cluster = cluster_at_hand() or DEFAULT_CLUSTER
+        notes.append(Note("cluster", f"left out: {cluster}; set it with cluster="))
+    try:
+        return load_cluster(cluster)
+    except UnknownCostModelError as error:
+        raise UnknownNameError(str(error)) from error
+
+
+def _stack(stack: str | Path | Stack | None) -> Stack:
+    if isinstance(stack, Stack):
+        return stack
+    try:
+        return load_stack(stack or DEFAULT_STACK)
+    except UnknownCostModelError as error:
+        raise UnknownNameError(str(error)) from error
+
+
+def _tokens_per_sample(prepared: Prepared) -> int:
+    for item in prepared.captured.graph.inputs:
+        shape = item.value.shape
+        if item.value.dtype == "int64" and len(shape) == 2 and isinstance(shape[1], int):
+            return shape[1]
+    return 0
+
+
+def _default_batch(tokens: int, world: int) -> int:
+    return max(1, DEFAULT_TOKENS // tokens) if tokens else DEFAULT_SAMPLES_PER_DEVICE * world
+
+
+def _cut_indices(units: tuple[Unit, ...], cuts: tuple[str, ...] | None) -> tuple[int, ...] | None:
+    if cuts is None:
+        return None
+    found = []
+    for name in cuts:
+        index = unit_named(units, name)
+        if index is None or index == 0:
+            raise PinError(
+                f"no stage can begin at {name!r}: the places are {', '.join(unit.name for unit in units[1:])}"
+            )
+        found.append(index)
+    if sorted(set(found)) != found:
+        raise PinError(f"cuts must be in the order of the model, each once: {', '.join(cuts)}")
+    return tuple(found)
+
+
+def check_runnable(plan: PlanData) -> None:
+    """Whether the runtime can do what a plan says; other plans are predictions only.
+
+    Raises:
+        UnsupportedError: it cannot, with what to change.
+    """
+    wanted = (
+        ("cp", plan.cp, 1),
+        ("virtual_stages", plan.virtual_stages, 1),
+        ("zero", plan.zero, 0),
+        ("precision", plan.precision, "as-built"),
+    )
+    for name, value, runs in wanted:
+        if value != runs:
+            raise UnsupportedError(
+                f"{name}={value!r} can be planned but not run yet: leave it out, which is {name}={runs!r}"
+            )
+    if plan.recompute not in ("none", "full"):
+        raise UnsupportedError(
+            f"recompute={plan.recompute!r} can be planned but not run yet: choose recompute='full' or recompute='none'"
+        )
+
+
+def check_plan(plan: PlanData, prepared: Prepared, world: int | None, global_batch: int | None, pins: Pins) -> None:
+    """Whether `plan` serves the model and what the caller asks for.
+
+    Raises:
+        PinError: a pin beside a plan.
+        PlanMismatchError: it was made for another model, graph, world or batch.
+    """
+    graph = prepared.captured.graph
+    pinned = [item.name for item in fields(pins) if getattr(pins, item.name) is not None]
+    if pinned:
+        raise PinError(f"{pinned[0]}= is given beside plan=: a plan has decided it; leave it out, or leave plan out")
+    if plan.fingerprint != graph.fingerprint:
+        raise PlanMismatchError(
+            f"the plan was made for {plan.model} with graph {plan.fingerprint}, this {graph.name} has graph "
+            f"{graph.fingerprint}: "
+            "another model, other input shapes, or another version of torch; plan again"
+        )
+    if plan.stages[-1].stop != len(prepared.units):
+        raise PlanMismatchError(
+            f"the plan divides {plan.stages[-1].stop} pieces among its stages, and this version of autopart sees "
+            f"{len(prepared.units)} in {graph.name}: plan again"
+        )
+    find_schedule(plan.schedule)
+    if world is not None and world != plan.world:
+        raise PlanMismatchError(f"the plan is for world={plan.world}, not {world}: plan again with world={world}")
+    if global_batch is not None and global_batch != plan.global_batch:
+        raise PlanMismatchError(f"the plan is for global_batch={plan.global_batch}, not {global_batch}: plan again")

@@ -1,0 +1,92 @@
+"""prepare: capture a model, fold it and find the rules of its nodes."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from autopart.capture.evaluate import overload
+from autopart.capture.example_inputs import example_inputs
+from autopart.capture.fold import fold
+from autopart.capture.front_end import find_front_end
+from autopart.capture.keep_whole import KeepWhole
+from autopart.capture.samplewise import samplewise
+from autopart.capture.torch_export import Captured
+from autopart.errors import UnknownNameError
+from autopart.ir.folded import Folded, folded
+from autopart.ir.kept import KEPT
+from autopart.ir.units import Unit, units_of
+from autopart.sharding.batch import BatchSharding, batch_sharding
+from autopart.sharding.find_rule import RuleSource, check_notation, find_rule
+from autopart.sharding.groups import share_groups
+from autopart.sharding.kept_rule import kept_rule
+from autopart.sharding.rule import Rule
+
+LossFunction = Callable[[Any, Any], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A captured model with its rules."""
+
+    captured: Captured
+    folded: Folded
+    rules: dict[str, Rule | None]
+    batch: BatchSharding
+    units: tuple[Unit, ...]
+
+
+def prepare(
+    model: nn.Module,
+    inputs: object | None,
+    loss: LossFunction | None,
+    given: Mapping[str, RuleSource] | None = None,
+    keep_whole: KeepWhole | None = None,
+    front_end: str | None = None,
+) -> Prepared:
+    """Capture a model, fold it and find the rules of its nodes: what planning and emission start from.
+
+    Args:
+        model: any module.
+        inputs: an example batch, or None.
+        loss: a function of (output, batch), or None.
+        given: rules of the caller's own, by the names of their ops.
+        keep_whole: modules that are not looked into.
+        front_end: what captures it.
+
+    Raises:
+        UnknownNameError: no such front end, or an operator of `given` that is not registered.
+        RuleError: a rule of `given` that cannot be read.
+        and what `capture` raises.
+    """
+    check_rules(given or {})
+    known = {KEPT: kept_rule, **(given or {})}
+    capture = find_front_end(front_end)
+    captured = capture(model, example_inputs(model, inputs), loss, keep_whole=keep_whole or ())
+    whole = folded(fold(captured.graph))
+    rules = {node.name: find_rule(node, whole.graph, known) for node in whole.graph.nodes}
+    rules = share_groups(whole.graph, rules)
+    batch = batch_sharding(whole.graph, rules)
+    if batch.doubtful:
+        batch = batch_sharding(whole.graph, rules, samplewise(captured.graph, batch.doubtful))
+    return Prepared(captured, whole, rules, batch, units_of(whole))
+
+
+def check_rules(given: Mapping[str, RuleSource]) -> None:
+    """Whether rules of the caller's own are of operators that exist, and can be read.
+
+    Raises:
+        UnknownNameError: an operator that is not registered.
+        RuleError: a notation that cannot be read.
+    """
+    for op, source in given.items():
+        try:
+            overload(op)
+        except (AttributeError, ValueError) as error:
+            raise UnknownNameError(
+                f"rules: no operator {op!r} is registered; the name is 'namespace.name.overload', as "
+                "'mylib.my_op.default', and the module that registers it must have been imported"
+            ) from error
+        check_notation(op, source)
