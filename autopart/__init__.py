@@ -22,7 +22,7 @@ from autopart.errors import (
 
 if TYPE_CHECKING:
     from autopart import rules
-    from autopart.api import Parallel, Plan, capture, load_plan, parallelize, plan, run
+    from autopart.api import Parallel, Plan, load_plan, parallelize, plan, prepare, run
 
 __all__ = [
     "AutopartError",
@@ -41,10 +41,10 @@ __all__ = [
     "UnknownNameError",
     "UnsupportedError",
     "WorkerError",
-    "capture",
     "load_plan",
     "parallelize",
     "plan",
+    "prepare",
     "rules",
     "run",
 ]

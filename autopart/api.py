@@ -18,7 +18,7 @@ from autopart.ir.placement import REPLICATED
 from autopart.ir.plan import PlanData
 from autopart.ir.program import Program
 from autopart.planning import Pins, check_names, check_plan, check_runnable, make_plan
-from autopart.prepare import LossFunction, Prepared, prepare
+from autopart.prepared import LossFunction, Prepared, prepare
 from autopart.report.load import load_plan
 from autopart.report.printed_plan import Plan
 from autopart.runtime.launch import run
@@ -29,7 +29,7 @@ from autopart.sharding.strategies import Strategy, strategies
 from cost_models.cluster import Cluster
 from cost_models.stack import Stack
 
-__all__ = ["Parallel", "Plan", "capture", "load_plan", "parallelize", "plan", "run"]
+__all__ = ["Parallel", "Plan", "load_plan", "parallelize", "plan", "prepare", "run"]
 
 
 def plan(
@@ -61,7 +61,7 @@ def plan(
     """The fastest way to train `model` on `world` devices that fits their memory. Needs no GPU and no process group.
 
     Args:
-        model: an unmodified module, whose tensors may be on `meta`; or what `capture` made of one, where `inputs`,
+        model: an unmodified module, whose tensors may be on `meta`; or what `prepare` made of one, where `inputs`,
             `loss` and `rules` are not looked at.
         world: the number of devices.
         cluster: a name from `cost_models/clusters`, a path to such a file, or a `Cluster`. Left out: inside a job the
@@ -124,26 +124,6 @@ def plan(
     find_front_end(front_end)
     prepared = model if isinstance(model, Prepared) else prepare(model, inputs, loss, rules, keep_whole, front_end)
     return make_plan(prepared, world, cluster, global_batch, pins)
-
-
-def capture(
-    model: nn.Module,
-    *,
-    inputs: object | None = None,
-    loss: LossFunction | None = None,
-    rules: Mapping[str, RuleSource] | None = None,
-    keep_whole: KeepWhole | None = None,
-    front_end: str | None = None,
-) -> Prepared:
-    """Capture a model once, to plan it many times: what `plan` takes in the model's place.
-
-    The arguments are those of `plan`.
-
-    Raises:
-        CaptureError: the model cannot be captured, or no example batch is known.
-        UnknownNameError, RuleError: as in `plan`.
-    """
-    return prepare(model, inputs, loss, rules, keep_whole, front_end)
 
 
 def parallelize(

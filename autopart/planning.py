@@ -7,7 +7,7 @@ from autopart.errors import PinError, PlanMismatchError, UnknownNameError, Unsup
 from autopart.ir.kept import KEPT, function_name
 from autopart.ir.plan import Note, PlanData
 from autopart.ir.units import Unit
-from autopart.prepare import Prepared
+from autopart.prepared import Prepared
 from autopart.report.printed_plan import Plan
 from autopart.runtime.at_hand import cluster_at_hand
 from autopart.schedules.find import find_schedule

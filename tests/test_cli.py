@@ -64,6 +64,7 @@ def test_plan_prints_the_table(tiny: str, asked: dict[str, Any], capsys: pytest.
 
 def test_plan_passes_everything_on(tiny: str, asked: dict[str, Any]) -> None:
     flags = "--world 16 --cluster dgx-a100 --global-batch 32 --tp 2 --pp 4 --dp 2 "
+    flags += "--stack megatron-core --precision bf16-mixed --cp 1 --zero 1 --virtual-stages 2 "
     flags += "--front-end fx_trace --micro-batch 1 --recompute full --schedule gpipe --no-sequence-parallel"
     assert main(["plan", f"{tiny}:with_batch", *flags.split(), "--cuts", "a.1, a.2,b", "--keep-whole", "a.*.c"]) == 0
     assert asked.pop("inputs").shape == (4, 16)
@@ -73,6 +74,11 @@ def test_plan_passes_everything_on(tiny: str, asked: dict[str, Any]) -> None:
         "cluster": "dgx-a100",
         "global_batch": 32,
         "front_end": "fx_trace",
+        "stack": "megatron-core",
+        "precision": "bf16-mixed",
+        "cp": 1,
+        "zero": 1,
+        "virtual_stages": 2,
         "tp": 2,
         "pp": 4,
         "dp": 2,
@@ -171,7 +177,7 @@ def test_warnings_are_told_in_a_line(
         (["plan", "x.py:f", "--world", "0"], "'0' is not a whole number above 0"),
         (["plan", "x.py:f", "--world", "many"], "'many' is not a whole number above 0"),
         (["plan", "x.py:f", "--world", "8", "--cuts", "a,,b"], "'a,,b' is not a list of module names"),
-        (["plan", "x.py:f", "--world", "8", "--recompute", "some"], "invalid choice: 'some'"),
+        (["plan", "x.py:f", "--world", "8", "--zero", "4"], "invalid choice: 4"),
     ],
 )
 def test_usage(argv: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

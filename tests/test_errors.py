@@ -97,7 +97,7 @@ class TestPlanning:
         pins = {"world": 1} | pins
         assert planned(**pins).world == pins["world"]
         with pytest.raises(autopart.UnsupportedError, match=message):
-            autopart.parallelize(mlp("meta"), **pins)
+            parallel(**pins)
 
     def test_unknown_policies(self) -> None:
         with pytest.raises(autopart.PinError, match="recompute='half': known are 'none', 'selective', 'full', and a"):
@@ -110,8 +110,8 @@ class TestPlanning:
             planned(precision="half")
         with pytest.raises(autopart.UnknownNameError, match="unknown stack 'jax'; known: autopart, fms-fsdp"):
             planned(stack="jax")
-        with pytest.raises(autopart.PinError, match="cp=2 does not divide the sequence of"):
-            planned(cp=2, world=2)
+        with pytest.raises(autopart.PinError, match="cp=5 does not divide the sequence of"):
+            planned(cp=5, world=5)
 
     def test_no_world(self) -> None:
         with pytest.raises(autopart.PinError, match=r"world is missing: parallelize\(model, world=64\)"):

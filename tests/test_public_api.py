@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 NAMES = [
     "AutopartError", "BatchError", "CaptureError", "InfeasiblePlanError", "InputsError", "LaunchError", "Parallel",
     "PinError", "Plan", "PlanFileError", "PlanMismatchError", "PlanningError", "RuleError", "UnknownNameError",
-    "UnsupportedError", "WorkerError", "capture", "load_plan", "parallelize", "plan", "rules", "run",
+    "UnsupportedError", "WorkerError", "load_plan", "parallelize", "plan", "prepare", "rules", "run",
 ]  # fmt: skip
 PINS = ["tp", "pp", "dp", "micro_batch", "recompute", "schedule", "cuts", "zero", "sequence_parallel"]
 PINS += ["cp", "virtual_stages", "precision", "stack", "memory_limit_bytes"]
@@ -46,9 +46,9 @@ def test_plan() -> None:
     assert parameters(autopart.plan) == ["model", "world", "*", *keywords, *(f"{pin}=" for pin in PINS), "keep_whole="]
 
 
-def test_capture() -> None:
+def test_prepare() -> None:
     keywords = ["inputs=", "loss=", "rules=", "keep_whole=", "front_end="]
-    assert parameters(autopart.capture) == ["model", "*", *keywords]
+    assert parameters(autopart.prepare) == ["model", *keywords]
 
 
 def test_parallelize() -> None:
@@ -71,7 +71,7 @@ def test_rules() -> None:
 
 
 def test_defaults_decide_nothing() -> None:
-    for function in (autopart.plan, autopart.parallelize):
+    for function in (autopart.plan, autopart.parallelize, autopart.prepare):
         defaults = {p.default for p in inspect.signature(function).parameters.values()} - {inspect.Parameter.empty}
         assert defaults == {None}
 

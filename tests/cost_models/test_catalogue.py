@@ -96,7 +96,7 @@ def edited(tmp_path: Path, source: str, old: str, new: str) -> Path:
         ("multiprocessors = 132", "multiprocessors = -1", "'multiprocessors'", "above 0"),
         ("multiprocessors = 132", "multiprocessors = true", "'multiprocessors'", "must be a number"),
         ("multiprocessors = 132", 'multiprocessors = "many"', "'multiprocessors'", "must be a number"),
-        ("bandwidth_fraction = 0.85", "bandwidth_fraction = 1.2", "'bandwidth_fraction'", "at most 1"),
+        ("multiprocessors = 132", "multiprocessors = 1.5", "'multiprocessors'", "whole number"),
         ("kernel_launch_s = 4e-06", "kernel_launch_s = nan", "'kernel_launch_s'", "finite"),
         ("fragmentation_fraction = 0.04", "fragmentation_fraction = 1.0", "'context_bytes'", "leave nothing"),
         ('name = "h100-sxm-80gb"', 'name = ""', "'name'", "non-empty string"),

@@ -78,7 +78,7 @@ def outcome_of(run: Run, captured: dict[Any, Any], constants: Mapping[Constant, 
         key = (setting.shape, setting.dtype)
         if key not in captured:
             model, batch = build(*key)
-            captured[key] = autopart.capture(model, inputs=batch)
+            captured[key] = autopart.prepare(model, inputs=batch)
         keywords = dict(setting.keywords)
         cluster, stack = load_cluster(keywords["cluster"]), load_stack(keywords["stack"])
         for constant, value in constants.items():

@@ -1,4 +1,4 @@
-"""prepare: capture a model, fold it and find the rules of its nodes."""
+"""prepared: capture a model, fold it and find the rules of its nodes."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -40,38 +40,32 @@ class Prepared:
 
 def prepare(
     model: nn.Module,
-    inputs: object | None,
-    loss: LossFunction | None,
-    given: Mapping[str, RuleSource] | None = None,
+    inputs: object | None = None,
+    loss: LossFunction | None = None,
+    rules: Mapping[str, RuleSource] | None = None,
     keep_whole: KeepWhole | None = None,
     front_end: str | None = None,
 ) -> Prepared:
-    """Capture a model, fold it and find the rules of its nodes: what planning and emission start from.
+    """Capture a model, fold it and find the rules of its nodes, once for many plans: what `plan` takes in its place.
 
-    Args:
-        model: any module.
-        inputs: an example batch, or None.
-        loss: a function of (output, batch), or None.
-        given: rules of the caller's own, by the names of their ops.
-        keep_whole: modules that are not looked into.
-        front_end: what captures it.
+    The arguments are those of `autopart.plan`.
 
     Raises:
-        UnknownNameError: no such front end, or an operator of `given` that is not registered.
-        RuleError: a rule of `given` that cannot be read.
-        and what `capture` raises.
+        CaptureError: the model cannot be captured, or no example batch is known.
+        UnknownNameError: no such front end or module, or an operator of `rules` that is not registered.
+        RuleError: a rule of `rules` that cannot be read.
     """
-    check_rules(given or {})
-    known = {KEPT: kept_rule, **(given or {})}
+    check_rules(rules or {})
+    known = {KEPT: kept_rule, **(rules or {})}
     capture = find_front_end(front_end)
     captured = capture(model, example_inputs(model, inputs), loss, keep_whole=keep_whole or ())
     whole = folded(fold(captured.graph))
-    rules = {node.name: find_rule(node, whole.graph, known) for node in whole.graph.nodes}
-    rules = share_groups(whole.graph, rules)
-    batch = batch_sharding(whole.graph, rules)
+    found = {node.name: find_rule(node, whole.graph, known) for node in whole.graph.nodes}
+    found = share_groups(whole.graph, found)
+    batch = batch_sharding(whole.graph, found)
     if batch.doubtful:
-        batch = batch_sharding(whole.graph, rules, samplewise(captured.graph, batch.doubtful))
-    return Prepared(captured, whole, rules, batch, units_of(whole))
+        batch = batch_sharding(whole.graph, found, samplewise(captured.graph, batch.doubtful))
+    return Prepared(captured, whole, found, batch, units_of(whole))
 
 
 def check_rules(given: Mapping[str, RuleSource]) -> None:
