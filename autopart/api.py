@@ -84,7 +84,7 @@ def plan(
         dp: degree of data parallelism.
         micro_batch: samples a micro-batch.
         recompute: "none" or "full".
-        schedule: the name of one of `autopart/schedules/catalog`; "1f1b" and "gpipe" can be run, the others planned.
+        schedule: the name of one of `autopart/schedules/catalog`: "1f1b", "gpipe", "zb-h1" and others.
         cuts: names of the modules at which the second and later stages begin.
         zero: 0; sharded optimizer state is not supported yet.
         sequence_parallel: True shards what goes from layer to layer along the sequence (the second dim of an input)
@@ -132,6 +132,7 @@ def parallelize(
     Raises:
         PlanMismatchError: the plan was made for another model, graph or world.
         LaunchError: ranks of the job disagree.
+        UnsupportedError: a schedule without a backward pass.
         and what `plan` raises.
     """
     names = tuple(cuts) if cuts is not None else None

@@ -1,6 +1,6 @@
 """The parallel side of an equality proof: plan and write out here, train on the ranks of a pool."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import cache
 from typing import Any
 
@@ -32,6 +32,16 @@ def train_parallel(
     plan = api.make_plan(ready, world, cluster, SAMPLES, api.Pins(**pins))
     data = PlanData(**{item.name: getattr(plan, item.name) for item in fields(PlanData)})
     return train_plan(pool, name, dtype, data), data
+
+
+def planned_in_stages(name: str, dtype: torch.dtype, schedule: str, virtual: int, **pins: Any) -> PlanData:
+    """A plan of pp ranks with `virtual` stages each: that for so many more ranks, on fewer."""
+    pp, rest = pins.pop("pp"), pins.get("tp", 1) * pins.get("dp", 1)
+    whole = api.make_plan(
+        prepared(name, dtype), pp * virtual * rest, "local-cpu", SAMPLES, api.Pins(pp=pp * virtual, **pins)
+    )
+    data = PlanData(**{item.name: getattr(whole, item.name) for item in fields(PlanData)})
+    return replace(data, pp=pp, world=pp * rest, schedule=schedule)
 
 
 def train_plan(pool: WorkerPool, name: str, dtype: torch.dtype, data: PlanData) -> Trace:
