@@ -78,7 +78,7 @@ def plan(
         micro_batch: samples a micro-batch.
         recompute: "none", "full" (of every repeated layer; "full:1/2" of every second), or "selective" (what the stack
             calls so).
-        schedule: the name of one of `autopart/schedules/catalog`; "1f1b" and "gpipe" can be run, the others planned.
+        schedule: the name of one of `autopart/schedules/catalog`; "1f1b", "gpipe", "zb-h1" and others.
         cuts: names of the modules at which the second and later stages begin.
         zero: the ZeRO stage: 1 shares the optimizer's state among the replicas, 2 the gradients too, 3 the parameters
             too. Left out: 0.
@@ -162,6 +162,7 @@ def parallelize(
     Raises:
         PlanMismatchError: the plan was made for another model, graph or world.
         LaunchError: ranks of the job disagree.
+        UnsupportedError: a schedule without a backward pass.
         and what `plan` raises.
     """
     names = tuple(cuts) if cuts is not None else None

@@ -168,7 +168,6 @@ def check_runnable(plan: PlanData) -> None:
     """
     wanted = (
         ("cp", plan.cp, 1),
-        ("virtual_stages", plan.virtual_stages, 1),
         ("zero", plan.zero, 0),
         ("precision", plan.precision, "as-built"),
     )

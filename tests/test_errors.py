@@ -74,11 +74,13 @@ class TestPlanning:
         with pytest.raises(autopart.UnknownNameError, match=r"'zigzag'.*1f1b.*gpipe"):
             planned(pp=2, schedule="zigzag")
 
-    def test_a_schedule_that_is_planned_and_not_run(self) -> None:
-        plan = planned(2, pp=2, schedule="zb-h1")
-        assert plan.schedule == "zb-h1"
-        with pytest.raises(autopart.UnsupportedError, match=r"'zb-h1' can be planned .* one of 1f1b, gpipe"):
-            parallel(2, pp=2, schedule="zb-h1")
+    def test_a_schedule_that_cannot_train(self) -> None:
+        plan = planned(2, pp=2, schedule="forward-only")
+        assert plan.schedule == "forward-only"
+        with pytest.raises(
+            autopart.UnsupportedError, match=r"'forward-only' has no backward pass.* one of 1f1b, gpipe"
+        ):
+            parallel(2, pp=2, schedule="forward-only")
 
     def test_a_schedule_for_several_stages_a_rank(self) -> None:
         with pytest.raises(autopart.PlanningError, match="'zb-v' takes 2 virtual stages a rank, not 1"):

@@ -1,6 +1,7 @@
-"""Executor: runs the actions of a schedule on this rank's stage."""
+"""Executor: runs the actions of a schedule on this rank's stages."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch.distributed as dist
 from autopart.ir.action import Action, Kind
 from autopart.ir.program import Program, StageProgram, Transfer
 from autopart.runtime.comm import Comm
+from autopart.runtime.deferred import Deferred
 from autopart.runtime.mesh import Mesh
 from autopart.runtime.p2p import P2P, Pending
 
@@ -18,19 +20,28 @@ MicroBatch = Mapping[str, torch.Tensor]
 
 @dataclass
 class _InFlight:
-    """What a forward pass leaves for its backward pass."""
+    """What a forward pass leaves for its backward pass; `deferred` where that leaves weights' gradients for later."""
 
     received: list[torch.Tensor]
     given: list[torch.Tensor]
     loss: torch.Tensor | None
+    deferred: Deferred | None
+
+
+@dataclass(frozen=True)
+class RankStage:
+    """A stage of this rank: its module, the collectives that it calls, and what enters and leaves it."""
+
+    module: torch.nn.Module
+    comm: Comm
+    program: StageProgram
 
 
 class Executor:
-    """Runs forward and backward passes of one stage as its schedule says, receiving one action ahead."""
+    """Runs the passes of this rank's stages as the schedule says, receiving one action ahead."""
 
-    def __init__(self, program: Program, stage: torch.nn.Module, comm: Comm, mesh: Mesh) -> None:
-        self._stage_program: StageProgram = program.stages[mesh.stage]
-        self._stage, self._comm, self._mesh = stage, comm, mesh
+    def __init__(self, program: Program, stages: Mapping[int, RankStage], mesh: Mesh) -> None:
+        self._stages, self._mesh = stages, mesh
         transfers: list[Transfer] = [transfer for own in program.stages for transfer in own.sends]
         self._p2p = P2P(mesh, transfers)
 
@@ -43,8 +54,12 @@ class Executor:
 
         Returns the loss over the global batch, on every rank.
         """
-        self._comm.totals = self._count(micro_batches)
-        flying: dict[int, _InFlight] = {}
+        for stage in self._stages.values():
+            stage.comm.totals = self._count(stage, micro_batches)
+            stage.comm.fraction = micro_batch / global_batch
+        flying: dict[tuple[int, int], _InFlight] = {}
+        deferred: dict[tuple[int, int], Deferred] = {}
+        splits = any(action.kind is Kind.WEIGHT for action in actions)
         total = torch.zeros(
             (), dtype=torch.float64 if self._mesh.device.type == "cpu" else torch.float32, device=self._mesh.device
         )
@@ -54,53 +69,64 @@ class Executor:
             arrived = [[item.wait() for item in group] for group in pending]
             # Posted before the computation, so that the next input travels while this action computes.
             ahead = self._receive(actions[position + 1], micro_batch) if position + 1 < len(actions) else []
-            index = action.micro_batch
+            key = action.stage, action.micro_batch
             if action.kind is Kind.FORWARD:
-                self._comm.fraction = micro_batch / global_batch
-                flying[index] = self._forward(micro_batches[index], [group[0] for group in arrived], index)
-                if (loss := flying[index].loss) is not None:
+                batch = micro_batches[action.micro_batch]
+                flying[key] = self._forward(action, batch, [group[0] for group in arrived], splits)
+                if (loss := flying[key].loss) is not None:
                     total += loss.detach()
+            elif action.kind is Kind.BACKWARD:
+                flight = flying.pop(key)  # what is put off has its own hold of the activations that it needs
+                self._backward(action, flight, arrived)
+                if flight.deferred is not None:
+                    deferred[key] = flight.deferred
             else:
-                self._backward(flying.pop(index), arrived, index)
+                deferred.pop(key).add_gradients()
         self._p2p.finish()
         return self._everywhere(total)
 
-    def _count(self, micro_batches: Sequence[MicroBatch]) -> list[torch.Tensor]:
+    def _count(self, stage: RankStage, micro_batches: Sequence[MicroBatch]) -> list[torch.Tensor]:
         """How many targets of the global batch each averaged loss of this stage counts."""
-        if not self._stage_program.counts:
+        if not stage.program.counts:
             return []
-        names = self._stage_program.count_inputs
+        names = stage.program.count_inputs
         with torch.no_grad():
-            counts = [torch.stack(self._stage.counts(*(batch[name] for name in names))) for batch in micro_batches]  # type: ignore[operator]
+            counts = [torch.stack(stage.module.counts(*(batch[name] for name in names))) for batch in micro_batches]  # type: ignore[operator]
         total = torch.stack(counts).sum(dim=0)
         dist.all_reduce(total, group=self._mesh.group("dp"))
         return list(total)
 
     def _receive(self, action: Action, micro_batch: int) -> list[list[Pending]]:
-        program, index = self._stage_program, action.micro_batch
+        program, index = self._stages[action.stage].program, action.micro_batch
         if action.kind is Kind.FORWARD:
-            return [[self._p2p.receive_value(transfer, index, micro_batch)] for transfer in program.receives]
+            return [
+                [self._p2p.receive_value(transfer, action.stage, index, micro_batch)] for transfer in program.receives
+            ]
+        if action.kind is Kind.WEIGHT:
+            return []
         return [
             self._p2p.receive_gradients(transfer, index, micro_batch)
             for transfer in program.sends
             if transfer.requires_grad
         ]
 
-    def _forward(self, batch: MicroBatch, received: list[torch.Tensor], index: int) -> _InFlight:
-        program = self._stage_program
+    def _forward(self, action: Action, batch: MicroBatch, received: list[torch.Tensor], splits: bool) -> _InFlight:
+        stage = self._stages[action.stage]
+        program, deferred = stage.program, Deferred() if splits else None
         for transfer, tensor in zip(program.receives, received, strict=True):
             tensor.requires_grad_(transfer.requires_grad)
-        result: Any = self._stage(*(batch[path] for path in program.inputs), *received)
+        with deferred or nullcontext():
+            result: Any = stage.module(*(batch[path] for path in program.inputs), *received)
         results = result if isinstance(result, tuple) else (result,)
         given = list(results[: len(program.sends)])
         for transfer, tensor in zip(program.sends, given, strict=True):
-            self._p2p.send_value(transfer, tensor, index)
-        return _InFlight(received, given, results[-1] if program.outputs else None)
+            self._p2p.send_value(transfer, tensor, action.micro_batch)
+        return _InFlight(received, given, results[-1] if program.outputs else None, deferred)
 
-    def _backward(self, flight: _InFlight, gradients: list[list[torch.Tensor]], index: int) -> None:
-        program = self._stage_program
+    def _backward(self, action: Action, flight: _InFlight, gradients: list[list[torch.Tensor]]) -> None:
+        program = self._stages[action.stage].program
         roots: list[torch.Tensor] = []
-        seeds: list[torch.Tensor | None] = []
+        seeds: list[torch.Tensor] = []
         differentiable = [t for transfer, t in zip(program.sends, flight.given, strict=True) if transfer.requires_grad]
         for tensor, incoming in zip(differentiable, gradients, strict=True):
             if tensor.requires_grad:
@@ -108,13 +134,17 @@ class Executor:
                 seeds.append(incoming[0] if len(incoming) == 1 else torch.stack(incoming).sum(dim=0))
         if flight.loss is not None and flight.loss.requires_grad:
             roots.append(flight.loss)
-            seeds.append(None)
+            seeds.append(torch.ones_like(flight.loss))
         if roots:
-            torch.autograd.backward(roots, seeds)
+            # Edges, not tensors: torch hands a backward pass of tensors to the mode that is entered, and what it
+            # computes again would run without it.
+            edges = [torch.autograd.graph.get_gradient_edge(root) for root in roots]
+            with flight.deferred or nullcontext():
+                torch.autograd.backward(edges, seeds)
         for transfer, tensor in zip(program.receives, flight.received, strict=True):
             if transfer.requires_grad:
                 gradient = tensor.grad if tensor.grad is not None else torch.zeros_like(tensor)
-                self._p2p.send_gradient(transfer, gradient, index)
+                self._p2p.send_gradient(transfer, gradient, action.stage, action.micro_batch)
 
     def _everywhere(self, total: torch.Tensor) -> torch.Tensor:
         """The sum over stages and replicas of what one tp rank each has."""

@@ -1,17 +1,20 @@
 """Point-to-point transfers between stages: activations one way, gradients the other."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 
 from autopart.ir.program import Transfer
 from autopart.ir.size import evaluate
-from autopart.runtime.mesh import Mesh
+from autopart.runtime.mesh import BACKWARD, FORWARD, Mesh
 
 
 class P2P:
     """Sends and receives of one rank. Shapes are known from the program, so nothing is negotiated.
+
+    Between two stages of one rank nothing is sent: a tensor is laid down, and picked up when it is waited for.
 
     Args:
         mesh: where this rank stands.
@@ -21,28 +24,28 @@ class P2P:
     def __init__(self, mesh: Mesh, transfers: Sequence[Transfer]) -> None:
         self._mesh = mesh
         self._numbers = {(transfer.source, transfer.name): number for number, transfer in enumerate(transfers)}
-        self._stages = mesh.size("pp")
+        self._stages = len(mesh.homes)
+        self._laid_down: dict[tuple[str, int], torch.Tensor] = {}
         self._sending: list[tuple[dist.Work | None, torch.Tensor]] = []
 
     def send_value(self, transfer: Transfer, value: torch.Tensor, micro_batch: int) -> None:
         """Start to send an activation to every stage that takes it."""
         for stage in transfer.targets:
-            self._send(value, stage, self._tag(transfer, stage, micro_batch), self._mesh.forward_group)
+            self._send(value, stage, FORWARD, self._tag(transfer, stage, micro_batch))
 
-    def send_gradient(self, transfer: Transfer, gradient: torch.Tensor, micro_batch: int) -> None:
-        """Start to send the gradient of a received activation back to where it came from."""
-        tag = self._tag(transfer, self._mesh.stage, micro_batch)
-        self._send(gradient, transfer.source, tag, self._mesh.backward_group)
+    def send_gradient(self, transfer: Transfer, gradient: torch.Tensor, stage: int, micro_batch: int) -> None:
+        """Start to send the gradient of an activation that `stage` received back to where it came from."""
+        self._send(gradient, transfer.source, BACKWARD, self._tag(transfer, stage, micro_batch))
 
-    def receive_value(self, transfer: Transfer, micro_batch: int, batch: int) -> "Pending":
-        """Start to receive an activation for a micro-batch of `batch` samples."""
-        tag = self._tag(transfer, self._mesh.stage, micro_batch)
-        return self._receive(transfer, transfer.source, tag, batch, self._mesh.forward_group)
+    def receive_value(self, transfer: Transfer, stage: int, micro_batch: int, batch: int) -> "Pending":
+        """Start to receive what `stage` takes, for a micro-batch of `batch` samples."""
+        tag = self._tag(transfer, stage, micro_batch)
+        return self._receive(transfer, transfer.source, FORWARD, tag, batch)
 
     def receive_gradients(self, transfer: Transfer, micro_batch: int, batch: int) -> "list[Pending]":
         """Start to receive the gradients of a sent activation, one from each stage that took it."""
         return [
-            self._receive(transfer, stage, self._tag(transfer, stage, micro_batch), batch, self._mesh.backward_group)
+            self._receive(transfer, stage, BACKWARD, self._tag(transfer, stage, micro_batch), batch)
             for stage in transfer.targets
         ]
 
@@ -57,25 +60,36 @@ class P2P:
         number = self._numbers[(transfer.source, transfer.name)]
         return (micro_batch * len(self._numbers) + number) * self._stages + target
 
-    def _send(self, tensor: torch.Tensor, stage: int, tag: int, group: dist.ProcessGroup) -> None:
+    def _send(self, tensor: torch.Tensor, stage: int, way: str, tag: int) -> None:
         data = tensor.detach().contiguous()
+        if self._is_here(stage):
+            self._laid_down[way, tag] = data
+            return
         self._sending = [(work, held) for work, held in self._sending if work is not None and not work.is_completed()]
+        group = self._mesh.transfers[way, self._mesh.pp_rank < self._mesh.homes[stage]]
         self._sending.append((dist.isend(data, self._mesh.peer(stage), group=group, tag=tag), data))
 
-    def _receive(self, transfer: Transfer, stage: int, tag: int, batch: int, group: dist.ProcessGroup) -> "Pending":
+    def _receive(self, transfer: Transfer, stage: int, way: str, tag: int, batch: int) -> "Pending":
+        if self._is_here(stage):
+            return Pending(lambda: self._laid_down.pop((way, tag)))
         shape = tuple(evaluate(size, batch) for size in transfer.shape)
         buffer = torch.empty(shape, dtype=getattr(torch, transfer.dtype), device=self._mesh.device)
-        return Pending(dist.irecv(buffer, self._mesh.peer(stage), group=group, tag=tag), buffer)
+        group = self._mesh.transfers[way, self._mesh.homes[stage] < self._mesh.pp_rank]
+        work = dist.irecv(buffer, self._mesh.peer(stage), group=group, tag=tag)
+
+        def arrived() -> torch.Tensor:
+            if work is not None:
+                work.wait()
+            return buffer
+
+        return Pending(arrived)
+
+    def _is_here(self, stage: int) -> bool:
+        return stage in self._mesh.stages
 
 
+@dataclass(frozen=True, slots=True)
 class Pending:
-    """A tensor on its way."""
+    """A tensor on its way; `wait` gives it, once it is here."""
 
-    def __init__(self, work: dist.Work | None, buffer: torch.Tensor) -> None:
-        self._work, self._buffer = work, buffer
-
-    def wait(self) -> torch.Tensor:
-        """The tensor, once it is here."""
-        if self._work is not None:
-            self._work.wait()
-        return self._buffer
+    wait: Callable[[], torch.Tensor]

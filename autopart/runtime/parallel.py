@@ -29,17 +29,19 @@ class Parallel(Generic[PlanT]):
     Attributes:
         plan: the plan, which prints as a table.
         program: the emitted sources, and what the executor knows of each stage.
-        module: this rank's stage, an `nn.Module` with its parameters under their original names; None outside a job.
+        module: this rank's stage, an `nn.Module` with its parameters under their original names, or a `ModuleList` of
+            its stages; None outside a job.
     """
 
     def __init__(
         self, plan: PlanT, program: Program, graph: Graph, model: nn.Module, constants: Mapping[str, torch.Tensor]
     ) -> None:
-        if not _is_executed(plan.schedule):
-            known = [name for name in schedule_names() if _is_executed(name)]
+        schedule = find_schedule(plan.schedule)
+        if Kind.BACKWARD not in schedule.kinds:
+            trains = [name for name in schedule_names() if Kind.BACKWARD in find_schedule(name).kinds]
             raise UnsupportedError(
-                f"schedule {plan.schedule!r} can be planned and simulated, and not yet be run: plan with schedule= one "
-                f"of {', '.join(known)}"
+                f"schedule {plan.schedule!r} has no backward pass, and so cannot train: plan with schedule= one of "
+                f"{', '.join(trains)}"
             )
         self.plan = plan
         self.program = program
@@ -55,13 +57,13 @@ class Parallel(Generic[PlanT]):
             self._folder = tempfile.TemporaryDirectory(prefix="autopart-emitted-")
             directory = Path(self._folder.name)
             write_sources(program, directory)
-            schedule = find_schedule(plan.schedule)(plan.pp, plan.micro_batches)
-            self._worker = Worker(program, schedule, directory, model, constants, plan.dp)
+            actions = schedule(plan.pp, plan.micro_batches, plan.virtual_stages)
+            self._worker = Worker(program, actions, directory, model, constants, plan.dp)
 
     @property
     def module(self) -> nn.Module | None:
-        """This rank's stage, or None outside a job."""
-        return None if self._worker is None else self._worker.stage
+        """This rank's stage (a ModuleList where it has several), or None outside a job."""
+        return None if self._worker is None else self._worker.module
 
     def train_step(self, batch: Any) -> torch.Tensor:
         """Forward, backward and gradient sums over this replica's share of the global batch.
@@ -212,9 +214,3 @@ class Parallel(Generic[PlanT]):
                 )
             named[item.path] = tensor
         return named
-
-
-def _is_executed(schedule: str) -> bool:
-    """Whether the executor can run it: one stage a rank, and a backward pass in one piece."""
-    definition = find_schedule(schedule)
-    return definition.takes(1) and definition.kinds == (Kind.FORWARD, Kind.BACKWARD)

@@ -1,4 +1,4 @@
-"""Worker: this rank's part of a plan inside a job: its stage, its groups, and how a step runs."""
+"""Worker: this rank's part of a plan inside a job: its stages, its groups, and how a step runs."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -13,12 +13,14 @@ from autopart.ir.action import Schedule
 from autopart.ir.placement import Partial
 from autopart.ir.program import ParameterShard, Program
 from autopart.runtime.comm import Comm
-from autopart.runtime.executor import Executor, MicroBatch
+from autopart.runtime.executor import Executor, MicroBatch, RankStage
 from autopart.runtime.gather import gather
 from autopart.runtime.gradients import Reduction, reduce_gradients
 from autopart.runtime.kept import bind_kept
 from autopart.runtime.load import fill_stage, load_stage
 from autopart.runtime.mesh import Mesh, build_mesh
+from autopart.runtime.message_order import check_message_order
+from autopart.schedules.homes import homes
 
 
 class Worker:
@@ -26,11 +28,14 @@ class Worker:
 
     Args:
         program: what all stages do.
-        schedule: what every stage does when.
+        schedule: what every pipeline rank does when; it says which stages a rank has.
         directory: where this rank's source files are.
         model: gives the weights.
         constants: gives the constants.
         replicas: the data-parallel degree.
+
+    Raises:
+        UnsupportedError: the model is on `meta`, or NCCL could not tell messages of this schedule apart.
     """
 
     def __init__(
@@ -43,20 +48,33 @@ class Worker:
         replicas: int,
     ) -> None:
         self.program = program
-        self.mesh: Mesh = build_mesh(len(program.stages), replicas, program.tp)
-        comm = Comm(self.mesh.group("tp"), self.mesh.tp_rank, program.tp)
-        own = program.stages[self.mesh.stage]
-        self.stage = load_stage(own, directory, comm, self.mesh.device)
-        fill_stage(self.stage, own, model, constants, self.mesh.tp_rank, program.tp)
-        bind_kept(self.stage, own, model)
-        self._actions = schedule[self.mesh.stage]
-        self._named = dict(self.stage.named_parameters())
+        if dist.get_backend() == "nccl":
+            check_message_order(program, schedule)
+        self.mesh: Mesh = build_mesh(homes(schedule), replicas, program.tp)
+        self.stages = {stage: self._load(stage, directory, model, constants) for stage in self.mesh.stages}
+        self._actions = schedule[self.mesh.pp_rank]
+        self._named = share_parameters([stage.module for stage in self.stages.values()])
+        self._shards = {p.name: p for stage in self.stages.values() for p in stage.program.parameters}
         self._ties = self._tie()
         self._agree()
-        self._reductions = self._reductions_of(own.parameters)
-        self._executor = Executor(program, self.stage, comm, self.mesh)
+        self._reductions = self._reductions_of(tuple(self._shards.values()))
+        self._executor = Executor(program, self.stages, self.mesh)
         self._seed = self._common_seed()
         self._steps = 0
+
+    def _load(self, stage: int, directory: Path, model: nn.Module, constants: Mapping[str, torch.Tensor]) -> RankStage:
+        own, tp_rank, tp = self.program.stages[stage], self.mesh.tp_rank, self.program.tp
+        comm = Comm(self.mesh.group("tp"), tp_rank, tp)
+        module = load_stage(own, directory, comm, self.mesh.device)
+        fill_stage(module, own, model, constants, tp_rank, tp)
+        bind_kept(module, own, model)
+        return RankStage(module, comm, own)
+
+    @property
+    def module(self) -> nn.Module:
+        """The module of this rank's stage, or a list of those of its stages."""
+        modules = [stage.module for stage in self.stages.values()]
+        return modules[0] if len(modules) == 1 else nn.ModuleList(modules)
 
     def named_parameters(self) -> dict[str, nn.Parameter]:
         """This rank's pieces, by the original names."""
@@ -78,8 +96,8 @@ class Worker:
             parameter.grad = None
         devices = [self.mesh.device] if self.mesh.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
-            # The same numbers on the tp ranks of a stage, which agree where nothing is sharded; others elsewhere.
-            torch.manual_seed(_digest(f"{self._seed} {self._steps} {self.mesh.stage} {self.mesh.replica}"))
+            # The same numbers on tp ranks of the same stages, which agree where nothing is sharded; others elsewhere.
+            torch.manual_seed(_digest(f"{self._seed} {self._steps} {self.mesh.pp_rank} {self.mesh.replica}"))
             loss = self._executor.run(self._actions, micro_batches, micro_batch, global_batch)
         self._steps += 1
         reduce_gradients(self._reductions)
@@ -91,7 +109,8 @@ class Worker:
 
     def full_state(self) -> Mapping[str, torch.Tensor]:
         """Every parameter whole, and every constant that training changes (the first replica's), on rank 0."""
-        own = {**self._named, **dict(self.stage.named_buffers())}
+        buffers = {name: x for stage in self.stages.values() for name, x in stage.module.named_buffers()}
+        own = {**self._named, **buffers}
         return gather(self.program, self.mesh, own.get, lambda stage: (*stage.parameters, *stage.updated))
 
     def full_gradients(self) -> Mapping[str, torch.Tensor]:
@@ -105,29 +124,28 @@ class Worker:
         return int(seed)
 
     def _tie(self) -> list[tuple[str, dist.ProcessGroup]]:
-        """The parameters of this stage that other stages have too, each with the group of its holders."""
-        homes: dict[str, list[int]] = {}
-        for stage, own in enumerate(self.program.stages):
+        """The parameters of this rank that other pipeline ranks have too, each with the group of its holders."""
+        holders: dict[str, set[int]] = {}
+        for home, own in zip(self.mesh.homes, self.program.stages, strict=True):
             for parameter in own.parameters:
-                homes.setdefault(parameter.name, []).append(stage)
-        shared = sorted((name, stages) for name, stages in homes.items() if len(stages) > 1)
+                holders.setdefault(parameter.name, set()).add(home)
+        shared = sorted((name, tuple(sorted(ranks))) for name, ranks in holders.items() if len(ranks) > 1)
         groups: dict[tuple[int, ...], dist.ProcessGroup] = {}
-        for stages in sorted({tuple(stages) for _, stages in shared}):
+        for pp_ranks in sorted({pp_ranks for _, pp_ranks in shared}):
             for replica in range(self.mesh.size("dp")):
                 for tp_rank in range(self.mesh.size("tp")):
-                    group = dist.new_group([self.mesh.rank_of(stage, replica, tp_rank) for stage in stages])
-                    if (replica, tp_rank) == (self.mesh.replica, self.mesh.tp_rank) and self.mesh.stage in stages:
-                        groups[stages] = group
-        return [(name, groups[tuple(stages)]) for name, stages in shared if tuple(stages) in groups]
+                    group = dist.new_group([self.mesh.rank_at(pp_rank, replica, tp_rank) for pp_rank in pp_ranks])
+                    if (replica, tp_rank) == (self.mesh.replica, self.mesh.tp_rank) and self.mesh.pp_rank in pp_ranks:
+                        groups[pp_ranks] = group
+        return [(name, groups[pp_ranks]) for name, pp_ranks in shared if pp_ranks in groups]
 
     def _agree(self) -> None:
         """Give all holders of a parameter the same values: replicas, tied stages, and tp ranks that hold it whole."""
-        own = {parameter.name: parameter for parameter in self.program.stages[self.mesh.stage].parameters}
         with torch.no_grad():
             for name, group in self._ties:
                 dist.broadcast(self._named[name].data, dist.get_global_rank(group, 0), group=group)
             for name, parameter in self._named.items():
-                if self.mesh.size("tp") > 1 and own[name].layout.shard is None:
+                if self.mesh.size("tp") > 1 and self._shards[name].layout.shard is None:
                     self._broadcast(parameter, "tp")
                 if self.mesh.size("dp") > 1:
                     self._broadcast(parameter, "dp")
@@ -144,6 +162,18 @@ class Worker:
             reductions.append(Reduction((self._named[name],), group))
         everything = tuple(self._named[parameter.name] for parameter in trained)
         return [*reductions, Reduction(everything, self.mesh.group("dp"))]
+
+
+def share_parameters(modules: Sequence[nn.Module]) -> dict[str, nn.Parameter]:
+    """The parameters of all modules by their names; one that several have becomes the same, the first one's."""
+    named: dict[str, nn.Parameter] = {}
+    for module in modules:
+        for name, parameter in list(module.named_parameters()):
+            shared = named.setdefault(name, parameter)
+            if shared is not parameter:
+                owner, _, last = name.rpartition(".")
+                module.get_submodule(owner).register_parameter(last, shared)
+    return named
 
 
 def split_batch(batch: Mapping[str, torch.Tensor], batched: Sequence[str], micro_batch: int) -> list[MicroBatch]:

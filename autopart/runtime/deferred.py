@@ -1,0 +1,149 @@
+"""Deferred: a backward pass that leaves out the gradients of weights in products, to be added up when it suits.
+
+Nearly all work of weights' gradients is in products. Weights of other ops get theirs in the backward pass itself.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+
+class Deferred(TorchFunctionMode):
+    """While it is entered, products with a parameter leave the parameter's gradient to `add_gradients`.
+
+    To be entered for the forward pass of a micro-batch, and for its backward pass, in which parts of the forward may be
+    computed again. Until `add_gradients`, what entered a product is kept, with the gradient of what left it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._pending: list[Callable[[], torch.Tensor]] = []
+        self._weights: list[nn.Parameter] = []
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Sequence[type], args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        named = dict(kwargs or {})
+        if torch.is_grad_enabled():
+            if func in _PRODUCTS and (operands := _PRODUCTS[func](*args, **named)) is not None:
+                return _applied(_Product, *operands, self)
+            if func in _CONVOLUTIONS and (operands := _convolution(*args, **named)) is not None:
+                return _applied(_Convolution, func, *operands, self)
+        return func(*args, **named)
+
+    def put_off(self, weight: nn.Parameter, gradient: Callable[[], torch.Tensor]) -> None:
+        """Keep how a gradient of `weight` is computed."""
+        self._weights.append(weight)
+        self._pending.append(gradient)
+
+    @torch.no_grad()
+    def add_gradients(self) -> None:
+        """Compute all gradients that were put off, and add them to the `grad` of their weights."""
+        for weight, compute in zip(self._weights, self._pending, strict=True):
+            gradient = compute()
+            weight.grad = gradient if weight.grad is None else weight.grad.add_(gradient)
+        self._weights.clear()
+        self._pending.clear()
+
+
+def _applied(function: type[torch.autograd.Function], *args: Any) -> Any:
+    return function.apply(*args)
+
+
+def _linear(input: Any, weight: Any, bias: Any = None) -> tuple[Any, ...] | None:
+    return (input, weight, bias, False) if _trained(weight) else None
+
+
+def _matmul(input: Any, other: Any) -> tuple[Any, ...] | None:
+    return (input, other, None, True) if _trained(other) and other.dim() == 2 and input.dim() >= 2 else None
+
+
+def _addmm(input: Any, mat1: Any, mat2: Any, *, beta: float = 1, alpha: float = 1) -> tuple[Any, ...] | None:
+    plain = beta == 1 and alpha == 1 and input.shape == mat2.shape[1:]
+    return (mat1, mat2, input, True) if plain and _trained(mat2) else None
+
+
+def _convolution(
+    input: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1
+) -> tuple[Any, ...] | None:
+    dims = weight.dim() - 2
+    if not _trained(weight) or isinstance(padding, str) or input.dim() != weight.dim():
+        return None
+    spread = (tuple([x] * dims if isinstance(x, int) else x) for x in (stride, padding, dilation))
+    return (input, weight, bias, *spread, groups)
+
+
+# Each says what a product's input, weight and bias are, and whether the weight is (in, out) instead of (out, in); None
+# if it has no weight of its own.
+_PRODUCTS: dict[Any, Callable[..., tuple[Any, ...] | None]] = {
+    F.linear: _linear,
+    torch.matmul: _matmul,
+    torch.mm: _matmul,
+    torch.Tensor.matmul: _matmul,
+    torch.Tensor.__matmul__: _matmul,
+    torch.addmm: _addmm,
+}
+_CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d)
+
+
+def _trained(weight: Any) -> bool:
+    return isinstance(weight, nn.Parameter) and weight.requires_grad
+
+
+class _Product(torch.autograd.Function):
+    """x (..., in) and a weight -> (..., out)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: torch.Tensor, weight: nn.Parameter, bias: torch.Tensor | None, transposed: bool, deferred: Deferred
+    ) -> torch.Tensor:
+        ctx.save_for_backward(x)
+        ctx.weight, ctx.transposed, ctx.deferred = weight, transposed, deferred
+        return F.linear(x, weight.t() if transposed else weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> Any:
+        (x,) = ctx.saved_tensors
+        weight, x_gradient, bias_gradient = ctx.weight, None, None
+        if ctx.needs_input_grad[0]:
+            x_gradient = gradient @ (weight.t() if ctx.transposed else weight)
+        if ctx.needs_input_grad[2]:
+            bias_gradient = gradient.reshape(-1, gradient.shape[-1]).sum(dim=0)
+        into, out = (x, gradient) if ctx.transposed else (gradient, x)
+        ctx.deferred.put_off(weight, partial(_outer, into, out))
+        return x_gradient, None, bias_gradient, None, None
+
+
+def _outer(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """(..., n), (..., m) -> (n, m), the sum over all other dims."""
+    return left.reshape(-1, left.shape[-1]).t() @ right.reshape(-1, right.shape[-1])
+
+
+class _Convolution(torch.autograd.Function):
+    """A convolution whose weight has its gradient put off."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, function: Callable[..., torch.Tensor], x: torch.Tensor, weight: nn.Parameter, *rest: Any
+    ) -> Any:
+        bias, stride, padding, dilation, groups, deferred = rest
+        ctx.save_for_backward(x)
+        ctx.weight, ctx.deferred = weight, deferred
+        ctx.geometry = (stride, padding, dilation, False, [0] * len(stride), groups)
+        return function(x, weight, bias, stride, padding, dilation, groups)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> Any:
+        (x,) = ctx.saved_tensors
+        weight = ctx.weight
+        gradients = partial(
+            torch.ops.aten.convolution_backward.default, gradient, x, weight, [weight.shape[0]], *ctx.geometry
+        )
+        x_gradient, _, bias_gradient = gradients([ctx.needs_input_grad[1], False, ctx.needs_input_grad[3]])
+        ctx.deferred.put_off(weight, lambda: gradients([False, True, False])[1])
+        return None, x_gradient, None, bias_gradient, None, None, None, None, None
