@@ -46,6 +46,9 @@ class Stack:
         gather_overlap: share of the gathering of sharded parameters that may run beside the forward pass.
         tensor_overlap: share of tensor-parallel communication that is hidden beside products.
         contention: by what factor kernels take longer while a collective runs beside them.
+        gathers_again: what a product takes gathered is kept as it was before, and gathered again in the backward pass,
+            hidden beside another product (Korthikanti et al. 2022, section 4.2.2).
+        keeps_outputs: what a stage sent to the next is kept until the backward pass.
         blocking_sends: a stage computes nothing while it sends to the next.
         scattered_sends: of a value that all tp ranks hold, each sends its share to the next stage, which gathers them.
         optimizer_bytes: read and written for each parameter element in an optimizer step, under a mixed precision.
@@ -68,6 +71,8 @@ class Stack:
     gather_overlap: float
     tensor_overlap: float
     contention: float
+    gathers_again: bool
+    keeps_outputs: bool
     blocking_sends: bool
     scattered_sends: bool
     optimizer_bytes: float
@@ -104,6 +109,8 @@ def load_stack(name_or_path: str | Path) -> Stack:
         gather_overlap=table.number("gather_overlap", least=0.0, at_most=1.0),
         tensor_overlap=table.number("tensor_overlap", least=0.0, at_most=1.0),
         contention=table.number("contention", least=1.0),
+        gathers_again=table.truth("gathers_again"),
+        keeps_outputs=table.truth("keeps_outputs"),
         blocking_sends=table.truth("blocking_sends"),
         scattered_sends=table.truth("scattered_sends"),
         optimizer_bytes=table.number("optimizer_bytes"),

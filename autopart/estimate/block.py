@@ -203,6 +203,7 @@ class _Walker:
         kept: dict[tuple[str, bool], Kept] = {}
         for node in nodes:
             for own in self.prices.kept(node, self.strategies[node.name]):
+                own = self._before_gathering(own)
                 key = (self._root(own.name), own.sharded)
                 if key not in kept or kept[key].bytes < own.bytes:
                     kept[key] = own
@@ -210,6 +211,13 @@ class _Walker:
         made = {self._root(value.name) for node in nodes for value in node.outputs}
         self._counted |= {key for key in kept if key[0] in made}
         return found
+
+    def _before_gathering(self, kept: Kept) -> Kept:
+        """What is kept of a value that is sharded where it is made, if the stack gathers it again."""
+        have = self.layout(kept.name) if self.prices.stack.gathers_again else None
+        if have is None or kept.sharded or not isinstance(have.value, Shard):
+            return kept
+        return replace(kept, sharded=True, bytes=kept.bytes / self.prices.tp)
 
     def _root(self, name: str) -> str:
         while name in self.graph.producer:

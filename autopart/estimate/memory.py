@@ -68,6 +68,11 @@ def parameter_bytes(costs: Sequence[UnitCost]) -> tuple[float, int]:
     return sum(size for size, _ in held.values()), sum(elements for _, elements in held.values())
 
 
+def crossing_bytes(cost: UnitCost, keeping: Keeping) -> tuple[float, float]:
+    """What a cut after a unit adds to a micro-batch in flight: to the stage before it, and to the one after."""
+    return cost.crossing_bytes if keeping.stack.keeps_outputs else 0.0, cost.crossing_bytes
+
+
 def stage_memory(costs: Sequence[UnitCost], in_flight: float, keeping: Keeping, entering_bytes: float) -> Memory:
     """The peak of a stage.
 
@@ -75,7 +80,7 @@ def stage_memory(costs: Sequence[UnitCost], in_flight: float, keeping: Keeping, 
         costs: of its units.
         in_flight: the most micro-batches that are between their forward and backward pass.
         keeping: recomputation, and how the state of parameters is kept.
-        entering_bytes: activations received for one micro-batch.
+        entering_bytes: activations received for one micro-batch, and those sent if the stack keeps them.
     """
     held, _ = parameter_bytes(costs)
     kept = sum(keeping.recompute.kept_bytes(cost) for cost in costs)

@@ -228,7 +228,10 @@ class Prices:
         ]
         for name, layout in pairs:
             if name not in self.graph.weights:
-                found.append(Kept(name, isinstance(layout.value, Shard), self.local_bytes(name, layout)))
+                sharded, size = isinstance(layout.value, Shard), self.local_bytes(name, layout)
+                copy = work_of(node) is Work.MATMUL and self.product_dtype(node) == FLOAT8
+                # What a float8 product takes is kept as it takes it.
+                found.append(Kept(f"{name} in {FLOAT8}" if copy else name, sharded, size / 2 if copy else size))
         mask = self._mask_bytes(node, strategy)
         if mask:
             found.append(Kept(f"{node.name}'s mask", isinstance(strategy.outputs[0].value, Shard), mask))

@@ -6,7 +6,7 @@ from functools import cached_property
 from itertools import pairwise
 
 from autopart.estimate.block import UnitCost
-from autopart.estimate.memory import Keeping, parameter_bytes, stage_memory
+from autopart.estimate.memory import Keeping, crossing_bytes, parameter_bytes, stage_memory
 from autopart.estimate.replicas import Replicas
 from autopart.ir.action import Kind
 from autopart.ir.plan import Memory, StagePlan
@@ -92,7 +92,9 @@ class Candidate:
     @cached_property
     def memory(self) -> tuple[Memory, ...]:
         """The peak of each rank of the pipeline, over all stages that it has."""
-        entering = (0.0, *(stage[-1].crossing_bytes for stage in self.stages[:-1]))
+        cuts = [crossing_bytes(stage[-1], self.keeping) for stage in self.stages[:-1]]
+        entered, left = (0.0, *(after for _, after in cuts)), (*(before for before, _ in cuts), 0.0)
+        entering = tuple(a + b for a, b in zip(entered, left, strict=True))
         if self.virtual_stages == 1:
             return tuple(
                 stage_memory(stage, self.in_flight[i], self.keeping, entering[i]) for i, stage in enumerate(self.stages)
@@ -100,9 +102,9 @@ class Candidate:
         found = []
         for own, passes in zip(self.homes, self.in_flight, strict=True):
             units = [cost for index in own for cost in self.stages[index]]
-            entered = sum(entering[index] for index in own)
+            received = sum(entering[index] for index in own)
             # What is in flight counts passes through any of a rank's stages: an even share of each.
-            found.append(stage_memory(units, passes / len(own), self.keeping, entered))
+            found.append(stage_memory(units, passes / len(own), self.keeping, received))
         return tuple(found)
 
     @cached_property

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autopart.estimate.block import UnitCost
-from autopart.estimate.memory import BUCKET_BYTES, Keeping
+from autopart.estimate.memory import BUCKET_BYTES, Keeping, crossing_bytes
 
 Matrix: TypeAlias = NDArray[np.float64]
 
@@ -89,11 +89,11 @@ class _Memory:
     @classmethod
     def of(cls, costs: Sequence[UnitCost], keeping: Keeping) -> "_Memory":
         kept = _prefix([keeping.recompute.kept_bytes(cost) for cost in costs])
-        entering = np.array([0.0, *(cost.crossing_bytes for cost in costs[:-1]), 0.0])
+        cuts = np.array([(0.0, 0.0), *(crossing_bytes(cost, keeping) for cost in costs[:-1]), (0.0, 0.0)])
         held = _prefix([sum(size for _, size, _ in cost.parameters) for cost in costs])
         return cls(
             held[None, :] - held[:, None] - _held_twice(costs),
-            kept[None, :] - kept[:, None] + entering[:, None],
+            kept[None, :] - kept[:, None] + cuts[:, None, 1] + cuts[None, :, 0],
             _largest([keeping.recompute.working_bytes(cost) for cost in costs]),
             _largest([keeping.temporary_bytes(cost) for cost in costs]),
         )
