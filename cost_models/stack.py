@@ -46,6 +46,7 @@ class Stack:
         gather_overlap: share of the gathering of sharded parameters that may run beside the forward pass.
         tensor_overlap: share of tensor-parallel communication that is hidden beside products.
         contention: by what factor kernels take longer while a collective runs beside them.
+        casts_weights_once: under float8, weights are cast once a step, not in every pass.
         gathers_again: what a product takes gathered is kept as it was before, and gathered again in the backward pass,
             hidden beside another product (Korthikanti et al. 2022, section 4.2.2).
         keeps_outputs: what a stage sent to the next is kept until the backward pass.
@@ -71,6 +72,7 @@ class Stack:
     gather_overlap: float
     tensor_overlap: float
     contention: float
+    casts_weights_once: bool
     gathers_again: bool
     keeps_outputs: bool
     blocking_sends: bool
@@ -109,6 +111,7 @@ def load_stack(name_or_path: str | Path) -> Stack:
         gather_overlap=table.number("gather_overlap", least=0.0, at_most=1.0),
         tensor_overlap=table.number("tensor_overlap", least=0.0, at_most=1.0),
         contention=table.number("contention", least=1.0),
+        casts_weights_once=table.truth("casts_weights_once"),
         gathers_again=table.truth("gathers_again"),
         keeps_outputs=table.truth("keeps_outputs"),
         blocking_sends=table.truth("blocking_sends"),

@@ -224,6 +224,8 @@ class _Walker:
             node = self.graph.nodes[self.graph.producer[name]]
             if work_of(node) is not Work.VIEW or node.op == ENTER or not node.inputs:
                 break
+            if self.prices.bytes_of[node.inputs[0]] > self.prices.bytes_of[name]:
+                break  # a part of a value: the other parts may be kept too
             name = node.inputs[0]
         return name
 

@@ -315,9 +315,10 @@ class Prices:
         if self.graph.values[second].requires_grad:
             backward += matmul_s(batch, k, n, m, dtype, device, k_is_contiguous=False) / speed
         if dtype == FLOAT8:
-            # Both operands, and the gradient, are read in half precision and written in float8 as they are and
-            # transposed, which is the only layout that the products of the backward pass take.
-            forward += memory_bound_s(4 * batch * (m * k + k * n), device)
+            # What is multiplied is read in half precision and written in float8 as it is and transposed, which is the
+            # only layout that the products of the backward pass take (Micikevicius et al. 2022, "FP8 formats").
+            weights = 0.0 if self.stack.casts_weights_once else batch * k * n
+            forward += memory_bound_s(4 * (batch * m * k + weights), device)
             backward += memory_bound_s(4 * batch * m * n, device)
         return Cost(forward, backward)
 

@@ -7,6 +7,7 @@ from autopart.estimate.block import UnitCost
 from autopart.estimate.memory import Keeping
 from cost_models.cluster import Cluster
 from cost_models.collective import Group, all_gather_s, all_reduce_s, reduce_scatter_s
+from cost_models.compute import memory_bound_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,26 +47,30 @@ class Replicas:
 
         Under ZeRO-3 every unit's parameters are gathered while the unit before computes, in both passes, and its
         gradients reduced while the next computes (Zhao et al. 2023, "PyTorch FSDP", section 3.3): a unit takes as long
-        as the slower of both. What nothing hides are the first gathering and the last reduction.
+        as the slower of both. What nothing hides are the first gathering and the last reduction. The unit's own kernels
+        share the memory with copies: out of the buffer of what was gathered, and into that of what is reduced.
         """
         if self.group.ranks == 1 or self.keeping.zero < 3:
             return forward_s, backward_s
         state = self.keeping.state
-        gathers_s, reduces_s = [], []
+        gathers_s, reduces_s, copies_s = [], [], []
         for cost in stage:
             held = sum(size for _, size, _ in cost.parameters)
             gathers_s.append(all_gather_s(held, self.group, self.cluster) if held else 0.0)
             reduced = held * state.reduced_bytes / self.keeping.element_bytes
             reduces_s.append(reduce_scatter_s(reduced, self.group, self.cluster) if held else 0.0)
+            device = self.cluster.device
+            gathered_s = memory_bound_s(2 * held, device) if held else 0.0
+            copies_s.append((gathered_s, gathered_s + memory_bound_s(held + reduced, device) if held else 0.0))
         scale_f = forward_s / max(1e-30, sum(cost.forward_s for cost in stage))
         scale_b = backward_s / max(1e-30, sum(cost.backward_s for cost in stage))
         forward, backward = gathers_s[0], reduces_s[0]
         for index, cost in enumerate(stage):
             ahead = gathers_s[index + 1] if index + 1 < len(stage) else 0.0
-            forward += self._beside_s(cost.forward_s * scale_f, ahead)
+            forward += self._beside_s(cost.forward_s * scale_f + copies_s[index][0], ahead)
             before = gathers_s[index - 1] if index else 0.0
             after = reduces_s[index + 1] if index + 1 < len(stage) else 0.0
-            backward += self._beside_s(cost.backward_s * scale_b, before + after)
+            backward += self._beside_s(cost.backward_s * scale_b + copies_s[index][1], before + after)
         return forward, backward
 
     def _beside_s(self, computing_s: float, sending_s: float) -> float:

@@ -45,6 +45,8 @@ _VIEWS = [
     "unbind",
     "detach",
     "alias",
+    "view_as_complex",
+    "view_as_real",
 ]
 _GROUPED = ["_grouped_mm", "transformers.grouped_mm_fallback.default"]
 _MATMULS = [*_GROUPED, "linear", "mm", "addmm", "bmm", "baddbmm", "matmul", "einsum", "conv1d", "conv2d", "conv3d"]

@@ -4,12 +4,13 @@ import argparse
 import json
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from tests.benchmarks.fidelity.constants import CONSTANTS
-from tests.benchmarks.fidelity.evaluate import Outcome, evaluate, scaled
+from tests.benchmarks.fidelity.evaluate import Outcome, evaluate
 from tests.benchmarks.fidelity.fit import fit, linearize
 from tests.benchmarks.fidelity.measures import Measures, measures_of
 from tests.benchmarks.fidelity.page import page
@@ -70,19 +71,23 @@ def _fit(runs: tuple[Run, ...], jobs: int) -> None:
     print(constants_table(dict(zip(CONSTANTS, fitted.tolist(), strict=True))))
     print(f"mean error before {percent(float(np.mean(np.abs(np.expm1(linear.errors)))))}, ", end="")
     print(f"after {percent(float(np.mean(np.abs(np.expm1(linear.at(fitted))))))}")
-    shifts: dict[str, float] = {}
+    errors: dict[str, float] = {}
     for origin in dict.fromkeys(run.origin for run in linear.runs):
         without = linear.at(fit(linear, prior, without=origin))
-        for run, value, now in zip(linear.runs, without, linear.errors, strict=True):
+        for run, error in zip(linear.runs, without, strict=True):
             if run.origin == origin:
-                shifts[run.id] = float(value - now)
-    LEFT_OUT.write_text(json.dumps(shifts, indent=0) + "\n", encoding="utf-8")
+                errors[run.id] = round(float(np.expm1(error)), 5)
+    LEFT_OUT.write_text(json.dumps(errors, indent=0) + "\n", encoding="utf-8")
 
 
 def _left_out(outcomes: tuple[Outcome, ...]) -> dict[str, Measures]:
     """The measures of each origin with constants fitted on the others, as the last --fit found them."""
-    shifts = json.loads(LEFT_OUT.read_text(encoding="utf-8"))
-    moved = [scaled(o, float(np.exp(shifts[o.run.id]))) for o in outcomes if o.run.id in shifts]
+    errors = json.loads(LEFT_OUT.read_text(encoding="utf-8"))
+    moved = [
+        replace(o, step_s=o.run.step_s * (1 + errors[o.run.id]))
+        for o in outcomes
+        if o.run.id in errors and o.run.step_s is not None
+    ]
     found = {o.run.origin: measures_of([m for m in moved if m.run.origin == o.run.origin]) for o in moved}
     return found | {"all": measures_of(moved)}
 

@@ -13,7 +13,8 @@ HALF = ("float16", "bfloat16")
 class Constant:
     """The figure `field` of the `kind` ("device", "cluster" or "stack") named `owner`.
 
-    A device's owner may be a family, "a100-": all whose names begin so share the figure. Of `matmul_fraction`,
+    A device's owner may be a family, "a100-": all whose names begin so share the figure; a stack's variants ("-eager")
+    share its. Of `matmul_fraction`,
     `field` says for which arithmetic: "matmul_fraction.half" or ".float8"; of attention for which kernel:
     "attention_fraction.flash". `prior` is what was
     known before any fitting, and `spread` how far off, relatively, that could be; `least` and
@@ -46,7 +47,9 @@ class Constant:
         """Whether it is a figure of one of these."""
         if self.kind == "device":
             return cluster.device.name.startswith(self.owner)
-        return self.owner == (stack.name if self.kind == "stack" else cluster.name)
+        if self.kind == "stack":
+            return stack.name == self.owner or stack.name.startswith(f"{self.owner}-")
+        return self.owner == cluster.name
 
     def put(self, cluster: Cluster, stack: Stack, value: float) -> tuple[Cluster, Stack]:
         """The cluster and the stack with this figure, if it is one of theirs."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from multiprocessing import get_context
 from typing import Any
 
@@ -105,13 +105,3 @@ def _plan(model: Any, run: Run, keywords: dict[str, Any]) -> PlanData:
         if max(plan.predicted.peak_memory_bytes) <= limit:
             break
     return plan
-
-
-def without_runs(outcomes: Sequence[Outcome], source: str) -> tuple[Outcome, ...]:
-    """Those of other sources."""
-    return tuple(outcome for outcome in outcomes if outcome.run.origin != source)
-
-
-def scaled(outcome: Outcome, factor: float) -> Outcome:
-    """The outcome with its time multiplied."""
-    return outcome if outcome.step_s is None else replace(outcome, step_s=outcome.step_s * factor)

@@ -109,6 +109,7 @@ def shape_of(run: Run) -> Shape:
         biases=not mosaic,
         learned_positions=not mosaic and not bloom,
         fused=not run.stack.startswith("torchtitan"),
+        complex_rotary=run.stack.startswith("torchtitan"),
     )
 
 

@@ -29,6 +29,7 @@ class Shape:
     biases: bool = True
     learned_positions: bool = True
     fused: bool = True
+    complex_rotary: bool = False
 
 
 class Attention(nn.Module):
@@ -63,7 +64,10 @@ class Attention(nn.Module):
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary positions (Su et al. 2021), the halves of a head turned against each other."""
+    """Rotary positions (Su et al. 2021): halves of a head turned against each other, or pairs as complex numbers."""
+    if cos.is_complex():
+        turned = torch.view_as_complex(x.float().unflatten(-1, (-1, 2))) * cos
+        return torch.view_as_real(turned).flatten(-2).type_as(x)
     first, second = x.chunk(2, -1)
     return x * cos + torch.cat((-second, first), -1) * sin
 
@@ -130,8 +134,9 @@ class Transformer(nn.Module):
             self.head.weight = self.tokens.weight
         else:
             size = shape.hidden // shape.heads
-            self.register_buffer("cos", torch.empty(shape.seq_len, size), persistent=False)
-            self.register_buffer("sin", torch.empty(shape.seq_len, size), persistent=False)
+            dtype, size = (torch.complex64, size // 2) if shape.complex_rotary else (torch.get_default_dtype(), size)
+            self.register_buffer("cos", torch.empty(shape.seq_len, size, dtype=dtype), persistent=False)
+            self.register_buffer("sin", torch.empty(shape.seq_len, size, dtype=dtype), persistent=False)
 
     def forward(self, tokens: Tensor, labels: Tensor) -> Tensor:
         x = self.tokens(tokens)
@@ -151,6 +156,12 @@ class Transformer(nn.Module):
 def build(shape: Shape, dtype: torch.dtype) -> tuple[Transformer, dict[str, Tensor]]:
     """The model on `meta` in `dtype`, and an example batch of two samples."""
     with torch.device("meta"):
-        model = Transformer(shape).to(dtype)
+        model = Transformer(shape)
+        for module in model.modules():
+            for parameter in module.parameters(recurse=False):
+                parameter.data = parameter.data.to(dtype)
+            for name, buffer in module.named_buffers(recurse=False):
+                if not buffer.is_complex():
+                    module.register_buffer(name, buffer.to(dtype), persistent=False)
         tokens, labels = (torch.zeros(2, shape.seq_len, dtype=torch.long) for _ in range(2))
     return model, {"tokens": tokens, "labels": labels}

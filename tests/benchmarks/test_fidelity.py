@@ -1,0 +1,120 @@
+"""The published runs are read, repeated through the public API, and measured as documented."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cost_models.cluster import load_cluster
+from cost_models.stack import load_stack, stack_names
+from tests.benchmarks.fidelity.constants import CONSTANTS
+from tests.benchmarks.fidelity.evaluate import Outcome, outcome_of
+from tests.benchmarks.fidelity.measures import feasibility_of, measures_of, sweeps_of
+from tests.benchmarks.fidelity.report import scatter, tables
+from tests.benchmarks.fidelity.run import Run, read_runs
+from tests.benchmarks.fidelity.setting import NotEvaluatedError, cuts_of, setting_of
+
+DATA = Path(__file__).parent / "data/published_runs.csv"
+RUNS = {run.id: run for run in read_runs(DATA)}
+# One run of each kind: a single GPU, tensor parallelism, interleaved and zero-bubble pipelines, ZeRO-3, float8, context
+# parallelism, BLOOM's slow network.
+SAMPLE = (
+    "mlm2020_a100_1B",
+    "kor22_t5_22B_seqsel",
+    "kor22_t5_175B_full",
+    "zb_1.5B_m24_ZB-1p",
+    "bloom_final_176B",
+    "dgxc_2502_llama31_8b_fp8_16",
+    "dgxc_2502_nemotron4_15b_bf16_64",
+    "tt_8b_8_compile_fp8",
+    "fms_13b_a100",
+    "mpt_h100_80gb_7b_s2048_8_39",
+)
+
+
+def test_all_runs_are_read() -> None:
+    assert len(RUNS) == 372
+    assert sum(run.out_of_memory for run in RUNS.values()) == 6
+    assert sum(run.peak_gib is not None for run in RUNS.values()) == 68
+    for run in RUNS.values():
+        assert run.tp * run.pp * run.dp * run.cp == run.gpus, run.id
+
+
+@pytest.mark.parametrize("run", RUNS.values(), ids=lambda run: run.id)
+def test_every_run_has_a_setting(run: Run) -> None:
+    """Its stack and cluster exist, and its stages cover all layers."""
+    setting = setting_of(run, stack_names())
+    load_stack(setting.keywords["stack"])
+    load_cluster(setting.keywords["cluster"])
+    cuts = cuts_of(run)
+    assert (len(cuts) if cuts else 0) == run.pp * run.virtual_stages - 1
+
+
+@pytest.mark.parametrize("name", SAMPLE)
+def test_a_run_is_predicted(name: str) -> None:
+    """Within twice the band that docs/fidelity.md gives: a broken formula is off by more."""
+    outcome = outcome_of(RUNS[name], {}, {})
+    assert outcome.reason == ""
+    assert outcome.time_error == pytest.approx(0, abs=0.15)
+    if outcome.run.peak_gib is not None:
+        assert outcome.memory_error == pytest.approx(0, abs=0.35)
+
+
+def test_a_constant_changes_what_it_is_of_only() -> None:
+    captured: dict[object, object] = {}
+    run = RUNS["mlm2020_a100_1B"]
+    plain = outcome_of(run, captured, {}).step_s
+    for constant in CONSTANTS:
+        value = constant.value()
+        assert constant.least <= value <= constant.most, str(constant)
+        setting = setting_of(run, stack_names())
+        cluster, stack = load_cluster(setting.keywords["cluster"]), load_stack(setting.keywords["stack"])
+        moved = outcome_of(run, captured, {constant: 0.9 * value}).step_s
+        used = constant.concerns(cluster, stack) and "attention" not in constant.field
+        assert (moved != plain) == (used and constant.field != "speed_spread"), str(constant)
+
+
+def test_what_is_not_known_is_said() -> None:
+    run = RUNS["mlm2020_a100_1B"]
+    for odd in (
+        replace(run, gpu="tpu-v4"),
+        replace(run, family="mamba"),
+        replace(run, stack="jax"),
+        replace(run, ep=2),
+    ):
+        with pytest.raises(NotEvaluatedError):
+            setting_of(odd, stack_names())
+        assert outcome_of(odd, {}, {}).reason
+
+
+def outcomes() -> list[Outcome]:
+    """A made-up sweep of twelve runs: the last predicted 20 % too slow, and one that ran out of memory."""
+    base = RUNS["vtrain_3.6B_64_tp1dp64pp1_mb8"]
+    found = [
+        Outcome(replace(base, id=f"x_{i}", step_s=float(i + 1), peak_gib=10.0), float(i + 1), 11.0, True)
+        for i in range(11)
+    ]
+    found.append(Outcome(replace(base, id="x_11", step_s=12.0, notes="SUSPECT"), 14.4, None, True))
+    found.append(Outcome(replace(base, id="x_12", step_s=None, out_of_memory=True), 1.0, None, False))
+    found.append(Outcome(replace(base, id="y_1", step_s=1.0), reason="no such GPU"))
+    return found
+
+
+def test_measures() -> None:
+    own = measures_of(outcomes())
+    assert (own.rows, own.clean_rows, own.memory_rows) == (12, 11, 11)
+    assert own.mean == pytest.approx(0.2 / 12)
+    assert own.clean_mean == own.bias == own.median == 0
+    assert own.memory_mean == pytest.approx(0.1)
+    (sweep,) = sweeps_of(outcomes())
+    assert (sweep.rows, sweep.rank_correlation, sweep.lost) == (11, pytest.approx(1), 0)
+    assert feasibility_of(outcomes()) == feasibility_of(outcomes()[:-1])
+    assert (feasibility_of(outcomes()).found, feasibility_of(outcomes()).false) == (1, 0)
+
+
+def test_the_report_names_what_is_missing(tmp_path: Path) -> None:
+    text = tables(outcomes(), {})
+    assert "y_1: no such GPU" in text
+    assert "1 of 1 published out-of-memory points" in text
+    scatter(outcomes(), tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")

@@ -1,0 +1,163 @@
+"""What stacks change: fused kernels, kept activations, ZeRO, context parallelism, precisions."""
+
+from functools import cache
+
+import pytest
+import torch
+
+import autopart
+from autopart.estimate.block import UnitCost, unit_costs
+from autopart.estimate.context import find_context
+from autopart.estimate.fusion import Fusion, find_fusion
+from autopart.estimate.memory import Keeping, stage_memory
+from autopart.estimate.node import Prices
+from autopart.estimate.recompute import parse_recompute
+from autopart.prepared import Prepared
+from autopart.sharding.infer_axes import infer_axes
+from cost_models.cluster import load_cluster
+from cost_models.precision import state
+from cost_models.stack import load_stack, stack_names
+from tests.benchmarks.fidelity.transformer import Shape, build
+
+HIDDEN, HEADS, SEQUENCE, LAYERS, BATCH = 1024, 16, 512, 4, 2
+HALF = 2
+
+
+@cache
+def prepared(dropout: float = 0.1) -> Prepared:
+    shape = Shape("gpt", LAYERS, HIDDEN, 4 * HIDDEN, HEADS, HEADS, 8192, SEQUENCE, dropout)
+    model, batch = build(shape, torch.bfloat16)
+    return autopart.prepare(model, batch)
+
+
+def prices(stack: str, dropout: float = 0.1, cp: int = 1, precision: str = "as-built") -> Prices:
+    ready = prepared(dropout)
+    graph = ready.folded.graph
+    context = find_context(graph, infer_axes(graph, ready.rules), cp)
+    return Prices(graph, ready.rules, load_cluster("dgx-a100"), 1, BATCH, load_stack(stack), precision, context)
+
+
+def layer(own: Prices, dropout: float = 0.1) -> UnitCost:
+    """The costs of a repeated layer on one rank."""
+    ready = prepared(dropout)
+    axes = infer_axes(ready.folded.graph, ready.rules)
+    from autopart.sharding.strategies import strategies
+
+    alone = {
+        node.name: strategies(node, ready.folded.graph, ready.rules[node.name], axes.parts_of, 1)[0]
+        for node in ready.folded.graph.nodes
+    }
+    from autopart.ir.placement import REPLICATED
+
+    layouts = {parameter.value.name: REPLICATED for parameter in ready.folded.graph.parameters}
+    costs = unit_costs(ready.folded, ready.units, own, alone, layouts)
+    return next(cost for unit, cost in zip(ready.units, costs, strict=True) if unit.run == 1)
+
+
+def test_activations_of_a_layer_are_those_of_the_paper() -> None:
+    """Korthikanti et al. 2022, equation 1: s b h (34 + 5 a s / h) bytes a layer in half precision."""
+    expected = SEQUENCE * BATCH * HIDDEN * (34 + 5 * HEADS * SEQUENCE / HIDDEN)
+    assert layer(prices("megatron-2021")).kept_bytes == pytest.approx(expected, rel=0.01)
+
+
+def test_selective_recomputation_keeps_no_scores() -> None:
+    """The same, section 5: 34 s b h are left, and the attention is computed again."""
+    own = layer(prices("megatron-2022"))
+    assert own.selective_bytes == pytest.approx(34 * SEQUENCE * BATCH * HIDDEN, rel=0.01)
+    assert 0 < own.selective_s < 0.5 * own.forward_s
+    flash = layer(prices("megatron-core"))
+    assert flash.selective_s == 0
+    assert flash.selective_bytes <= flash.kept_bytes < own.kept_bytes
+
+
+def fusion(kind: str) -> Fusion:
+    own = prices("autopart")
+    return find_fusion(own.graph, kind, own.bytes_of)
+
+
+def test_kernels_of_each_kind_of_fusion() -> None:
+    """A stack that fuses more launches less and moves less; one that fuses nothing has a kernel a node."""
+    graph = prepared().folded.graph
+    none, chains, compiled = (fusion(kind) for kind in ("none", "chains", "compiled"))
+    assert none.launches == {node.name for node in graph.nodes}
+    assert len(compiled.launches) < len(chains.launches) < len(none.launches)
+    names = {node.name: node.op.split(".")[1] for node in graph.nodes}
+    adds = [name for name, op in names.items() if op == "add"]
+    norms = [name for name, op in names.items() if op == "layer_norm"]
+    assert all(name in chains.launches for name in norms), "a norm is no chain of elementwise ops"
+    assert any(name not in compiled.launches for name in norms), "a norm joins the residual sum before it"
+    assert any(name not in chains.launches for name in adds), "a residual sum joins the dropout before it"
+
+
+def test_a_kernel_never_waits_for_itself() -> None:
+    """No path leads out of a kernel and back into it."""
+    graph = prepared().folded.graph
+    for kind in ("chains", "compiled"):
+        own = fusion(kind)
+        kernel: dict[str, int] = {}
+        for node in graph.nodes:
+            made = [graph.nodes[graph.producer[name]].name for name in node.inputs if name in graph.producer]
+            before = [kernel[name] for name in made]
+            kernel[node.name] = max(before, default=0) + (node.name in own.launches)
+        assert max(kernel.values()) <= len(own.launches)
+
+
+def test_what_is_fused_costs_less() -> None:
+    eager, compiled = (layer(prices(stack)) for stack in ("torchtitan-eager", "torchtitan"))
+    assert compiled.backward_s < eager.backward_s
+    assert compiled.kept_bytes < 0.8 * eager.kept_bytes
+
+
+def test_context_parallelism_shares_the_work() -> None:
+    """Two ranks: half the products each, and the same operations in all."""
+    whole, half = (layer(prices("torchtitan", 0.0, cp), 0.0) for cp in (1, 2))
+    assert half.model_flops == pytest.approx(whole.model_flops)
+    assert 0.4 * whole.forward_s < half.forward_s < 0.75 * whole.forward_s
+    assert half.kept_bytes == pytest.approx(whole.kept_bytes / 2, rel=0.01)
+
+
+def test_float8_multiplies_faster_and_casts() -> None:
+    h100 = load_cluster("dgx-h100")
+    ready = prepared(0.0)
+    seconds = {}
+    for precision in ("bf16-mixed", "fp8-mixed"):
+        own = Prices(ready.folded.graph, ready.rules, h100, 1, 32, load_stack("nemo-megatron-core"), precision)
+        seconds[precision] = layer(own, 0.0)
+    assert seconds["fp8-mixed"].forward_s < seconds["bf16-mixed"].forward_s
+    assert seconds["fp8-mixed"].kept_bytes < seconds["bf16-mixed"].kept_bytes
+
+
+@pytest.mark.parametrize("stack", stack_names())
+def test_state_of_a_mixed_precision(stack: str) -> None:
+    """ZeRO (Rajbhandari et al. 2020, section 3.1): 16 bytes a parameter, 18 with float32 gradients."""
+    own = state("bf16-mixed", "bfloat16", "adamw", load_stack(stack))
+    total = own.weight_bytes + own.gradient_bytes + own.optimizer_bytes
+    assert total in (16, 18)
+    plain = state("as-built", "bfloat16", "adamw", load_stack(stack))
+    assert (plain.weight_bytes, plain.gradient_bytes, plain.optimizer_bytes) == (2, 2, 4)
+
+
+def test_zero_shares_state() -> None:
+    """Stage 1 the optimizer's, 2 gradients too, 3 parameters too; the same section, 4 bytes less 1/N each."""
+    stack, device = load_stack("megatron-core"), load_cluster("dgx-a100").device
+    own = state("bf16-mixed", "bfloat16", "adamw", stack)
+    unit = layer(prices("megatron-core"))
+    held = sum(size for _, size, _ in unit.parameters)
+    memories = []
+    for zero in range(4):
+        keeping = Keeping(own, HALF, zero, 8, parse_recompute("none"), device, stack)
+        memories.append(stage_memory([unit], 1, keeping, 0.0))
+    shares = [(m.parameters_bytes, m.gradients_bytes, m.optimizer_bytes) for m in memories]
+    whole = (held, 2 * held, 6 * held)
+    for zero, (parameters, gradients, optimizer) in enumerate(shares):
+        assert optimizer == int(whole[2] / (8 if zero >= 1 else 1))
+        assert gradients == int(whole[1] / (8 if zero >= 2 else 1))
+        assert parameters == int(whole[0] / (8 if zero >= 3 else 1))
+
+
+def test_recomputing_a_share() -> None:
+    unit = layer(prices("megatron-2021"))
+    none, half, full = (parse_recompute(text) for text in ("none", "full:1/2", "full"))
+    assert none.again_s(unit) == 0
+    assert half.again_s(unit) == pytest.approx(full.again_s(unit) / 2)
+    assert half.kept_bytes(unit) == pytest.approx((none.kept_bytes(unit) + full.kept_bytes(unit)) / 2)
