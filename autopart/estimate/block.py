@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from autopart.estimate.node import Cost, Kept, Prices
+from autopart.estimate.conversions import Cost
+from autopart.estimate.node import Kept, Prices
 from autopart.estimate.work import Work, work_of
 from autopart.ir.folded import ENTER, Folded
 from autopart.ir.graph import Node

@@ -1,46 +1,23 @@
 """Prices: seconds and bytes of every node, strategy and conversion of a graph, at one batch size and tp degree."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 
 from autopart.estimate.attention import BACKWARD, Attention, AttentionSizes, price_attention
-from autopart.estimate.context import WHOLE, Context
+from autopart.estimate.conversions import Conversions, Cost
 from autopart.estimate.fusion import Fusion, find_fusion
 from autopart.estimate.work import Work, short_name, work_of
-from autopart.ir.folded import ENTER, LEAVE
-from autopart.ir.graph import Graph, Node
-from autopart.ir.placement import REPLICATED, Layout, Shard, rows
-from autopart.ir.size import evaluate
-from autopart.sharding.reshard import Conversion, conversion
-from autopart.sharding.rule import Rule
+from autopart.ir.graph import Node
+from autopart.ir.placement import REPLICATED, Layout, Shard
 from autopart.sharding.rules.experts import GROUPED, GROUPS, ROWS
 from autopart.sharding.strategies import Strategy
-from cost_models.cluster import Cluster
-from cost_models.collective import Group, all_gather_s, all_reduce_s, all_to_all_s, reduce_scatter_s
+from cost_models.collective import Group, all_gather_s, all_reduce_s
 from cost_models.compute import matmul_s, memory_bound_s
 from cost_models.dtype import dtype_bytes
 from cost_models.precision import computed_dtype, state
-from cost_models.stack import Stack
 
 FLOAT8 = "float8"
-
-
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """Seconds of a forward and of a backward pass."""
-
-    forward_s: float = 0.0
-    backward_s: float = 0.0
-
-    def __add__(self, other: "Cost") -> "Cost":
-        return Cost(self.forward_s + other.forward_s, self.backward_s + other.backward_s)
-
-    @property
-    def total_s(self) -> float:
-        """Both passes."""
-        return self.forward_s + self.backward_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,61 +31,16 @@ class Kept:
 
 
 @dataclass(frozen=True)
-class Prices:
-    """Prices of `graph` on `cluster` with `batch` samples a micro-batch and `tp` ranks sharing every node."""
+class Prices(Conversions):
+    """Prices of `graph` on `cluster` with `batch` samples a micro-batch and `tp` ranks sharing every node.
 
-    graph: Graph
-    rules: Mapping[str, Rule | None]
-    cluster: Cluster
-    tp: int
-    batch: int
-    stack: Stack
-    precision: str = "as-built"
-    context: Context = WHOLE
-
-    @cached_property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """The shape of every value, whole but for what context parallelism divides."""
-        whole = {name: tuple(evaluate(size, self.batch) for size in v.shape) for name, v in self.graph.values.items()}
-        return self.context.divided(whole)
-
-    @cached_property
-    def bytes_of(self) -> dict[str, int]:
-        """The bytes of every whole value."""
-        return {name: prod(shape) * dtype_bytes(self.dtype(name)) for name, shape in self.shapes.items()}
-
-    @cached_property
-    def main_dtype(self) -> str:
-        """The dtype that most parameters have."""
-        dtypes = [parameter.value.dtype for parameter in self.graph.parameters]
-        return max(sorted(set(dtypes)), key=dtypes.count) if dtypes else "float32"
-
-    def dtype(self, name: str) -> str:
-        """In which dtype a value is computed: a mixed precision computes what the model has in float32 in half."""
-        own = self.graph.values[name].dtype
-        return computed_dtype(self.precision, own) if own == self.main_dtype else own
-
-    @cached_property
-    def repeated(self) -> frozenset[str]:
-        """The names of the nodes inside loops."""
-        inside, names = 0, []
-        for before, node in zip((None, *self.graph.nodes), self.graph.nodes, strict=False):
-            if node.op == ENTER:
-                inside = 1
-            elif before is not None and before.op == LEAVE:
-                inside = 0
-            if inside:
-                names.append(node.name)
-        return frozenset(names)
+    The fields are those of `Sizes`.
+    """
 
     @cached_property
     def fusion(self) -> Fusion:
         """Which values the stack's kernels read, write and keep."""
         return find_fusion(self.graph, self.stack.fusion, self.bytes_of)
-
-    def local_bytes(self, name: str, layout: Layout) -> float:
-        """The bytes of one rank's piece of a value."""
-        return self.bytes_of[name] / (self.tp if isinstance(layout.value, Shard) else 1)
 
     def node(self, node: Node, strategy: Strategy) -> Cost:
         """Seconds of one node on one rank, without conversions and without the sums of its inputs' gradients."""
@@ -127,69 +59,6 @@ class Prices:
             return self.flops(node) * BACKWARD if node.output.requires_grad else 0.0
         wanted = sum(self.graph.values[name].requires_grad for name in self._operands(node)[:2])
         return self.flops(node) * wanted
-
-    def sent_bytes(self, name: str, source: Layout, target: Layout) -> tuple[tuple[str, float] | None, ...]:
-        """The collectives of a conversion, forward and backward, with the bytes that a rank of a ring sends in each."""
-        needs_gradient = self.graph.values[name].requires_grad
-        found = conversion(source, target, needs_gradient)
-        if found is None or source == target:
-            return (None, None)
-        share = (self.tp - 1) / self.tp * self.bytes_of[name]
-        factors = {"all_reduce": 2.0, "all_gather": 1.0, "reduce_scatter": 1.0, "all_to_all": 1 / self.tp}
-        collectives = (found.forward, found.backward if needs_gradient else None)
-        return tuple(None if own is None else (own, factors[own] * share) for own in collectives)
-
-    def conversion(self, name: str, source: Layout, target: Layout) -> Cost | None:
-        """Seconds to make layout `target` of a value held as `source`; None where that is impossible."""
-        if source == target:
-            return Cost()
-        needs_gradient = self.graph.values[name].requires_grad
-        found = conversion(source, target, needs_gradient)
-        if found is None:
-            return None
-        collectives = (found.forward, found.backward if needs_gradient else None)
-        copied_bytes = self._copied_bytes(found, name, source, target)
-        exposed = 1.0 - self.stack.tensor_overlap
-        seconds = [
-            (exposed * self._collective_s(collective, name, source, target) if collective else 0.0)
-            + (memory_bound_s(size, self.cluster.device) if size and (index == 0 or needs_gradient) else 0.0)
-            for index, (collective, size) in enumerate(zip(collectives, copied_bytes, strict=True))
-        ]
-        return Cost(*seconds)
-
-    def _collective_s(self, collective: str, name: str, source: Layout, target: Layout) -> float:
-        size, group = self.bytes_of[name], Group(self.tp, 1)
-        if collective == "all_reduce":
-            return all_reduce_s(size, group, self.cluster)
-        if collective == "all_to_all":  # a rank has its shard only, and deals that out
-            return all_to_all_s(size / self.tp, group, self.cluster)
-        count = self._rows(name, source, target) or 1
-        seconds = all_gather_s if collective == "all_gather" else reduce_scatter_s
-        return count * seconds(size / count, group, self.cluster)
-
-    def _copied_bytes(self, found: Conversion, name: str, source: Layout, target: Layout) -> tuple[float, float]:
-        """The bytes that the runtime's `Comm` reads and writes in device memory beside the collective, each way."""
-        size, piece = self.bytes_of[name], self.bytes_of[name] / self.tp
-        reordered = 0 if self._rows(name, source, target) else 2 * size
-        return {
-            "copy": (0, 2 * size),  # an all-reduce is done in a copy, since others may hold the tensor
-            "all_reduce": (2 * size, 0),
-            "all_reduce_both": (2 * size, 2 * size),
-            "all_gather": (reordered, reordered),
-            "reduce_scatter": (reordered, reordered),
-            "gather": (reordered, 2 * piece),
-            "split": (2 * piece, reordered),
-            "slice": (2 * piece, size + 2 * piece),  # its gradient is zeros, with the piece put in
-            "all_to_all": (4 * piece, 4 * piece),
-            "once": (size, 0),
-            "own_rows": (0, size + 2 * piece),  # the slice is a view
-            "all_rows": (size + piece, 0),
-        }[found.call]
-
-    def _rows(self, name: str, source: Layout, target: Layout) -> int:
-        shard = source.shard or target.shard
-        element_bytes = dtype_bytes(self.graph.values[name].dtype)
-        return rows(shard, self.shapes[name], element_bytes) if shard is not None else 1
 
     def gradient_sum_s(self, name: str, layout: Layout) -> float:
         """Seconds in which autograd adds one more gradient of a value in `layout`: two are read, one is written.

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 import pytest
 import torch
 
-from autopart.estimate.node import Cost, Prices
+from autopart.estimate.conversions import Cost
+from autopart.estimate.node import Prices
 from autopart.ir.graph import Node
 from autopart.ir.placement import Layout
 from autopart.ir.plan import NodeChoice, ParameterChoice
