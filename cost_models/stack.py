@@ -21,6 +21,7 @@ _FIGURES = (
     "sends",
     "optimizer",
     "step_s",
+    "time_error",
     "memory",
 )
 
@@ -55,6 +56,8 @@ class Stack:
         optimizer_bytes: read and written for each parameter element in an optimizer step, under a mixed precision.
         step_s: once a step: data, logging, the host's waits.
         buffer_bytes: held on every device besides the model's tensors: workspaces and communication buffers.
+        time_error: mean error of its predicted step times against published runs that were left out of the fit; of all
+            stacks together where none was published of this one.
         reports: which memory its figures are of: "allocated" tensors, "reserved" by torch's allocator, or of the whole
             "device", as nvidia-smi shows it.
     """
@@ -80,6 +83,7 @@ class Stack:
     optimizer_bytes: float
     step_s: float
     buffer_bytes: int
+    time_error: float
     reports: str
     sources: tuple[tuple[str, str], ...]
 
@@ -119,6 +123,7 @@ def load_stack(name_or_path: str | Path) -> Stack:
         optimizer_bytes=table.number("optimizer_bytes"),
         step_s=table.number("step_s", least=0.0),
         buffer_bytes=int(table.number("buffer_bytes", least=0.0)),
+        time_error=table.number("time_error", least=0.0),
         reports=table.one_of("reports", REPORTS),
         sources=table.sources(_FIGURES),
     )

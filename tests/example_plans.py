@@ -45,6 +45,7 @@ def token_plan() -> Plan:
         stages=stages,
         predicted=Prediction(
             step_time_s=51.234,
+            time_error=0.1,
             tokens_per_s=81_864.7,
             samples_per_s=9.9934,
             model_flops_per_gpu_per_s=5.9312e14,
@@ -137,7 +138,7 @@ def image_plan() -> Plan:
         optimizer="sgd",
         cuts=(),
         stages=(stage,),
-        predicted=Prediction(0.039821, 0.0, 6428.77, 9.8e12, 0.50257, 0.0, (memory.total_bytes,)),
+        predicted=Prediction(0.039821, 0.0, 0.0, 6428.77, 9.8e12, 0.50257, 0.0, (memory.total_bytes,)),
         nodes=(),
         parameters=(),
         axes=(),

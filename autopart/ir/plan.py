@@ -102,9 +102,13 @@ class LayerTraffic:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What a plan is predicted to do; `peak_memory_bytes` is by rank of the pipeline."""
+    """What a plan is predicted to do; `peak_memory_bytes` is by rank of the pipeline.
+
+    `time_error` is the mean relative error that predictions for this software had on published runs.
+    """
 
     step_time_s: float
+    time_error: float
     tokens_per_s: float
     samples_per_s: float
     model_flops_per_gpu_per_s: float

@@ -9,17 +9,17 @@ def page(tables: str, constants: str, count: int) -> str:
 _HEAD = """# Fidelity: predicted against published
 
 This page is written by `make fidelity` (`python -m tests.benchmarks.fidelity --write`), which takes every run of
-`tests/benchmarks/data/published_runs.csv`, builds its model on `meta`, asks `autopart.plan` for the same layout, and
-compares. `--runs FILE.csv` does the same for any file of that form, `--rows` prints every run, `--fit` fits the
-constants anew.
+`tests/benchmarks/data/published_runs.csv`, builds its model on `meta`, asks `autopart.plan` for the same layout,
+and compares. `--runs FILE.csv` does the same for any file of that form, `--rows` prints every run, `--fit` fits
+the constants anew.
 
 ![predicted against measured step times](fidelity.png)
 
-Errors are predicted over measured less one: positive is too slow. *Clean* leaves out the rows that whoever collected
-them marks as doubtful, and tensor parallelism across nodes. *Left out* is the clean mean error (and bias) of an
-origin when the constants are fitted without any of its runs: what to expect of a new site and stack. *Memory* is the
-mean error of peak memory and the number of runs that published one. Of runs with "a fraction of the blocks"
-recomputed, which is not published, the least fraction is taken that fits the memory.
+Errors are predicted over measured less one: positive is too slow. *Clean* leaves out the rows that whoever
+collected them marks as doubtful, and tensor parallelism across nodes. *Left out* is the clean mean error (and
+bias) of an origin when the constants are fitted without any of its runs: what to expect of a new site and stack.
+*Memory* is the mean error of peak memory and the number of runs that published one. Of runs with "a fraction of
+the blocks" recomputed, which is not published, the least fraction is taken that fits the memory.
 """
 
 _CONSTANTS = """## Fitted constants
@@ -27,25 +27,28 @@ _CONSTANTS = """## Fitted constants
 There are {count}, none of a row, a source or a model. All other figures of `cost_models/` are from data sheets,
 papers or source code, each with its source in the file."""
 
-_TAIL = """- `matmul_fraction`: of the peak, sustained on large aligned products. `attention_fraction`: the same of fused
+_TAIL = """\
+- `matmul_fraction`: of the peak, sustained on large aligned products. `attention_fraction`: the same of fused
   attention over many keys.
 - `bandwidth_fraction`: of the data sheet's memory bandwidth, sustained by elementwise kernels and norms.
 - `speed_spread`: standard deviation of the speed of devices; the slowest sets the pace.
-- `product_speed`: of a stack's matrix library, relative to the newest. `contention`: by how much kernels slow down
-  beside a collective.
-- `tensor_overlap`: the share of tensor-parallel communication that is hidden. `device_speed`: what a site's devices
-  reach of the others'.
+- `product_speed`: of a stack's matrix library, relative to the newest. `contention`: by how much kernels slow
+  down beside a collective.
+- `tensor_overlap`: the share of tensor-parallel communication that is hidden. `device_speed`: what a site's
+  devices reach of the others'.
 - `inter_node`: of the network's nominal bandwidth, sustained.
 
 ## What is missing in the model
 
-- **A site's own speed.** BLOOM's nodes were about a sixth slower than other A100s, on one node without any network;
-  vTrain's were not. Left out, such a site is predicted as the others: nothing in the published row tells.
-- **FSDP stacks.** torchtitan, fms-fsdp and llm-foundry are slower than their kernels and collectives explain, each by
-  5 to 10 %, which `product_speed` and `contention` take up. Left out, each is predicted too fast. Near the memory
-  limit the caching allocator frees and allocates again, which is not modelled (the llm-foundry rows on 40 GB).
-- **Noise inside sweeps.** vTrain's 39.1B rows at tp=4 jump by 20 to 30 % between neighbouring micro-batches; the rank
-  correlation of that sweep suffers, the choice does not.
+- **A site's own speed.** BLOOM's nodes were about a sixth slower than other A100s, on one node without any
+  network; vTrain's were not. Left out, such a site is predicted as the others: nothing in the published row
+  tells.
+- **FSDP stacks.** torchtitan, fms-fsdp and llm-foundry are slower than their kernels and collectives explain,
+  each by 5 to 10 %, which `product_speed` and `contention` take up. Left out, each is predicted too fast. Near
+  the memory limit the caching allocator frees and allocates again, which is not modelled (the llm-foundry rows on
+  40 GB).
+- **Noise inside sweeps.** vTrain's 39.1B rows at tp=4 jump by 20 to 30 % between neighbouring micro-batches; the
+  rank correlation of that sweep suffers, the choice does not.
 - **DeepSpeed's memory.** Its buffers are taken from its code as far as known; bfloat16 with float32 accumulation
   holds more than is modelled, so two published out-of-memory points are predicted to fit.
 """
