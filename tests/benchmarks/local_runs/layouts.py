@@ -33,6 +33,8 @@ def layouts(world: int) -> Iterator[Layout]:
             if world % (tp * pp):
                 continue
             dp = world // tp // pp
+            if GLOBAL_BATCH % dp:
+                continue
             largest = GLOBAL_BATCH // dp // (2 * pp if pp > 1 else 1)
             sizes = sorted({max(1, largest // share) for share in (1, 2, 4)})
             for size in sizes:
