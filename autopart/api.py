@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from autopart.calibration import calibrate
 from autopart.capture.front_end import find_front_end
 from autopart.capture.keep_whole import KeepWhole
 from autopart.emit.function import Sharded
@@ -29,7 +30,7 @@ from autopart.sharding.strategies import Strategy, strategies
 from cost_models.cluster import Cluster
 from cost_models.stack import Stack
 
-__all__ = ["Parallel", "Plan", "load_plan", "parallelize", "plan", "prepare", "run"]
+__all__ = ["Parallel", "Plan", "calibrate", "load_plan", "parallelize", "plan", "prepare", "run"]
 
 
 def plan(

@@ -1,4 +1,4 @@
-"""The command line: plan a model, show a saved plan, list the clusters.
+"""The command line: plan a model, show a saved plan, list the clusters, measure this machine.
 
 torch is imported only by the commands that need a model; `show`, `clusters` and `--help` start without it.
 """
@@ -54,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
         "clusters", help="list clusters and devices", description="List known clusters and devices."
     )
     clusters.set_defaults(command=_clusters)
+    _add_calibrate(commands)
     return parser
 
 
@@ -103,6 +104,26 @@ def _add_plan(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     output.add_argument("--save", metavar="FILE", help="write the plan to this file")
     output.add_argument("--json", action="store_true", help="print the plan as JSON")
     parser.set_defaults(command=_plan)
+
+
+def _add_calibrate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "calibrate",
+        help="measure this machine, and write a device and a cluster file",
+        description="Measure what each of N local processes gets of this machine while all of them compute: products "
+        "by shape and dtype, memory, launches, attention, and collectives between them. It takes about a minute; what "
+        "else runs on the machine is measured too.",
+    )
+    parser.add_argument("--world", type=_positive, required=True, metavar="N", help="number of processes")
+    parser.add_argument("--output", required=True, metavar="DIRECTORY", help="where device.toml and cluster.toml go")
+    parser.add_argument("--name", default="calibrated", help="of the cluster, in plans (default: calibrated)")
+    parser.set_defaults(command=_calibrate)
+
+
+def _calibrate(arguments: argparse.Namespace) -> str:
+    from autopart import api
+
+    return str(api.calibrate(arguments.world, arguments.output, arguments.name))
 
 
 def _plan(arguments: argparse.Namespace) -> str:

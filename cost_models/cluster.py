@@ -9,6 +9,7 @@ from cost_models.toml_table import TomlTable
 
 _FOLDER = Path(__file__).parent / "clusters"
 _FIGURES = ("devices_per_node", "intra_node", "inter_node", "protocol")
+_OTHER_FACTORS = ("all_gather_factor", "reduce_scatter_factor", "all_to_all_factor")  # 1 where a file is silent
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,8 @@ class Protocol:
         inter_node_fraction: of the inter-node link's sustained bandwidth.
         all_reduce_factor: speed of an all-reduce within a node, relative to a ring at its bandwidth: above 1 where the
             switch adds, below 1 where the adding itself is slow.
+        all_gather_factor, reduce_scatter_factor, all_to_all_factor: the same of these, where the library copies besides
+            (gloo makes a reduce-scatter of an all-reduce).
     """
 
     name: str
@@ -52,6 +55,9 @@ class Protocol:
     intra_node_fraction: float
     inter_node_fraction: float
     all_reduce_factor: float
+    all_gather_factor: float = 1.0
+    reduce_scatter_factor: float = 1.0
+    all_to_all_factor: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +116,7 @@ def _link(table: TomlTable) -> Link:
 
 
 def _protocol(table: TomlTable) -> Protocol:
+    others = {key: table.number(key, at_most=2.0) for key in _OTHER_FACTORS if table.has(key)}
     protocol = Protocol(
         name=table.text("name"),
         start_s=table.number("start_s"),
@@ -119,6 +126,7 @@ def _protocol(table: TomlTable) -> Protocol:
         intra_node_fraction=table.fraction("intra_node_fraction"),
         inter_node_fraction=table.fraction("inter_node_fraction"),
         all_reduce_factor=table.number("all_reduce_factor", at_most=2.0),
+        **others,
     )
     table.finish()
     return protocol

@@ -16,6 +16,7 @@ As in NCCL's own model (src/graph/tuning.cc, `ncclTopoTuneModel` and `ncclTopoGe
 algorithm and protocol is taken. One rank is free: 0.0.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, log2
 
@@ -84,6 +85,11 @@ def all_reduce_s(size_bytes: float, group: Group, cluster: Cluster) -> float:
 
 def all_gather_s(size_bytes: float, group: Group, cluster: Cluster) -> float:
     """Seconds until every rank has the whole tensor of `size_bytes`, of which each held an equal part."""
+    return _ring_s(size_bytes, group, cluster, [protocol.all_gather_factor for protocol in cluster.protocols])
+
+
+def _ring_s(size_bytes: float, group: Group, cluster: Cluster, factors: Sequence[float]) -> float:
+    """Seconds of one pass around a ring: of `p` ranks, each sends p-1 parts. `factors` of speed, by protocol."""
     p = group.ranks
     if p == 1:
         return 0.0
@@ -93,8 +99,8 @@ def all_gather_s(size_bytes: float, group: Group, cluster: Cluster) -> float:
     inter_bytes_per_s = cluster.inter_node.sustained_bytes_per_s
     moved_bytes = (p - 1) / p * size_bytes
     best_s = float("inf")
-    for protocol in cluster.protocols:
-        rate = intra_bytes_per_s * protocol.intra_node_fraction
+    for protocol, factor in zip(cluster.protocols, factors, strict=True):
+        rate = intra_bytes_per_s * protocol.intra_node_fraction * factor
         if n > 1:
             network_rate = g * inter_bytes_per_s * protocol.inter_node_fraction
             rate = network_rate if g == 1 else min(rate, network_rate)
@@ -108,7 +114,7 @@ def reduce_scatter_s(size_bytes: float, group: Group, cluster: Cluster) -> float
 
     An all-gather run backwards, with the same steps and bytes (Thakur et al. 2005).
     """
-    return all_gather_s(size_bytes, group, cluster)
+    return _ring_s(size_bytes, group, cluster, [protocol.reduce_scatter_factor for protocol in cluster.protocols])
 
 
 def all_to_all_s(size_bytes: float, group: Group, cluster: Cluster) -> float:
@@ -129,7 +135,8 @@ def all_to_all_s(size_bytes: float, group: Group, cluster: Cluster) -> float:
     inter_latency_s = min(protocol.inter_node_latency_s for protocol in cluster.protocols)
     best_s = float("inf")
     for protocol in cluster.protocols:
-        intra_s = (g - 1) * intra_latency_s + intra_bytes / protocol.intra_node_fraction
+        intra_fraction = protocol.intra_node_fraction * protocol.all_to_all_factor
+        intra_s = (g - 1) * intra_latency_s + intra_bytes / intra_fraction
         inter_s = (p - g) * inter_latency_s + inter_bytes / protocol.inter_node_fraction
         best_s = min(best_s, protocol.start_s + max(intra_s, inter_s))
     return best_s

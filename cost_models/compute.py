@@ -12,10 +12,6 @@ _MIN_SPLIT_K = 512
 # co-designing model architectures with hardware" (A100).
 _MISALIGNED_SPEED = (1.0, 0.95, 0.85, 0.72, 0.5, 0.4, 0.33, 0.3)
 
-# Keys at which fused attention reaches half its speed over many: FlashAttention-2 with a causal mask and heads of 128
-# goes from about 99 TFLOP/s at 512 keys to 133, 155 and 189 at 1024, 2048 and 16384 (Dao 2023, figure 4, A100).
-_ATTENTION_RAMP_KEYS = 512
-
 
 def matmul_s(
     batch: float,
@@ -98,7 +94,7 @@ def attention_s(flops: float, moved_bytes: float, dtype: str, kernel: str, keys:
     Raises:
         UnknownCostModelError: the device has no such arithmetic.
     """
-    speed = device.attention_fraction(kernel) * keys / (keys + _ATTENTION_RAMP_KEYS)
+    speed = device.attention_fraction(kernel) * keys / (keys + device.attention_ramp_keys)
     compute_s = flops / (device.peak(dtype) * speed)
     memory_s = moved_bytes / (device.memory_bandwidth_bytes_per_s * device.bandwidth_fraction)
     return device.kernel_launch_s + max(compute_s, memory_s)

@@ -8,6 +8,9 @@ from cost_models.catalogue import file_names, find_file
 from cost_models.errors import UnknownCostModelError
 from cost_models.toml_table import TomlTable
 
+# FlashAttention-2 with a causal mask and heads of 128 goes from about 99 TFLOP/s at 512 keys to 133, 155 and 189 at
+# 1024, 2048 and 16384 (Dao 2023, figure 4, A100).
+ATTENTION_RAMP_KEYS = 512.0
 _FOLDER = Path(__file__).parent / "devices"
 _REQUIRED_DTYPES = ("float64", "float32", "float16", "bfloat16")
 _OPTIONAL_DTYPES = ("tf32", "float8")
@@ -71,6 +74,7 @@ class Device:
         speed_spread: standard deviation of the speed of devices of this kind, relative to it: the slowest of many sets
             the pace of all (Sinha et al. 2022, "Not all GPUs are created equal").
         attention_fractions: by kernel, of peak, sustained over many keys, forward and backward together.
+        attention_ramp_keys: keys at which fused attention reaches half of that.
     """
 
     name: str
@@ -88,6 +92,7 @@ class Device:
     matmul_tiles: tuple[MatmulTile, ...]
     attention_fractions: tuple[tuple[str, float], ...]
     sources: tuple[tuple[str, str], ...]
+    attention_ramp_keys: float = ATTENTION_RAMP_KEYS
 
     def arithmetic(self, dtype: str) -> Arithmetic:
         """How the device multiplies `dtype`, a torch name, or "tf32" for float32 with tf32 allowed.
@@ -141,6 +146,7 @@ def load_device(name_or_path: str | Path) -> Device:
     """
     table = TomlTable.read(find_file(name_or_path, _FOLDER, "device"))
     arithmetics = table.table("arithmetic")
+    own_ramp = table.has("attention_ramp_keys")
     dtypes = (*_REQUIRED_DTYPES, *(dtype for dtype in _OPTIONAL_DTYPES if arithmetics.has(dtype)))
     device = Device(
         name=table.text("name"),
@@ -157,7 +163,8 @@ def load_device(name_or_path: str | Path) -> Device:
         matmul_alignment_bytes=table.whole("matmul_alignment_bytes"),
         matmul_tiles=tuple(_tile(tile) for tile in table.tables("matmul_tile")),
         attention_fractions=_attention_fractions(table.table("attention_fraction")),
-        sources=table.sources(_FIGURES),
+        attention_ramp_keys=(table.number("attention_ramp_keys", least=0.0) if own_ramp else ATTENTION_RAMP_KEYS),
+        sources=table.sources((*_FIGURES, "attention_ramp_keys") if own_ramp else _FIGURES),
     )
     arithmetics.finish()
     table.finish()
