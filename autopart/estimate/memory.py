@@ -49,6 +49,13 @@ class Keeping:
         """Of what the optimizer keeps besides."""
         return held * self.state.optimizer_bytes / self.element_bytes / (self.replicas if self.zero >= 1 else 1)
 
+    def after_bytes(self, held: float) -> float:
+        """What exists when no activations are left: buckets of gradients to be reduced, then the optimizer's copy.
+
+        torch's optimizers take a copy of the parameters' size in their step.
+        """
+        return max(self.weight_bytes(held), min(BUCKET_BYTES, 2 * held) if self.replicas > 1 else 0.0)
+
     @property
     def copies(self) -> float:
         """Bytes of all three for each byte of the parameters."""
@@ -86,9 +93,8 @@ def stage_memory(costs: Sequence[UnitCost], in_flight: float, keeping: Keeping, 
     kept = sum(keeping.recompute.kept_bytes(cost) for cost in costs)
     working = max((keeping.recompute.working_bytes(cost) for cost in costs), default=0.0)
     activations = in_flight * (kept + entering_bytes) + working
-    temporary = max((keeping.temporary_bytes(cost) for cost in costs), default=0.0) + min(BUCKET_BYTES, 2 * held)
-    # torch's optimizers take a copy of the parameters' size in their step, when no activations are left.
-    temporary = max(temporary, keeping.weight_bytes(held) - activations)
+    temporary = max((keeping.temporary_bytes(cost) for cost in costs), default=0.0)
+    temporary = max(temporary, keeping.after_bytes(held) - activations)
     return Memory(
         parameters_bytes=int(keeping.weight_bytes(held)),
         gradients_bytes=int(keeping.gradient_bytes(held)),

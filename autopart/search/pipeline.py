@@ -101,9 +101,10 @@ class _Memory:
     def bytes(self, in_flight: float, keeping: Keeping) -> Matrix:
         """The bytes of every stage with so many micro-batches in flight."""
         activations = self.kept * in_flight + self.working
-        temporary = self.temporary + np.minimum(BUCKET_BYTES, 2 * self.held)
-        own = keeping.weight_bytes(1.0) * self.held
-        state: Matrix = self.held * keeping.copies + activations + np.maximum(temporary, own - activations)
+        after = keeping.weight_bytes(1.0) * self.held
+        if keeping.replicas > 1:
+            after = np.maximum(after, np.minimum(BUCKET_BYTES, 2 * self.held))
+        state: Matrix = self.held * keeping.copies + activations + np.maximum(self.temporary, after - activations)
         return state + keeping.stack.buffer_bytes
 
 

@@ -204,7 +204,7 @@ class TestPins:
                 {"micro_batch": 3, "dp": 2},
                 "global_batch=32 is no multiple of micro_batch=3 x dp=2 = 6: nearest batches are 30 and 36",
             ),
-            ({"recompute": "some"}, "recompute='some': known are 'none', 'full'"),
+            ({"recompute": "some"}, "recompute='some': known are 'none', 'selective', 'full', and a share"),
         ],
     )
     def test_what_cannot_be_met(self, pins: dict[str, Any], message: str) -> None:
