@@ -67,7 +67,8 @@ def _prediction(plan: PlanData) -> list[str]:
     )
     flops = scaled(told.model_flops_per_gpu_per_s, "FLOP/s")
     use = f"{flops} a device (MFU {percent(told.mfu)}), bubble {percent(told.bubble_fraction)}"
-    return _labelled("predicted", f"{seconds(told.step_time_s)} a step, {rate}, {use}")
+    predicted = _labelled("predicted", f"{seconds(told.step_time_s)} a step, {rate}, {use}")
+    return [*predicted, *(_labelled("search", plan.optimality) if plan.optimality else [])]
 
 
 def _axes(plan: PlanData) -> list[str]:

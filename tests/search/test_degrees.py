@@ -10,8 +10,7 @@ from torch import nn
 
 from autopart.errors import InfeasiblePlanError, PinError, PlanningError
 from autopart.search.candidate import Candidate
-from autopart.search.degrees import divisors_up_to
-from autopart.search.request import divisors
+from autopart.search.request import divisors, divisors_up_to
 from tests.capture.models import tiny_gpt, token_batch
 from tests.search.problems import Problem, problem
 
@@ -204,7 +203,7 @@ class TestPins:
                 {"micro_batch": 3, "dp": 2},
                 "global_batch=32 is no multiple of micro_batch=3 x dp=2 = 6: nearest batches are 30 and 36",
             ),
-            ({"recompute": "some"}, "recompute='some': known are 'none', 'full'"),
+            ({"recompute": "some"}, "recompute='some': known are 'none', 'selective', 'full'"),
         ],
     )
     def test_what_cannot_be_met(self, pins: dict[str, Any], message: str) -> None:
