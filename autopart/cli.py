@@ -1,6 +1,6 @@
 """The command line: plan a model, show a saved plan, list the clusters, measure this machine.
 
-torch is imported only by the commands that need a model; `show`, `clusters` and `--help` start without it.
+torch is imported only by the commands that need a model; `show`, `diff`, `clusters` and `--help` start without it.
 """
 
 import argparse
@@ -9,9 +9,13 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
 
-from autopart.errors import AutopartError
+from autopart.errors import AutopartError, PinError, PlanningError
 from cost_models.errors import CostModelFileError, UnknownCostModelError
+
+if TYPE_CHECKING:
+    from torch import nn
 
 _FAILED = 2
 _TARGET = """TARGET is one of
@@ -22,7 +26,9 @@ The model is made on the meta device: nothing is allocated, nothing is downloade
 _EXAMPLES = """examples
   autopart plan hf:config.json --world 64 --cluster dgx-h100 --global-batch 512 --save plan.json
   autopart plan my_model.py:build --world 8 --tp 2 --recompute full
-  autopart show plan.json"""
+  autopart show plan.json
+  autopart diff plan.json other.json
+  autopart sweep hf:config.json --world 64,128,256 --cluster dgx-h100,dgx-a100 --tokens 1e12 --price 2.5"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,9 +53,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"autopart {_version()}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_plan(commands)
+    _add_sweep(commands)
     show = commands.add_parser("show", help="print a saved plan", description="Print a saved plan.")
     show.add_argument("plan", metavar="PLAN.json", help="what 'autopart plan --save' or plan.save() wrote")
     show.set_defaults(command=_show)
+    diff = commands.add_parser(
+        "diff", help="compare two saved plans", description="What differs between two saved plans, and what it costs."
+    )
+    diff.add_argument("first", metavar="A.json", help="a saved plan")
+    diff.add_argument("second", metavar="B.json", help="another, compared with the first")
+    diff.set_defaults(command=_diff)
     clusters = commands.add_parser(
         "clusters", help="list clusters and devices", description="List known clusters and devices."
     )
@@ -126,16 +139,66 @@ def _calibrate(arguments: argparse.Namespace) -> str:
     return str(api.calibrate(arguments.world, arguments.output, arguments.name))
 
 
-def _plan(arguments: argparse.Namespace) -> str:
+def _add_sweep(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "sweep",
+        help="plan a model for several clusters and numbers of devices",
+        description=f"A full search for each; the model is captured once.\n\n{_TARGET}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("target", metavar="TARGET", help="which model; see above")
+    parser.add_argument("--world", type=_counts, required=True, metavar="N,M", help="numbers of devices")
+    parser.add_argument("--cluster", type=_names, default=("dgx-h100",), metavar="A,B", help="names or paths")
+    parser.add_argument("--global-batch", type=_positive, metavar="B", help="samples a step, for all")
+    parser.add_argument("--sequence-length", type=_positive, metavar="S", help="tokens a sample, for hf: targets")
+    parser.add_argument("--tokens", type=_amount, metavar="T", help="to train on, as 1e12: prints GPU-hours")
+    parser.add_argument(
+        "--price", type=_amount, metavar="P", help="of a GPU for an hour, with --tokens: prints the cost"
+    )
+    parser.add_argument("--plot", metavar="FILE", help="draw the sweep into a .png or .svg file")
+    parser.set_defaults(command=_sweep)
+
+
+def _sweep(arguments: argparse.Namespace) -> str:
     from autopart import api
+    from autopart.report.sweep import Budget, SweepPoint, sweep_table
+    from autopart.report.sweep_plot import check_plot, sweep_plot
+
+    if arguments.price is not None and arguments.tokens is None:
+        raise PinError("--price needs --tokens: how many are to be trained on")
+    if arguments.plot is not None:
+        check_plot(arguments.plot)
+    model, inputs = _load(arguments)
+    prepared = api.prepare(model, inputs)
+    points = []
+    for cluster, world in [(x, y) for x in arguments.cluster for y in arguments.world]:
+        try:
+            plan = api.plan(prepared, world, cluster=cluster, global_batch=arguments.global_batch)
+            points.append(SweepPoint(cluster, world, plan))
+        except PlanningError as error:
+            points.append(SweepPoint(cluster, world, None, str(error)))
+    if arguments.plot is not None:
+        sweep_plot(points, arguments.plot)
+    return sweep_table(points, Budget(arguments.tokens, arguments.price))
+
+
+def _load(arguments: argparse.Namespace) -> "tuple[nn.Module, object | None]":
+    """The model that is asked for and its example batch; warnings are told in a line each."""
     from autopart.capture.target import load_target
-    from autopart.ir.plan import to_json
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        model, inputs = load_target(arguments.target, arguments.sequence_length)
+        loaded = load_target(arguments.target, arguments.sequence_length)
     for warning in caught:
         print(f"warning: {warning.message}", file=sys.stderr)
+    return loaded
+
+
+def _plan(arguments: argparse.Namespace) -> str:
+    from autopart import api
+    from autopart.ir.plan import to_json
+
+    model, inputs = _load(arguments)
     plan = api.plan(
         model,
         world=arguments.world,
@@ -170,6 +233,13 @@ def _show(arguments: argparse.Namespace) -> str:
     return str(load_plan(arguments.plan))
 
 
+def _diff(arguments: argparse.Namespace) -> str:
+    from autopart.report.diff import diff
+    from autopart.report.load import load_plan
+
+    return diff(load_plan(arguments.first), load_plan(arguments.second))
+
+
 def _clusters(_: argparse.Namespace) -> str:
     from autopart.report.clusters import clusters
 
@@ -183,6 +253,20 @@ def _positive(text: str) -> int:
         value = 0
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return value
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    return tuple(_positive(part) for part in text.split(","))
+
+
+def _amount(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
     return value
 
 

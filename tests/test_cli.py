@@ -1,9 +1,11 @@
 """The command line."""
 
 import json
+import re
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +111,33 @@ def test_show(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"{image_plan()}\n"
 
 
+def test_diff(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = str(tmp_path / "a.json"), str(tmp_path / "b.json")
+    token_plan().save(first)
+    replace(token_plan(), micro_batch=2).save(second)
+    assert main(["diff", first, second]) == 0
+    assert re.search(r"^micro-batch +1 +2$", capsys.readouterr().out, re.MULTILINE)
+    assert main(["diff", first, "missing.json"]) == 2
+
+
+def test_sweep(tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    picture = tmp_path / "sweep.svg"
+    target = f"{tiny}:with_batch"
+    argv = ["sweep", target, "--world", "1,2,7", "--cluster", "dgx-h100,dgx-a100", "--global-batch", "8"]
+    assert main([*argv, "--plot", str(picture)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in lines if line.startswith("dgx") and "," not in line] == [
+        ["dgx-h100", "1"],
+        ["dgx-h100", "2"],
+        ["dgx-a100", "1"],
+        ["dgx-a100", "2"],
+    ]
+    assert [line[:20] for line in lines[-2:]] == ["dgx-h100, 7 devices:", "dgx-a100, 7 devices:"]
+    assert picture.stat().st_size > 1000
+    assert main([*argv, "--price", "2"]) == 2
+    assert "--price needs --tokens" in capsys.readouterr().err
+
+
 def test_clusters(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["clusters"]) == 0
     assert "dgx-h100" in capsys.readouterr().out
@@ -195,7 +224,7 @@ def test_help_tells_what_a_target_is(capsys: pytest.CaptureFixture[str]) -> None
     assert "--cuts A,B" in out
 
 
-@pytest.mark.parametrize("argv", [["show", "plan.json"], ["clusters"]])
+@pytest.mark.parametrize("argv", [["show", "plan.json"], ["diff", "plan.json", "plan.json"], ["clusters"]])
 def test_torch_is_not_imported_for_what_needs_no_model(argv: list[str], tmp_path: Path) -> None:
     token_plan().save(tmp_path / "plan.json")
     code = f"import sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r}); from autopart.cli import main\n"

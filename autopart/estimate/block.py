@@ -65,20 +65,23 @@ def unit_costs(
     costs = []
     for unit, (crossing_bytes, whole_bytes) in zip(units, crossing, strict=True):
         if unit.loop is None:
-            cost = walker.unit(unit)
-        else:
-            if unit.loop.start not in once:
-                once[unit.loop.start] = walker.unit(unit)
-            cost = replace(once[unit.loop.start], parameters=walker.parameters(unit))
-            if unit.run == 0:
-                communication, sums = walker.entering(unit)
-                cost = replace(
-                    cost,
-                    forward_s=cost.forward_s + communication.forward_s,
-                    backward_s=cost.backward_s + communication.backward_s + sums.backward_s,
-                    communication_s=cost.communication_s + communication.total_s,
-                )
-        costs.append(replace(cost, crossing_bytes=crossing_bytes, crossing_whole_bytes=whole_bytes))
+            costs.append(replace(walker.unit(unit), crossing_bytes=crossing_bytes, crossing_whole_bytes=whole_bytes))
+            continue
+        if unit.loop.start not in once:
+            once[unit.loop.start] = walker.unit(unit)
+        cost = once[unit.loop.start]
+        if unit.run == 0:
+            communication, sums = walker.entering(unit)
+            cost = replace(
+                cost,
+                forward_s=cost.forward_s + communication.forward_s,
+                backward_s=cost.backward_s + communication.backward_s + sums.backward_s,
+                communication_s=cost.communication_s + communication.total_s,
+            )
+        parameters = walker.parameters(unit)
+        costs.append(
+            replace(cost, parameters=parameters, crossing_bytes=crossing_bytes, crossing_whole_bytes=whole_bytes)
+        )
     return tuple(costs)
 
 
@@ -90,6 +93,7 @@ class _Walker:
         self.strategies, self.layouts = strategies, layouts
         self._counted: set[tuple[str, bool]] = set()
         self._used: set[str] = set(folded.brought_in)
+        self._sizes: dict[tuple[int, ...], tuple[tuple[str, float, int], ...]] = {}
 
     def layout(self, name: str) -> Layout | None:
         """How a value is held where it is made; None for inputs and constants."""
@@ -232,16 +236,22 @@ class _Walker:
 
     def parameters(self, unit: Unit) -> tuple[tuple[str, float, int], ...]:
         """The parameters that a unit uses, under their original names."""
-        table = self.folded.renaming(unit.loop, unit.run) if unit.loop is not None else {}
-        found: dict[str, tuple[str, float, int]] = {}
-        for index in unit.nodes:
-            for name in self.graph.nodes[index].inputs:
-                if name in self.graph.parameter_of and name not in found:
-                    actual = self.folded.source.parameter_of[table.get(name, name)]
-                    size = self.prices.local_bytes(name, self.layouts[name])
-                    elements = self.prices.bytes_of[name] // dtype_bytes(self.prices.dtype(name))
-                    found[name] = (actual.target, size, elements)
-        return tuple(found.values())
+        table = self.folded.weights_in_runs[unit.loop.start][unit.run] if unit.loop is not None else {}
+        if unit.nodes not in self._sizes:  # those of all runs of a loop
+            used = dict.fromkeys(name for index in unit.nodes for name in self.graph.nodes[index].inputs)
+            self._sizes[unit.nodes] = tuple(
+                (
+                    name,
+                    self.prices.local_bytes(name, self.layouts[name]),
+                    self.prices.bytes_of[name] // dtype_bytes(self.prices.dtype(name)),
+                )
+                for name in used
+                if name in self.graph.parameter_of
+            )
+        source = self.folded.source.parameter_of
+        return tuple(
+            (source[table.get(name, name)].target, size, elements) for name, size, elements in self._sizes[unit.nodes]
+        )
 
     def _partial(self, nodes: Sequence[Node]) -> float:
         names = {name for node in nodes for name in node.inputs if name in self.layouts}
@@ -265,6 +275,8 @@ class _Walker:
                     name = leave if last else f"{enter_name}{unit.run + 1}"
                     made[name] = position
                     sizes[name] = self._held(enter.output.name, self.strategies[enter.name].outputs[0])
+            if unit.loop is not None and unit.run + 1 < unit.loop.region.count:
+                continue  # what all runs use, the last one uses last
             for index in unit.nodes:
                 node = self.graph.nodes[index]
                 for name in node.inputs:

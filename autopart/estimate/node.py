@@ -82,9 +82,12 @@ class Prices(Conversions):
 
     def optimizer_s(self, parameter_bytes: float) -> float:
         """Seconds of the optimizer's step over `parameter_bytes` of parameters, once a step."""
-        own = state(self.precision, self.main_dtype, "adamw", self.stack)
-        moved = parameter_bytes / dtype_bytes(computed_dtype(self.precision, self.main_dtype)) * own.step_bytes
+        moved = parameter_bytes / dtype_bytes(computed_dtype(self.precision, self.main_dtype)) * self._step_bytes
         return moved / (self.cluster.device.memory_bandwidth_bytes_per_s * self.cluster.device.bandwidth_fraction)
+
+    @cached_property
+    def _step_bytes(self) -> float:
+        return state(self.precision, self.main_dtype, "adamw", self.stack).step_bytes
 
     def kept(self, node: Node, strategy: Strategy) -> tuple[Kept, ...]:
         """What autograd keeps of a node until its backward pass."""

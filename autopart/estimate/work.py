@@ -1,6 +1,7 @@
 """Work: what kind of kernels an op is made of, and what it keeps for its backward pass."""
 
 from enum import Enum
+from functools import cache
 
 from autopart.ir.folded import ENTER, LEAVE
 from autopart.ir.graph import Node
@@ -91,8 +92,13 @@ def short_name(op: str) -> str:
 
 def work_of(node: Node) -> Work:
     """The kind of kernel that `node` is."""
-    name = short_name(node.op)
-    if node.op in (ENTER, LEAVE) or name in _VIEWS:
+    return _work_of(node.op)
+
+
+@cache
+def _work_of(op: str) -> Work:
+    name = short_name(op)
+    if op in (ENTER, LEAVE) or name in _VIEWS:
         return Work.VIEW
     if name in _MATMULS:
         return Work.MATMUL

@@ -82,6 +82,24 @@ class Folded:
         offset = index - loop.body.start
         return self.source.nodes[loop.region.start + run * loop.region.length + offset]
 
+    @cached_property
+    def weights_in_runs(self) -> dict[int, tuple[dict[str, str], ...]]:
+        """For every loop, by its start, and every run: the weights of the source graph, by those of the folded run."""
+        return {loop.start: tuple(self._weights(loop, run) for run in range(loop.region.count)) for loop in self.loops}
+
+    def _weights(self, loop: Loop, run: int) -> dict[str, str]:
+        known = self.graph.weights
+        table: dict[str, str] = {}
+        for index in loop.body:
+            names = self.graph.nodes[index].inputs
+            if not known.isdisjoint(names):
+                table.update(
+                    (name, other)
+                    for name, other in zip(names, self.twin(loop, index, run).inputs, strict=True)
+                    if name in known
+                )
+        return table
+
     def renaming(self, loop: Loop, run: int) -> dict[str, str]:
         """From the parameters and values of the folded run to those of run number `run` of the source graph."""
         table: dict[str, str] = {}

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TypeAlias
 
 import sympy
@@ -42,7 +42,7 @@ class Literal:
 Arg: TypeAlias = "Ref | Literal | int | float | bool | str | sympy.Expr | tuple[Arg, ...] | None"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Node:
     """One call of `op`, an ATen overload ("aten.linear.default"), in module `scope`, at the user's line `location`."""
 
@@ -59,7 +59,7 @@ class Node:
         """The first output."""
         return self.outputs[0]
 
-    @property
+    @cached_property
     def inputs(self) -> tuple[str, ...]:
         """The names of the tensor arguments, in order of appearance; a tensor passed twice stands twice."""
         return tuple(references((*self.args, *(value for _, value in self.kwargs))))
@@ -235,7 +235,13 @@ def references(args: tuple[Arg, ...]) -> Iterator[str]:
 
 def describe(value: Value) -> str:
     """`float32[b, 16, 64]`"""
-    return f"{value.dtype}[{', '.join(map(str, value.shape))}]"
+    return f"{value.dtype}[{', '.join(map(_spelled, value.shape))}]"
+
+
+@lru_cache(maxsize=1024)
+def _spelled(size: Size) -> str:
+    """A size as text: sympy takes a while over each, and a graph has few that differ."""
+    return str(size)
 
 
 def show(node: Node) -> str:

@@ -159,6 +159,7 @@ class PlanData:
         traffic: of the repeated layers, what the tp ranks send each other; empty for tp=1.
         replicated: what every tp rank computes whole though it could matter, and why.
         optimizer: whose state the memory is reckoned for.
+        optimality: what is proved of the plan: that it is optimal under the model, or how far from it at the most.
     """
 
     model: str
@@ -193,6 +194,7 @@ class PlanData:
     traffic: tuple[LayerTraffic, ...]
     replicated: tuple[Note, ...]
     alternatives: tuple[Alternative, ...]
+    optimality: str
     notes: tuple[Note, ...]
 
     @property

@@ -68,7 +68,8 @@ def _prediction(plan: PlanData) -> list[str]:
     flops = scaled(told.model_flops_per_gpu_per_s, "FLOP/s")
     use = f"{flops} a device (MFU {percent(told.mfu)}), bubble {percent(told.bubble_fraction)}"
     band = f" ± {percent(told.time_error)}" if told.time_error else ""
-    return _labelled("predicted", f"{seconds(told.step_time_s)}{band} a step, {rate}, {use}")
+    predicted = _labelled("predicted", f"{seconds(told.step_time_s)}{band} a step, {rate}, {use}")
+    return [*predicted, *(_labelled("search", plan.optimality) if plan.optimality else [])]
 
 
 def _axes(plan: PlanData) -> list[str]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from pkgutil import iter_modules
 from types import ModuleType
@@ -21,6 +22,8 @@ class Definition:
         kinds: what is done with every micro-batch on every stage, in this order.
         virtual_stages: how many stages a rank may have: the least, and the most (None where any number will do).
         whole_rounds: the micro-batches must be a multiple of the ranks.
+        in_flight: for each rank, the most passes through its stages that are between their forward and their last pass;
+            None where that is counted.
     """
 
     name: str
@@ -28,6 +31,7 @@ class Definition:
     virtual_stages: tuple[int, int | None]
     whole_rounds: bool
     actions: Callable[[Pipeline], Schedule]
+    in_flight: Callable[[Pipeline], tuple[int, ...]] | None = None
 
     @property
     def splits_backward(self) -> bool:
@@ -92,6 +96,7 @@ def find_schedule(name: str) -> Definition:
     return known[name]
 
 
+@cache
 def _definitions() -> dict[str, Definition]:
     files = iter_modules(catalog.__path__)
     found = (_definition(import_module(f"{catalog.__name__}.{file.name}")) for file in files)
@@ -99,4 +104,11 @@ def _definitions() -> dict[str, Definition]:
 
 
 def _definition(module: ModuleType) -> Definition:
-    return Definition(module.NAME, module.KINDS, module.VIRTUAL_STAGES, module.WHOLE_ROUNDS, module.actions)
+    return Definition(
+        module.NAME,
+        module.KINDS,
+        module.VIRTUAL_STAGES,
+        module.WHOLE_ROUNDS,
+        module.actions,
+        getattr(module, "in_flight", None),
+    )

@@ -8,16 +8,20 @@ from itertools import pairwise
 from autopart.estimate.block import UnitCost
 from autopart.estimate.memory import Keeping, crossing_bytes, parameter_bytes, stage_memory
 from autopart.estimate.replicas import Replicas
-from autopart.ir.action import Kind
+from autopart.ir.action import Kind, Schedule
 from autopart.ir.plan import Memory, StagePlan
 from autopart.ir.units import Unit
 from autopart.schedules.find import find_schedule
+from autopart.schedules.makespan import makespan_s
+from autopart.schedules.pipeline import Pipeline
 from autopart.schedules.simulate import simulate
 from autopart.schedules.timeline import Timeline
 from autopart.search.tensor import TensorPlan
 from cost_models.cluster import Cluster
 from cost_models.collective import Group, all_gather_s, all_reduce_s, send_s
 
+Times = tuple[float, ...]
+Played = tuple[Schedule, Times, Times, Times, bool, Times | None]
 STEADY = 4  # a pipeline is filled long before four micro-batches a stage
 # Of a backward pass, where the gradients of weights have a pass of their own: those of a matmul's weight and of its
 # input are products of the same size. Activations that are computed again come with the gradients of inputs.
@@ -110,6 +114,8 @@ class Candidate:
     @cached_property
     def homes(self) -> tuple[tuple[int, ...], ...]:
         """For each rank of the pipeline, the stages that it has."""
+        if self.virtual_stages == 1:
+            return tuple((rank,) for rank in range(self.pp))
         schedule = find_schedule(self.schedule)(self.pp, self.pp, self.virtual_stages)
         return tuple(tuple(sorted({action.stage for action in actions})) for actions in schedule)
 
@@ -156,21 +162,45 @@ class Candidate:
         return (self.micro_batches - 1) * max(both) + sum(both) + 2 * sum(self.sends_s) + self.tail_s
 
     @cached_property
+    def least_step_s(self) -> float:
+        """Seconds that `step_s` cannot be below, without playing the schedule out; `tail_s` where nothing is known.
+
+        A stage is busy for all micro-batches, after the first has come through the stages before it, and before the
+        last has gone back through them. And a stage that has at most k micro-batches in flight has done no more forward
+        passes when the gradients of the first arrive: that is after a forward pass of all stages and a backward pass of
+        those behind it; what it has left, and then a backward pass of those before it, come after.
+        """
+        if self.virtual_stages > 1 or find_schedule(self.schedule).kinds != (Kind.FORWARD, Kind.BACKWARD):
+            return self.tail_s
+        count, least_s, before_s = self.micro_batches, 0.0, 0.0
+        once_s = sum(self.forward_s) + sum(self.backward_s) + 2 * sum(self.sends_s)
+        for forward_s, backward_s, sent_s, flying in zip(
+            self.forward_s, self.backward_s, (*self.sends_s, 0.0), self.in_flight, strict=True
+        ):
+            left_s = (count - 1) * backward_s + (count - min(count, flying)) * forward_s
+            least_s = max(least_s, before_s + count * (forward_s + backward_s), once_s + left_s)
+            before_s += forward_s + backward_s + 2 * sent_s
+        return least_s + self.tail_s
+
+    @property
     def timeline(self) -> Timeline:
         """The schedule, played out."""
+        return simulate(*self._played())
+
+    @cached_property
+    def step_s(self) -> float:
+        """Seconds a step, the schedule played out."""
+        return makespan_s(*self._played()) + self.tail_s
+
+    def _played(self) -> Played:
+        """What `simulate` and `makespan_s` take."""
         definition = find_schedule(self.schedule)
         actions = definition(self.pp, self.micro_batches, self.virtual_stages)
         weight_s, backward_s = None, self.backward_s
         if definition.splits_backward:
             weight_s = tuple(sum(cost.weight_s for cost in stage) for stage in self.stages)
             backward_s = tuple(own - weight for own, weight in zip(backward_s, weight_s, strict=True))
-        exposed = self.keeping.stack.blocking_sends
-        return simulate(actions, self.forward_s, backward_s, self.sends_s, exposed, weight_s)
-
-    @cached_property
-    def step_s(self) -> float:
-        """Seconds a step, the schedule played out."""
-        return self.timeline.step_s + self.tail_s
+        return actions, self.forward_s, backward_s, self.sends_s, self.keeping.stack.blocking_sends, weight_s
 
     def stage_plans(self, units: Sequence[Unit]) -> tuple[StagePlan, ...]:
         """What a reader is told of each stage."""
@@ -202,7 +232,10 @@ def rank_peaks(schedule: str, stages: int, micro_batches: int, virtual_stages: i
     Raises PlanningError for counts that the schedule cannot take. Of a long schedule two short ones are looked at: from
     there on a peak stays, or grows evenly.
     """
-    find_schedule(schedule).check(stages, micro_batches, virtual_stages)
+    definition = find_schedule(schedule)
+    definition.check(stages, micro_batches, virtual_stages)
+    if definition.in_flight is not None:
+        return definition.in_flight(Pipeline(stages, micro_batches, virtual_stages))
     short = STEADY * stages * virtual_stages + micro_batches % stages
     if micro_batches <= short + stages:
         return _counted_peaks(schedule, stages, micro_batches, virtual_stages)

@@ -6,59 +6,70 @@ from functools import cached_property
 from typing import NoReturn
 
 from autopart.errors import InfeasiblePlanError, PinError, PlanningError
-from autopart.estimate.block import UnitCost, unit_costs
-from autopart.estimate.context import Context, find_context
 from autopart.estimate.memory import Keeping
-from autopart.estimate.node import Prices
 from autopart.estimate.recompute import parse_recompute
+from autopart.ir.action import Kind
 from autopart.ir.folded import Folded
 from autopart.ir.units import Unit
 from autopart.schedules.find import find_schedule
 from autopart.search.candidate import Candidate, rank_peaks
+from autopart.search.fitting import Fitting
+from autopart.search.layouts import Layouts
+from autopart.search.least_step import Totals, least_played_s, least_step_s, totals
 from autopart.search.pipeline import search_cuts
+from autopart.search.point import Point
 from autopart.search.request import RECOMPUTE, Request, check, divisors
-from autopart.search.sequence_parallel import check_sequence, pinned_strategies
-from autopart.search.tensor import TensorPlan, search_tensor
+from autopart.search.sequence_parallel import check_sequence
+from autopart.search.shortlist import Shortlist, fastest
 from autopart.sharding.infer_axes import Axes
 from autopart.sharding.rule import Rule
-from autopart.sharding.strategies import Strategy, strategies
 from cost_models.dtype import dtype_bytes
 from cost_models.memory import reserve_bytes, usable_bytes
-from cost_models.precision import computed_dtype, state
+from cost_models.precision import State, computed_dtype, state
 
-LARGEST_MICRO_BATCH = 32
-REPLAYED = 12
-# In a lean layout, the memory of all parameters weighs as much as this many unsharded passes.
-LEAN_WEIGHT = 100.0
-# In a sparing layout, which is lean too, all activations that are kept weigh as much as this share of such a pass:
-# enough to keep shards of what norms take, too little for splits that keep less still and send many times as much.
-SPARING_WEIGHT = 0.3
-FAST, LEAN, SPARING = "fast", "lean", "sparing"
+REPLAYED, RUNNERS_UP = 12, 5
 DEFAULT_VIRTUAL = "interleaved-1f1b"
 DEFAULT_SCHEDULE = "1f1b"  # as fast as GPipe in the same memory or less; others are chosen by a pin
 
 
 @dataclass(frozen=True)
 class Found:
-    """The best candidate, those that came close (one for each tp x pp x dp), and how many were looked at."""
+    """The best candidate, those that came close (one for each tp x pp x dp), and how much was looked at.
+
+    Attributes:
+        points: how many combinations of degrees, micro-batch, recomputation and layout there are.
+        evaluated: for how many of them stages were cut; a bound had shown that the others are neither the best nor
+            runners-up.
+        least_s: none of those whose schedule was not played out takes less than this.
+    """
 
     best: Candidate
     others: tuple[Candidate, ...]
+    points: int
     evaluated: int
+    least_s: float
 
 
 @dataclass
 class DegreeSearch:
-    """Searches plans for one model; prices and layouts are shared between candidates."""
+    """Searches plans for one model; prices and layouts are shared between candidates.
+
+    `prune=False` looks at every point. It finds the same.
+    """
 
     folded: Folded
     rules: Mapping[str, Rule | None]
     axes: Axes
     units: tuple[Unit, ...]
     request: Request
-    _costs: dict[tuple[int, int, str], tuple[TensorPlan, tuple[UnitCost, ...]]] = field(default_factory=dict)
+    prune: bool = True
     _flying: dict[tuple[str, int, int], tuple[int, ...]] = field(default_factory=dict)
-    _options: dict[int, dict[str, tuple[Strategy, ...]]] = field(default_factory=dict)
+    _totals: dict[tuple[int, int, str, str], Totals] = field(default_factory=dict)
+
+    @cached_property
+    def layouts(self) -> Layouts:
+        """The layouts that candidates have."""
+        return Layouts(self.folded, self.rules, self.axes, self.units, self.request)
 
     def run(self) -> Found:
         """The best plan.
@@ -77,43 +88,42 @@ class DegreeSearch:
         device = self.request.cluster.device
         own = self.request.memory_limit_bytes
         limit = usable_bytes(device) if own is None else own - reserve_bytes(device)
-        best: dict[tuple[int, int, int], list[Candidate]] = {}
-        evaluated = 0
-        for candidate in self._candidates(limit):
-            evaluated += 1
-            if candidate.peak_bytes <= (device.memory_bytes if own is None else own):
-                best.setdefault((candidate.tp, candidate.pp, candidate.dp), []).append(candidate)
-        if not best:
+        whole = device.memory_bytes if own is None else own
+        points = self._points()
+        shortlist = Shortlist(REPLAYED, RUNNERS_UP)
+        fitting = Fitting(points, lambda point: self._candidate(point, limit), limit < float("inf"))
+        bounds = [self._bound_s(point) for point in points] if self.prune else [0.0] * len(points)
+        # The formulas are of forward and backward passes: of schedules without the latter they say nothing.
+        least_s = float("inf") if Kind.BACKWARD in find_schedule(self._schedule).kinds else 0.0
+        found: list[Candidate] = []
+        for number in sorted(range(len(points)), key=lambda number: (bounds[number], number)):
+            point = points[number]
+            if self.prune and not shortlist.may_take(bounds[number], point.degrees):
+                least_s = min(least_s, self._least_played_s(point))
+                continue
+            candidate = fitting.candidate(number)
+            if candidate is not None and candidate.peak_bytes <= whole:
+                shortlist.add(candidate, number)
+                found.append(candidate)
+        if not shortlist.found:
             return None
-        every = sorted((c for group in best.values() for c in group), key=_rank)
-        replayed = sorted(every[:REPLAYED], key=lambda c: (c.step_s, *_rank(c)))
-        winner = replayed[0]
-        degrees = (winner.tp, winner.pp, winner.dp)
-        others = sorted((min(group, key=_rank) for key, group in best.items() if key != degrees), key=_rank)
-        return Found(winner, tuple(others[:5]), evaluated)
+        first = shortlist.first()
+        winner, played = fastest(first), {id(own) for own in first}
+        least_s = min([least_s, *(own.least_step_s for own in found if id(own) not in played)])
+        return Found(winner, shortlist.runners_up(winner), len(points), fitting.evaluated, least_s)
 
-    def _candidates(self, limit: float) -> Iterator[Candidate]:
+    def _points(self) -> list[Point]:
+        """All points, in the order in which those of equal time and memory are preferred."""
         request = self.request
         recomputes = (request.recompute,) if request.recompute else RECOMPUTE
-        for tp, pp, dp in self._degrees():
-            share = request.global_batch // dp
-            sizes = (request.micro_batch,) if request.micro_batch else divisors_up_to(share, LARGEST_MICRO_BATCH)
-            for micro_batch in sizes:
-                if share % micro_batch:
-                    continue
-                fitting: set[str] = set()
-                for variant in self._variants(tp):
-                    # Activations are spared where they do not fit otherwise.
-                    spared = variant == SPARING and limit < float("inf")
-                    for recompute in [x for x in recomputes if not spared or x not in fitting]:
-                        candidate = self._candidate(
-                            tp, pp, dp, micro_batch, share // micro_batch, recompute, variant, limit
-                        )
-                        if candidate is not None:
-                            fitting.add(recompute)
-                            yield candidate
-                if not fitting:
-                    break  # a larger micro-batch needs more memory
+        return [
+            Point(tp, pp, dp, micro_batch, share // micro_batch, recompute, variant)
+            for tp, pp, dp in self._degrees()
+            for share in (request.global_batch // dp,)
+            for micro_batch in self.layouts.micro_batches(share)
+            for variant in self.layouts.variants(tp)
+            for recompute in recomputes
+        ]
 
     def _degrees(self) -> Iterator[tuple[int, int, int]]:
         request = self.request
@@ -136,17 +146,13 @@ class DegreeSearch:
                 if (request.dp is None or dp == request.dp) and request.global_batch % dp == 0:
                     yield tp, pp, dp
 
-    def _variants(self, tp: int) -> tuple[str, ...]:
-        """Layouts of least time, then such as take less memory. A pinned tp asks for the model to be shared."""
-        if tp == 1:
-            return (FAST,)
-        return (LEAN, SPARING) if self.request.tp else (FAST, LEAN, SPARING)
-
     def _check_tp(self) -> None:
         tp, world = self.request.tp, self.request.world
         if self.request.sequence_parallel:
             degrees = [other for other in ((tp,) if tp else divisors(world)) if other > 1]
-            check_sequence({other: self.options(other) for other in degrees}, self.folded.graph.nodes, self.axes)
+            check_sequence(
+                {other: self.layouts.options(other) for other in degrees}, self.folded.graph.nodes, self.axes
+            )
         if tp is None or self.shares_work(tp):
             return
         possible = [other for other in divisors(world) if other == 1 or self.shares_work(other)]
@@ -157,98 +163,75 @@ class DegreeSearch:
         """Whether any matmul-like node can be divided by `tp` ranks at all."""
         if tp == 1:
             return True
-        options = self.options(tp)
+        options = self.layouts.options(tp)
         return any(s.divided and any(x.shard for x in (*s.inputs, *s.outputs)) for own in options.values() for s in own)
 
-    def options(self, tp: int) -> dict[str, tuple[Strategy, ...]]:
-        """Every node's strategies on `tp` ranks."""
-        if tp not in self._options:
-            graph = self.folded.graph
-            pin, axes = self.request.sequence_parallel if tp > 1 else None, self.axes
-            self._options[tp] = {
-                node.name: pinned_strategies(
-                    pin, node, strategies(node, graph, self.rules[node.name], axes.parts_of, tp), axes
-                )
-                for node in graph.nodes
-            }
-        return self._options[tp]
-
     @cached_property
-    def context(self) -> Context:
-        """What context parallelism divides."""
-        return find_context(self.folded.graph, self.axes, self.request.cp or 1)
+    def _state(self) -> tuple[State, int]:
+        """Bytes of the state of a parameter element, and of the element as it is computed with."""
+        request, dtype = self.request, self.layouts.prices(1, 1).main_dtype
+        own = state(request.precision, dtype, request.optimizer, request.stack)
+        return own, dtype_bytes(computed_dtype(request.precision, dtype))
 
-    def prices(self, tp: int, micro_batch: int) -> Prices:
-        """What everything costs at a tp degree and micro-batch."""
+    def _keeping(self, point: Point) -> Keeping:
         request = self.request
-        return Prices(
-            self.folded.graph,
-            self.rules,
-            request.cluster,
-            tp,
-            micro_batch,
-            request.stack,
-            request.precision,
-            self.context,
-        )
-
-    def costs(self, tp: int, micro_batch: int, variant: str) -> tuple[TensorPlan, tuple[UnitCost, ...]]:
-        """The tensor plan and the costs of all units at a tp degree and micro-batch."""
-        key = (tp, micro_batch, variant)
-        if key not in self._costs:
-            prices = self.prices(tp, micro_batch)
-            held_price = kept_price = 0.0
-            if variant != FAST:
-                _, whole = self.costs(1, micro_batch, FAST)
-                seconds = sum(cost.forward_s + cost.backward_s for cost in whole)
-                held_price = LEAN_WEIGHT * seconds / max(1.0, sum(s for cost in whole for _, s, _ in cost.parameters))
-                if variant == SPARING:
-                    kept_price = SPARING_WEIGHT * seconds / max(1.0, sum(cost.kept_bytes for cost in whole))
-            plan = search_tensor(
-                self.folded, self.options(tp), prices, seconds_per_byte=held_price, seconds_per_kept_byte=kept_price
-            )
-            self._costs[key] = plan, unit_costs(self.folded, self.units, prices, plan.strategies, plan.parameters)
-        return self._costs[key]
-
-    def _candidate(
-        self, tp: int, pp: int, dp: int, micro_batch: int, count: int, recompute: str, variant: str, limit: float
-    ) -> Candidate | None:
-        request = self.request
-        virtual = request.virtual_stages or 1
-        schedule = request.schedule or (DEFAULT_SCHEDULE if virtual == 1 else DEFAULT_VIRTUAL)
-        tensor, costs = self.costs(tp, micro_batch, variant)
-        key = (schedule, pp, count)
-        if key not in self._flying:
-            self._flying[key] = rank_peaks(schedule, pp, count, virtual)
-        flying, cp, zero = self._flying[key], request.cp or 1, request.zero or 0
-        prices = self.prices(tp, micro_batch)
-        keeping = Keeping(
-            state(request.precision, prices.main_dtype, request.optimizer, request.stack),
-            dtype_bytes(computed_dtype(request.precision, prices.main_dtype)),
-            zero,
-            dp * cp,
-            parse_recompute(recompute),
+        return Keeping(
+            *self._state,
+            request.zero or 0,
+            point.dp * (request.cp or 1),
+            parse_recompute(point.recompute),
             request.cluster.device,
             request.stack,
         )
+
+    def _bound_s(self, point: Point) -> float:
+        return least_step_s(point, self._total(point), self._keeping(point), self.request)
+
+    def _least_played_s(self, point: Point) -> float:
+        kinds = find_schedule(self._schedule).kinds
+        in_turn = kinds == (Kind.FORWARD, Kind.BACKWARD) and (self.request.virtual_stages or 1) == 1
+        return least_played_s(point, self._total(point), self._keeping(point), self.request, in_turn)
+
+    @property
+    def _schedule(self) -> str:
+        virtual = self.request.virtual_stages or 1
+        return self.request.schedule or (DEFAULT_SCHEDULE if virtual == 1 else DEFAULT_VIRTUAL)
+
+    def _total(self, point: Point) -> Totals:
+        key = (point.tp, point.micro_batch, point.variant, point.recompute)
+        if key not in self._totals:
+            self._totals[key] = totals(self.layouts.costs(*key[:3]), parse_recompute(point.recompute))
+        return self._totals[key]
+
+    def _candidate(self, point: Point, limit: float) -> Candidate | None:
+        """A point with its best cuts; None where no cuts fit."""
+        request, keeping = self.request, self._keeping(point)
+        pp, count = point.pp, point.micro_batches
+        virtual = request.virtual_stages or 1
+        schedule = self._schedule
+        costs = self.layouts.costs(point.tp, point.micro_batch, point.variant)
+        key = (schedule, pp, count)
+        if key not in self._flying:
+            self._flying[key] = rank_peaks(schedule, pp, count, virtual)
+        flying = self._flying[key]
         # Stages of one rank are taken to share its memory evenly.
         per_stage = [flying[stage % pp] for stage in range(pp * virtual)]
         cuts = search_cuts(costs, pp * virtual, per_stage, limit / virtual, keeping, request.cuts)
         if cuts is None:
             return None
         return Candidate(
-            tp,
+            point.tp,
             pp,
-            dp,
-            cp,
-            micro_batch,
+            point.dp,
+            request.cp or 1,
+            point.micro_batch,
             count,
             schedule,
             virtual,
-            recompute,
+            point.recompute,
             cuts,
             costs,
-            tensor,
+            self.layouts.plan(point.tp, point.micro_batch, point.variant),
             request.cluster,
             keeping,
             flying,
@@ -258,8 +241,8 @@ class DegreeSearch:
         """Raise the error that says why there is no plan."""
         find_schedule(self.request.schedule or DEFAULT_SCHEDULE)
         request = self.request
-        unlimited = list(self._candidates(float("inf")))
-        if not unlimited:
+        points = self._points()
+        if not points:
             named = {
                 axis.name: axis.size for axis in self.axes.axes if isinstance(axis.size, int) and "[" not in axis.name
             }
@@ -269,6 +252,8 @@ class DegreeSearch:
                 f"at most {len(self.units)}, and dp must divide global_batch={request.global_batch}; try "
                 f"world={_nearby(request)}"
             )
+        fitting = Fitting(points, lambda point: self._candidate(point, float("inf")), False)
+        unlimited = [candidate for number in range(len(points)) if (candidate := fitting.candidate(number)) is not None]
         least = min(unlimited, key=lambda c: c.peak_bytes)
         stage, memory = max(enumerate(least.memory), key=lambda item: item[1].total_bytes)
         device = request.cluster.device
@@ -315,19 +300,9 @@ class DegreeSearch:
 
     def _with(self, request: Request) -> Found | None:
         try:
-            return replace(self, request=request, _flying={}, _costs={})._search()
+            return DegreeSearch(self.folded, self.rules, self.axes, self.units, request)._search()
         except PlanningError:
             return None
-
-
-def divisors_up_to(number: int, largest: int) -> tuple[int, ...]:
-    """The divisors of `number` that are at most `largest`."""
-    return tuple(d for d in range(1, min(number, largest) + 1) if number % d == 0)
-
-
-def _rank(candidate: Candidate) -> tuple[float, ...]:
-    """By time; among equals by memory, then the simpler degrees."""
-    return (candidate.estimated_s, candidate.peak_bytes, candidate.tp, candidate.pp, candidate.micro_batch)
 
 
 def _nearby(request: Request) -> int:

@@ -40,10 +40,29 @@ def eliminate(tables: Sequence[Table], order: Order | None = None) -> tuple[dict
         PlanningError: every joint choice is forbidden, or a joint table would exceed 50 million entries.
     """
     order = find_order(tables) if order is None else order
-    sizes = domain_sizes(tables)
+    return eliminate_each([Table(table.variables, table.costs[None]) for table in tables], order)[0]
+
+
+def eliminate_each(tables: Sequence[Table], order: Order) -> list[tuple[dict[Hashable, int], float]]:
+    """As `eliminate`, for several problems of the same variables at once: each step is one for all of them.
+
+    Args:
+        tables: to be added up; their costs have one axis more, before the others, with an entry for each problem, or
+            one entry for all.
+        order: what `find_order` gave for one of them.
+
+    Raises:
+        PlanningError: in one of the problems every joint choice is forbidden.
+    """
+    count = max((len(table.costs) for table in tables), default=1)
+    sizes = {
+        variable: size
+        for table in tables
+        for variable, size in zip(table.variables, table.costs.shape[1:], strict=True)
+    }
     decided = {variable: 0 for variable, size in sizes.items() if size == 1}
-    tables, constant = _without(tables, decided)
-    sizes = domain_sizes(tables)
+    tables, constant = _without(tables, decided, count)
+    sizes = {variable: size for variable, size in sizes.items() if size > 1}
     buckets: dict[Hashable, list[Table]] = {variable: [] for variable in sizes}
     for table in tables:
         for variable in table.variables:
@@ -60,13 +79,14 @@ def eliminate(tables: Sequence[Table], order: Order | None = None) -> tuple[dict
             buckets[other] = [table for table in buckets[other] if variable not in table.variables]
             buckets[other].append(reduced)
         if not rest:
-            constant += float(reduced.costs)
-    if not np.isfinite(constant):
+            constant = constant + reduced.costs
+    if not np.isfinite(constant).all():
         raise PlanningError("no combination of strategies fits together")
-    chosen: dict[Hashable, int] = dict(decided)
+    chosen = {variable: np.zeros(count, dtype=np.intp) for variable in decided}
+    problems = np.arange(count)
     for variable, rest, best in reversed(steps):
-        chosen[variable] = int(best[tuple(chosen[other] for other in rest)])
-    return chosen, constant
+        chosen[variable] = best[(problems if len(best) > 1 else 0, *(chosen[other] for other in rest))] + 0 * problems
+    return [({name: int(own[k]) for name, own in chosen.items()}, float(constant[k])) for k in range(count)]
 
 
 def find_order(tables: Sequence[Table]) -> Order:
@@ -81,17 +101,19 @@ def find_order(tables: Sequence[Table]) -> Order:
     return order
 
 
-def _without(tables: Sequence[Table], decided: Mapping[Hashable, int]) -> tuple[list[Table], float]:
+def _without(
+    tables: Sequence[Table], decided: Mapping[Hashable, int], count: int
+) -> tuple[list[Table], NDArray[np.float64]]:
     """The tables without the variables that have one choice only, and what is left without any."""
     left: list[Table] = []
-    constant = 0.0
+    constant = np.zeros(count)
     for table in tables:
         rest = tuple(variable for variable in table.variables if variable not in decided)
-        costs = table.costs.reshape([size for size in table.costs.shape if size != 1])
+        costs = table.costs.reshape([len(table.costs), *(size for size in table.costs.shape[1:] if size != 1)])
         if rest:
             left.append(Table(rest, costs))
         else:
-            constant += float(costs)
+            constant = constant + costs
     return left, constant
 
 
@@ -194,15 +216,15 @@ def _greedy(
 
 
 def _sum(tables: list[Table], last: Hashable, sizes: dict[Hashable, int]) -> Table:
-    """All tables added into one whose last axis is `last`."""
+    """All tables added into one whose last axis is `last`; the first axis is of the problems."""
     names = list(dict.fromkeys(variable for table in tables for variable in table.variables if variable != last))
     names.append(last)
-    total = np.zeros(tuple(sizes[name] for name in names))
+    place = {name: index + 1 for index, name in enumerate(names)}
+    total = np.zeros((max(len(table.costs) for table in tables), *(sizes[name] for name in names)))
     for table in tables:
-        positions = [names.index(variable) for variable in table.variables]
-        order = np.argsort(positions)
-        shape = [1] * len(names)
+        positions = [place[variable] for variable in table.variables]
+        shape = [len(table.costs)] + [1] * len(names)
         for position in positions:
-            shape[position] = sizes[names[position]]
-        total = total + table.costs.transpose(order).reshape(shape)
+            shape[position] = sizes[names[position - 1]]
+        total += table.costs.transpose(0, *(1 + np.argsort(positions))).reshape(shape)
     return Table(tuple(names), total)

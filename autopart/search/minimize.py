@@ -13,6 +13,8 @@ from autopart.search.eliminate import (
     can_be_eliminated,
     domain_sizes,
     eliminate,
+    eliminate_each,
+    elimination_order,
     find_order,
     log_size,
     neighbours_of,
@@ -65,6 +67,31 @@ def minimize(tables: Sequence[Table], largest: int = LARGEST_TABLE) -> Minimum:
     if best is None:
         raise PlanningError("no combination of strategies was found that fits together: the graph is too entangled")
     return best
+
+
+def minimize_each(tables: Sequence[Table], largest: int = LARGEST_TABLE) -> list[Minimum]:
+    """As `minimize`, for several problems of the same variables, whose costs have an axis more, before the others."""
+    count = max(len(table.costs) for table in tables)
+    one = [Table(table.variables, table.costs[0]) for table in tables]
+    order, entries = elimination_order(neighbours_of(one), domain_sizes(one))
+    if entries > largest:
+        return [minimize(_problem(tables, k), largest) for k in range(count)]
+    together = max(1, largest // max(1, entries))
+    found: list[Minimum] = []
+    for start in range(0, count, together):
+        solved = eliminate_each(_some(tables, start, start + together), order)
+        found += [Minimum(chosen, cost, cost) for chosen, cost in solved]
+    return found
+
+
+def _some(tables: Sequence[Table], start: int, stop: int) -> list[Table]:
+    """The tables of the problems from `start` up to `stop`."""
+    return [Table(t.variables, t.costs if len(t.costs) == 1 else t.costs[start:stop]) for t in tables]
+
+
+def _problem(tables: Sequence[Table], number: int) -> list[Table]:
+    """The tables of one of the problems."""
+    return [Table(t.variables, t.costs[number if len(t.costs) > 1 else 0]) for t in tables]
 
 
 def _cutset(tables: Sequence[Table], largest: int) -> list[Hashable]:

@@ -50,7 +50,9 @@ def search_cuts(
         usable[[0, *allowed, count]] = True
     possible = np.triu(usable[:, None] & usable[None, :], 1)
     memory = _Memory.of(costs, keeping)
-    fits = [possible & (memory.bytes(flying, keeping) <= limit_bytes) for flying in in_flight[:stages]]
+    room = memory.room_bytes(limit_bytes, keeping)
+    possible &= room >= 0
+    fits = [possible & (memory.kept * flying <= room) for flying in in_flight[:stages]]
     slowest, _ = _best(duration, fits, np.maximum)
     if not np.isfinite(slowest):
         return None
@@ -98,14 +100,14 @@ class _Memory:
             _largest([keeping.temporary_bytes(cost) for cost in costs]),
         )
 
-    def bytes(self, in_flight: float, keeping: Keeping) -> Matrix:
-        """The bytes of every stage with so many micro-batches in flight."""
-        activations = self.kept * in_flight + self.working
-        after = keeping.weight_bytes(1.0) * self.held
+    def room_bytes(self, limit_bytes: float, keeping: Keeping) -> Matrix:
+        """What every stage has left for what it keeps of micro-batches in flight; below 0 where it does not fit."""
+        state = self.held * keeping.copies + keeping.stack.buffer_bytes
+        after = keeping.weight_bytes(1.0) * self.held  # when no activations are left, see `Keeping.after_bytes`
         if keeping.replicas > 1:
             after = np.maximum(after, np.minimum(BUCKET_BYTES, 2 * self.held))
-        state: Matrix = self.held * keeping.copies + activations + np.maximum(self.temporary, after - activations)
-        return state + keeping.stack.buffer_bytes
+        beside = self.working + self.temporary
+        return np.where(state + after <= limit_bytes, limit_bytes - (state + beside), -1.0)
 
 
 def _held_twice(costs: Sequence[UnitCost]) -> Matrix:
@@ -124,9 +126,8 @@ def _largest(values: Sequence[float]) -> Matrix:
     """`[i, j]`: the largest of values i up to j; 0 where there are none."""
     count = len(values)
     table = np.zeros((count + 1, count + 1))
-    for start in range(count):
-        table[start, start + 1 :] = np.maximum.accumulate(values[start:])
-    return table
+    table[:, 1:] = np.triu(np.broadcast_to(np.asarray(values, dtype=np.float64), (count + 1, count)))
+    return np.asarray(np.maximum.accumulate(table, axis=1))
 
 
 def _prefix(values: Sequence[float]) -> NDArray[np.float64]:

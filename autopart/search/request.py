@@ -1,6 +1,7 @@
 """Request: what a plan is asked for, and the checks that need no search."""
 
 from dataclasses import dataclass
+from math import isqrt
 
 from autopart.errors import PinError
 from autopart.estimate.recompute import parse_recompute
@@ -113,7 +114,13 @@ def check(request: Request, unit_count: int) -> None:
 
 def divisors(number: int) -> tuple[int, ...]:
     """All divisors, ascending."""
-    return tuple(d for d in range(1, number + 1) if number % d == 0)
+    low = [d for d in range(1, isqrt(max(0, number)) + 1) if number % d == 0]
+    return tuple(sorted({*low, *(number // d for d in low)}))
+
+
+def divisors_up_to(number: int, largest: int) -> tuple[int, ...]:
+    """The divisors of `number` that are at most `largest`."""
+    return tuple(d for d in range(1, min(number, largest) + 1) if number % d == 0)
 
 
 def _near(options: "tuple[int, ...] | list[int]", value: int) -> str:

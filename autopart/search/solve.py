@@ -1,6 +1,7 @@
 """Solve: from a folded graph and a request to a plan."""
 
 from collections.abc import Mapping, Sequence
+from math import ceil
 
 from autopart.estimate.work import Work, work_of
 from autopart.ir.folded import Folded
@@ -76,9 +77,10 @@ def solve(
         parameters=tuple(ParameterChoice(n, x) for n, x in best.tensor.parameters.items()) if best.tp > 1 else (),
         axes=_sharded_axes(folded, axes, best),
         traffic=_traffic(folded, search, axes, units, best),
-        replicated=_replicated(folded, rules, best, search.options(best.tp)),
+        replicated=_replicated(folded, rules, best, search.layouts.options(best.tp)),
         alternatives=_alternatives(found),
-        notes=(*notes, *(mixing_notes(batch) if graph.loss is not None else ()), *_unproved(best)),
+        optimality=_optimality(found),
+        notes=(*notes, *(mixing_notes(batch) if graph.loss is not None else ())),
     )
 
 
@@ -102,13 +104,26 @@ def mixing_notes(batch: BatchSharding) -> tuple[Note, ...]:
     )
 
 
-def _unproved(best: Candidate) -> tuple[Note, ...]:
-    """What to say where the tensor search could only bound how far from the optimum its layout is."""
-    found = best.tensor
-    gap = 1 - found.bound_s / found.seconds if found.seconds > 0 else 0.0
-    if gap <= PROVED:
-        return ()
-    return (Note("tensor search", f"the graph is too entangled to prove its optimum; this layout is within {gap:.1%}"),)
+def _optimality(found: Found) -> str:
+    """What is proved of the best candidate, and by what.
+
+    A layout is searched for a price on memory, not for the limit; cuts for the slowest stage, not for the whole step.
+    What is proved is therefore said of the candidates, each with its layout and cuts.
+    """
+    best = found.best
+    faster = max(0.0, 1 - found.least_s / best.step_s) if best.step_s > 0 else 0.0
+    proof = "optimal" if faster <= PROVED else f"within {_upwards(faster)} of the optimum"
+    own = best.tensor
+    gap = 1 - own.bound_s / own.seconds if own.seconds > 0 else 0.0
+    layout = "exact" if gap <= PROVED else f"within {_upwards(gap)} of the best (the graph is too entangled for more)"
+    return (
+        f"{proof} among {found.points} candidates under the model; layout for its objective {layout}, cuts for the pace"
+    )
+
+
+def _upwards(fraction: float) -> str:
+    """A share, never less than it is: 0.00123 is 0.2 %."""
+    return f"{ceil(1000 * fraction) / 10:.1f} %"
 
 
 def _parameter_count(folded: Folded) -> int:
@@ -156,7 +171,7 @@ def _traffic(
 ) -> tuple[LayerTraffic, ...]:
     if best.tp == 1:
         return ()
-    prices = search.prices(best.tp, best.micro_batch)
+    prices = search.layouts.prices(best.tp, best.micro_batch)
     found = []
     for unit, cost in zip(units, best.costs, strict=True):
         if unit.loop is None or unit.run:

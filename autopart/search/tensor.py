@@ -3,9 +3,12 @@
 One variable a node, a parameter and a tensor with several consumers; one table a choice that depends on two of them.
 (min,+) variable elimination (Dechter 1999, bucket elimination) then gives the optimum; its cost is exponential only in
 the width of the graph, and blocks of models are nearly chains.
+
+Variables and tables depend on the strategies alone. One `TensorSearch` therefore serves all micro-batches and prices of
+memory at a tp degree, and eliminates for all of them at once.
 """
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import TypeAlias
@@ -16,12 +19,17 @@ from numpy.typing import NDArray
 from autopart.estimate.node import Prices
 from autopart.ir.folded import ENTER, LEAVE, Folded
 from autopart.ir.graph import Node
-from autopart.ir.placement import PARTIAL_GRADIENT, REPLICATED, Layout, Shard
+from autopart.ir.placement import PARTIAL_GRADIENT, REPLICATED, Layout
 from autopart.search.eliminate import Table
-from autopart.search.minimize import minimize
+from autopart.search.layout_prices import FREE, IMPOSSIBLE, LayoutPrices
+from autopart.search.minimize import minimize_each
+from autopart.search.objective import Objective
 from autopart.sharding.strategies import Strategy, without_gradient
 
 Variable: TypeAlias = Hashable
+Costs: TypeAlias = NDArray[np.float64]  # the first axis is of the objectives
+# Makes the costs of a table from the seconds of conversions and of sums, by objective and number.
+Build: TypeAlias = Callable[[Costs, Costs], Costs]
 MOST_CONVERSIONS = 3
 
 
@@ -51,32 +59,32 @@ def search_tensor(
     Args:
         folded: the graph.
         options: every node's strategies, by its name.
-        prices: what nodes and conversions cost.
-        micro_batches: how many share what is done once a step: reducing partial gradients of parameters, the optimizer.
-        seconds_per_byte: a price on the memory of matrices, to find layouts that take less of it.
-        seconds_per_kept_byte: the same on what nodes keep for their backward pass.
+        prices: as the others, see `Objective`.
+        micro_batches: how many share what is done once a step.
+        seconds_per_byte: a price on the memory of matrices.
+        seconds_per_kept_byte: the same on what nodes keep.
     """
-    return _Problem(folded, options, prices, micro_batches, seconds_per_byte, seconds_per_kept_byte).solve()
+    objective = Objective(prices, micro_batches, seconds_per_byte, seconds_per_kept_byte)
+    return TensorSearch(folded, options).run([objective])[0]
 
 
-class _Problem:
-    def __init__(
-        self,
-        folded: Folded,
-        options: Mapping[str, tuple[Strategy, ...]],
-        prices: Prices,
-        micro_batches: int,
-        seconds_per_byte: float,
-        seconds_per_kept_byte: float,
-    ) -> None:
-        self.folded, self.graph, self.prices = folded, folded.graph, prices
+class TensorSearch:
+    """The variables and tables of a graph whose nodes have the strategies `options`, by their names."""
+
+    def __init__(self, folded: Folded, options: Mapping[str, tuple[Strategy, ...]]) -> None:
+        self.folded, self.graph = folded, folded.graph
         self.options = {node.name: self._worth_trying(node, options[node.name]) for node in self.graph.nodes}
-        self.micro_batches, self.seconds_per_byte = micro_batches, seconds_per_byte
-        self.seconds_per_kept_byte = seconds_per_kept_byte
         self.runs = dict(zip((node.name for node in self.graph.nodes), folded.runs, strict=True))
         self.loop_variable = self._loop_variables()
-        self.tables: list[Table] = []
+        self.layout_prices = LayoutPrices(folded)
+        self.builds: list[tuple[tuple[Variable, ...], Build]] = []
         self.storage: dict[str, tuple[Layout, ...]] = {}
+        self.wants: dict[str, list[tuple[Node, int]]] = {name: [] for name in self.graph.values}
+        for node in self.graph.nodes:
+            for slot, name in enumerate(node.inputs):
+                self.wants[name].append((node, slot))
+        for name in self.graph.values:
+            self._add_value(name)
 
     def _worth_trying(self, node: Node, options: tuple[Strategy, ...]) -> tuple[Strategy, ...]:
         """What inputs and constants decide (masks, rotary tables) each rank computes whole and slices.
@@ -95,88 +103,144 @@ class _Problem:
         return same
 
     def variable(self, node: Node) -> Variable:
+        """The variable of a node's strategy."""
         return ("node", self.loop_variable.get(node.name, node.name))
 
-    def solve(self) -> TensorPlan:
-        for node in self.graph.nodes:
-            own = [self._node_s(node, option) * self.runs[node.name] for option in self.options[node.name]]
-            if node.op != LEAVE:
-                self.tables.append(Table((self.variable(node),), np.array(own)))
-        for name in self.graph.values:
-            self._add_value(name)
-        found = minimize(self.tables)
-        chosen = found.chosen
-        strategies = {node.name: self.options[node.name][chosen[self.variable(node)]] for node in self.graph.nodes}
-        parameters = {name: layouts[chosen[("parameter", name)]] for name, layouts in self.storage.items()}
-        return TensorPlan(strategies, parameters, found.cost, found.bound)
+    def run(self, objectives: Sequence[Objective]) -> list[TensorPlan]:
+        """The best choice under each of the objectives."""
+        prices = {id(objective.prices): objective.prices for objective in objectives}
+        seconds = {key: self.layout_prices.of(own) for key, own in prices.items()}
+        conversions_s, sums_s = (np.array([seconds[id(x.prices)][i] for x in objectives]) for i in range(2))
+        tables = [*self._node_tables(objectives, prices), *self._storage_tables(objectives)]
+        tables += [Table(variables, build(conversions_s, sums_s)) for variables, build in self.builds]
+        plans = []
+        for found in minimize_each(tables):
+            chosen = found.chosen
+            strategies = {node.name: self.options[node.name][chosen[self.variable(node)]] for node in self.graph.nodes}
+            parameters = {name: layouts[chosen[("parameter", name)]] for name, layouts in self.storage.items()}
+            plans.append(TensorPlan(strategies, parameters, found.cost, found.bound))
+        return plans
 
-    def _node_s(self, node: Node, option: Strategy) -> float:
-        seconds = self.prices.node(node, option).total_s
-        if self.seconds_per_kept_byte:
-            seconds += self.seconds_per_kept_byte * self.prices.kept_bytes(node, option)
-        return seconds
+    def _node_tables(self, objectives: Sequence[Objective], prices: Mapping[int, Prices]) -> list[Table]:
+        """What each node costs by itself."""
+        keeping = {id(x.prices) for x in objectives if x.seconds_per_kept_byte}
+        tables = []
+        for node in self.graph.nodes:
+            if node.op == LEAVE:
+                continue
+            own = self.options[node.name]
+            alone = {key: np.array([each.node(node, x).total_s for x in own]) for key, each in prices.items()}
+            kept = {key: np.array([prices[key].kept_bytes(node, x) for x in own]) for key in keeping}
+            costs = np.array([alone[id(x.prices)] for x in objectives])
+            for number, x in enumerate(objectives):
+                if x.seconds_per_kept_byte:
+                    costs[number] += x.seconds_per_kept_byte * kept[id(x.prices)]
+            tables.append(Table((self.variable(node),), costs * self.runs[node.name]))
+        return tables
+
+    def _storage_tables(self, objectives: Sequence[Objective]) -> list[Table]:
+        """What it costs to hold each parameter in each of its layouts."""
+        tables = []
+        for name, layouts in self.storage.items():
+            alone = {
+                (id(x.prices), x.micro_batches): np.array([self._storage_s(name, y, x) for y in layouts])
+                for x in {(id(x.prices), x.micro_batches): x for x in objectives}.values()
+            }
+            costs = np.array([alone[id(x.prices), x.micro_batches] for x in objectives])
+            # Vectors are a ten-thousandth of a model's memory; priced, they would decide where collectives are.
+            if len(self.graph.values[name].shape) > 1:
+                held = [[x.prices.local_bytes(name, y) * self.folded.copies[name] for y in layouts] for x in objectives]
+                costs += np.array([x.seconds_per_byte for x in objectives])[:, None] * np.array(held)
+            tables.append(Table((("parameter", name),), costs))
+        return tables
 
     def _add_value(self, name: str) -> None:
         """Tie the layout that a value has to those in which its consumers want it."""
-        consumers = [self.graph.nodes[index] for index in self.graph.consumers[name]]
-        wants = [(node, slot) for node in consumers for slot, used in enumerate(node.inputs) if used == name]
+        wants = self.wants[name]
         if name in self.graph.leaving and name in self.graph.producer:
             self._require_whole(name)
         source = self._source(name, wants)
         if source is None or not wants:
             return
         variable, haves = source
-        times = max(self.runs[node.name] for node, _ in wants)
         # Of what inputs decide, each consumer's slice is priced by itself: shared slices would tie the consumers.
         decided = name in self.graph.recomputable and name in self.graph.producer
         if len(wants) == 1 or (decided and haves == (REPLICATED,)):
             for node, slot in wants:
-                costs = [
-                    [
-                        (self._convert(name, have, option.inputs[slot]) + self._first_sum_s(name, have)) * times
-                        for option in self.options[node.name]
-                    ]
-                    for have in haves
-                ]
-                self._tie(variable, self.variable(node), np.array(costs))
-            return
-        # Gradients of one layout are summed in it, then those of all conversions in the layout of the value: a use
-        # adds one gradient, a conversion makes one of those of its uses, and the first one of all is not added.
-        sums_s = {layout: self._sum_s(name, layout) for layout in (*haves, *self._targets(wants))}
-        made = self._runs_where_made(name) if not self._first_sum_s(name, haves[0]) else 0
-        converted = {
-            (have, target): self._convert(name, have, target) + sums_s[have] - sums_s[target]
-            for have in dict.fromkeys(haves)
-            for target in self._targets(wants)
-            if target != have
-        }
-        states = self._states(converted, haves, wants)
+                self._add_use(name, variable, haves, node, slot)
+        else:
+            self._add_uses(name, variable, haves, wants)
+
+    def _times(self, name: str) -> int:
+        return max(self.runs[node.name] for node, _ in self.wants[name])
+
+    def _add_use(self, name: str, variable: Variable, haves: tuple[Layout, ...], node: Node, slot: int) -> None:
+        """The one use of a value: its conversion into what the node wants."""
+        wanted = [option.inputs[slot] for option in self.options[node.name]]
+        distinct = list(dict.fromkeys(wanted))
+        rows = [[self.layout_prices.conversion(name, have, want) for want in distinct] for have in haves]
+        number = np.array(rows)[:, [distinct.index(want) for want in wanted]]
+        first = np.array([self._first_sum(name, have) for have in haves])[:, None]
+        times = self._times(name)
+        self._tie(
+            variable, self.variable(node), lambda conversions, sums: (conversions[:, number] + sums[:, first]) * times
+        )
+
+    def _add_uses(
+        self, name: str, variable: Variable, haves: tuple[Layout, ...], wants: list[tuple[Node, int]]
+    ) -> None:
+        """Several uses of a value, which share its conversions: a variable says which of them there are.
+
+        Gradients of one layout are summed in it, then those of all conversions in the layout of the value: a use adds
+        one gradient, a conversion makes one of those of its uses, and the first one of all is not added.
+        """
+        number: dict[Layout, int] = {}  # of every layout that the value has or is wanted in
+        held = [number.setdefault(have, len(number)) for have in haves]
+        asked = [[number.setdefault(x.inputs[slot], len(number)) for x in self.options[n.name]] for n, slot in wants]
+        targets = list(dict.fromkeys(own for each in asked for own in each))
+        layouts = list(number)
+        sum_of = [self.layout_prices.sum(name, layout) for layout in layouts]
+        states: list[tuple[int, tuple[int, ...]]] = []
+        conversion: dict[tuple[int, int], int] = {}
+        for have in dict.fromkeys(held):
+            conversion |= {(have, x): self.layout_prices.conversion(name, layouts[have], layouts[x]) for x in targets}
+            reachable = [x for x in targets if x != have and conversion[have, x] != IMPOSSIBLE]
+            for count in range(min(len(wants), MOST_CONVERSIONS) + 1):
+                states += [(have, extra) for extra in combinations(reachable, count)]
         bridge: Variable = ("conversions", name)
-        enter = np.full((len(haves), len(states)), np.inf)
-        for i, have in enumerate(haves):
-            for j, (origin, extra) in enumerate(states):
-                if have == origin:
-                    enter[i, j] = sum(converted[have, t] for t in extra) * times - sums_s[have] * made
+        times, made = self._times(name), 0 if self._first_sum(name, haves[0]) else self._runs_where_made(name)
+        most = max(1, *(len(extra) for _, extra in states))
+        # Padded by what costs nothing: to convert nothing, and to sum in the layout that the value has.
+        converted = np.array([[*(conversion[x, y] for y in own), *[FREE] * (most - len(own))] for x, own in states])
+        summed = np.array([[*(sum_of[y] for y in own), *[sum_of[x]] * (most - len(own))] for x, own in states])
+        origin = np.array([sum_of[x] for x, _ in states])
+        there = np.zeros((len(states), len(layouts)), dtype=bool)
+        for state, (have, extra) in enumerate(states):
+            there[state, [have, *extra]] = True
+        elsewhere = np.array(held)[:, None] != np.array([have for have, _ in states])
+
+        def enter(conversions: Costs, sums: Costs) -> Costs:
+            each = conversions[:, converted] + sums[:, origin][..., None] - sums[:, summed]
+            total = each.sum(axis=-1) * times - sums[:, origin] * made
+            return np.where(elsewhere, np.inf, total[:, None, :])
+
         self._tie(variable, bridge, enter)
-        for node, slot in wants:
-            allowed = [
-                [
-                    sums_s[option.inputs[slot]] * self.runs[node.name]
-                    if option.inputs[slot] == origin or option.inputs[slot] in extra
-                    else np.inf
-                    for option in self.options[node.name]
-                ]
-                for origin, extra in states
-            ]
-            self._tie(bridge, self.variable(node), np.array(allowed))
+        for (node, _), own in zip(wants, asked, strict=True):
+            self._add_shared_use(bridge, node, np.array([sum_of[x] for x in own]), ~there[:, own])
 
-    def _sum_s(self, name: str, layout: Layout) -> float:
-        """Seconds to add a gradient of an activation; those of parameters are in `_storage_s`."""
-        return 0.0 if name in self.graph.parameter_of else self.prices.gradient_sum_s(name, layout)
+    def _add_shared_use(
+        self, bridge: Variable, node: Node, summed: NDArray[np.intp], forbidden: NDArray[np.bool_]
+    ) -> None:
+        runs = self.runs[node.name]
+        self._tie(
+            bridge,
+            self.variable(node),
+            lambda _, sums: np.where(forbidden, np.inf, (sums[:, summed] * runs)[:, None, :]),
+        )
 
-    def _first_sum_s(self, name: str, layout: Layout) -> float:
-        """The same of its first gradient, which is added only where the uses before are those of another run."""
-        return self._sum_s(name, layout) if name in self.folded.brought_in else 0.0
+    def _first_sum(self, name: str, layout: Layout) -> int:
+        """A value's first gradient is added to others only where the uses before are those of another run."""
+        return self.layout_prices.sum(name, layout) if name in self.folded.brought_in else FREE
 
     def _runs_where_made(self, name: str) -> int:
         index = self.graph.producer.get(name)
@@ -184,38 +248,11 @@ class _Problem:
             return 1
         return self.folded.loop_of[index].region.count
 
-    def _tie(self, first: Variable, second: Variable, costs: NDArray[np.float64]) -> None:
+    def _tie(self, first: Variable, second: Variable, build: Build) -> None:
         if first == second:  # what leaves a loop enters the next run
-            costs = np.diagonal(costs).copy()
-            self.tables.append(Table((first,), costs))
+            self.builds.append(((first,), lambda *prices: np.diagonal(build(*prices), axis1=1, axis2=2).copy()))
         else:
-            self.tables.append(Table((first, second), costs))
-
-    def _states(
-        self,
-        converted: Mapping[tuple[Layout, Layout], float],
-        haves: tuple[Layout, ...],
-        wants: list[tuple[Node, int]],
-    ) -> list[tuple[Layout, frozenset[Layout]]]:
-        targets = self._targets(wants)
-        states = []
-        for have in dict.fromkeys(haves):
-            reachable = [t for t in targets if t != have and np.isfinite(converted[have, t])]
-            for count in range(min(len(wants), MOST_CONVERSIONS) + 1):
-                states += [(have, frozenset(extra)) for extra in combinations(reachable, count)]
-        return states
-
-    def _targets(self, wants: list[tuple[Node, int]]) -> list[Layout]:
-        return list(dict.fromkeys(option.inputs[slot] for node, slot in wants for option in self.options[node.name]))
-
-    def _convert(self, name: str, have: Layout, want: Layout) -> float:
-        if name in self.graph.trained and have != want and isinstance(have.value, Shard):
-            # Gathering weights would share their memory but not the work: that is what dp and ZeRO do.
-            return float("inf")
-        cost = self.prices.conversion(name, have, want)
-        if cost is None:
-            return float("inf")
-        return cost.total_s
+            self.builds.append(((first, second), build))
 
     def _source(self, name: str, wants: list[tuple[Node, int]]) -> tuple[Variable, tuple[Layout, ...]] | None:
         if name in self.graph.producer:
@@ -224,12 +261,10 @@ class _Problem:
             return self.variable(node), tuple(option.outputs[slot] for option in self.options[node.name])
         variable: Variable = ("parameter", name)
         if name not in self.graph.parameter_of:
-            self.tables.append(Table((variable,), np.zeros(1)))
+            self.builds.append(((variable,), lambda *_: np.zeros((1, 1))))
             return variable, (REPLICATED,)
-        layouts = self._storage_layouts(name, wants)
-        self.storage[name] = layouts
-        self.tables.append(Table((variable,), np.array([self._storage_s(name, layout, wants) for layout in layouts])))
-        return variable, layouts
+        self.storage[name] = self._storage_layouts(name, wants)
+        return variable, self.storage[name]
 
     def _storage_layouts(self, name: str, wants: list[tuple[Node, int]]) -> tuple[Layout, ...]:
         """Whole, whole with a gradient that is summed once a step, or any shard that a consumer asks for."""
@@ -239,23 +274,21 @@ class _Problem:
         shards = sorted((layout for layout in asked if layout.shard is not None), key=str)
         return (*layouts, *(without_gradient(layout) for layout in shards))
 
-    def _storage_s(self, name: str, layout: Layout, wants: list[tuple[Node, int]]) -> float:
-        prices, copies = self.prices, self.folded.copies[name]
+    def _storage_s(self, name: str, layout: Layout, objective: Objective) -> float:
+        prices, copies, shared = objective.prices, self.folded.copies[name], objective.micro_batches
         size = prices.local_bytes(name, layout) * copies
         reduce = 0.0
         if layout == PARTIAL_GRADIENT:
             reduce = prices.partial_gradient_s(name) * copies
         # Each use adds to the gradient, but for the first micro-batch of a step, whose gradient is taken as it is.
-        uses = sum(self.runs[node.name] for node, _ in wants)
-        sums = prices.gradient_sum_s(name, layout) * (uses - copies / self.micro_batches)
+        uses = sum(self.runs[node.name] for node, _ in self.wants[name])
+        sums = prices.gradient_sum_s(name, layout) * (uses - copies / shared)
         once = reduce + prices.optimizer_s(size)
-        # Vectors are a ten-thousandth of a model's memory; priced, they would decide where collectives are.
-        memory = self.seconds_per_byte * size if len(self.graph.values[name].shape) > 1 else 0.0
-        return sums + once / self.micro_batches + memory
+        return sums + once / shared
 
     def _require_whole(self, name: str) -> None:
         """What the model returns is whole on every rank."""
         node = self.graph.nodes[self.graph.producer[name]]
         slot = [value.name for value in node.outputs].index(name)
-        costs = [self._convert(name, option.outputs[slot], REPLICATED) for option in self.options[node.name]]
-        self.tables.append(Table((self.variable(node),), np.array(costs)))
+        numbers = [self.layout_prices.conversion(name, x.outputs[slot], REPLICATED) for x in self.options[node.name]]
+        self.builds.append(((self.variable(node),), lambda conversions, _: conversions[:, numbers]))

@@ -13,6 +13,7 @@ from autopart.errors import PlanningError
 from autopart.ir.action import Action, Kind, Schedule
 from autopart.schedules.find import find_schedule, schedule_names
 from autopart.schedules.grid import grid
+from autopart.schedules.makespan import makespan_s
 from autopart.schedules.simulate import simulate
 from autopart.schedules.timeline import Timeline
 from tests.schedules.sizes import sizes
@@ -49,6 +50,7 @@ def test_actions_wait_for_their_inputs_and_for_their_rank_and_for_nothing_else(n
             sends = exposed and target != stage and 0 <= target < stages
             free_s = span.end_s + (send_s[min(stage, target)] if sends else 0.0)
     assert timeline.step_s == max(end_s.values())
+    assert makespan_s(schedule, forward_s, backward_s, send_s, exposed, weight_s) == timeline.step_s
     assert 0.0 <= timeline.bubble_fraction <= 1.0  # all is bubble where nobody computes, or next to nothing
 
 

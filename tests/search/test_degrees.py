@@ -10,8 +10,7 @@ from torch import nn
 
 from autopart.errors import InfeasiblePlanError, PinError, PlanningError
 from autopart.search.candidate import Candidate
-from autopart.search.degrees import divisors_up_to
-from autopart.search.request import divisors
+from autopart.search.request import divisors, divisors_up_to
 from tests.capture.models import tiny_gpt, token_batch
 from tests.search.problems import Problem, problem
 

@@ -85,9 +85,7 @@ class Evaluator:
         assert not self.folded.loops, "the evaluator is for graphs without loops"
         total = sum(self.prices.node(node, chosen[node.name]).total_s for node in self.graph.nodes)
         for node in self.graph.nodes:
-            for name, layout in self.prices.kept(node, chosen[node.name]):
-                if name not in self.graph.parameter_of:
-                    total += self.seconds_per_kept_byte * self.prices.local_bytes(name, layout)
+            total += self.seconds_per_kept_byte * sum(own.bytes for own in self.prices.kept(node, chosen[node.name]))
         for name in self.graph.values:
             wants = self._wants(name, chosen)
             if name in self.graph.parameter_of:

@@ -29,3 +29,8 @@ def actions(pipeline: Pipeline) -> Schedule:
         + tuple(Action(Kind.BACKWARD, stage, m) for m in reversed(micro_batches))
         for stage in range(pipeline.ranks)
     )
+
+
+def in_flight(pipeline: Pipeline) -> tuple[int, ...]:
+    """For each rank, the most micro-batches in flight: all."""
+    return (pipeline.micro_batches,) * pipeline.ranks

@@ -34,3 +34,8 @@ def actions(pipeline: Pipeline) -> Schedule:
         )
         for stage in range(pipeline.ranks)
     )
+
+
+def in_flight(pipeline: Pipeline) -> tuple[int, ...]:
+    """For each rank, the most micro-batches in flight: what it warms up with, and one more."""
+    return tuple(min(pipeline.ranks - stage, pipeline.micro_batches) for stage in range(pipeline.ranks))

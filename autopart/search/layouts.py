@@ -1,0 +1,121 @@
+"""Layouts: the tensor plans of a model and what its units cost under them, by tp degree, micro-batch and variant."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from autopart.estimate.block import UnitCost, unit_costs
+from autopart.estimate.context import Context, find_context
+from autopart.estimate.node import Prices
+from autopart.ir.folded import Folded
+from autopart.ir.units import Unit
+from autopart.search.objective import Objective
+from autopart.search.request import Request, divisors_up_to
+from autopart.search.sequence_parallel import pinned_strategies
+from autopart.search.tensor import TensorPlan, TensorSearch
+from autopart.sharding.infer_axes import Axes
+from autopart.sharding.rule import Rule
+from autopart.sharding.strategies import Strategy, strategies
+
+LARGEST_MICRO_BATCH = 32
+# In a lean layout, the memory of all parameters weighs as much as this many unsharded passes.
+LEAN_WEIGHT = 100.0
+# In a sparing layout, which is lean too, all activations that are kept weigh as much as this share of such a pass:
+# enough to keep shards of what norms take, too little for splits that keep less still and send many times as much.
+SPARING_WEIGHT = 0.3
+FAST, LEAN, SPARING = "fast", "lean", "sparing"
+
+
+@dataclass
+class Layouts:
+    """Each tensor search is run once, for all micro-batches and variants of a tp degree together."""
+
+    folded: Folded
+    rules: Mapping[str, Rule | None]
+    axes: Axes
+    units: tuple[Unit, ...]
+    request: Request
+    _options: dict[int, dict[str, tuple[Strategy, ...]]] = field(default_factory=dict)
+    _prices: dict[tuple[int, int], Prices] = field(default_factory=dict)
+    _plans: dict[tuple[int, int, str], TensorPlan] = field(default_factory=dict)
+    _costs: dict[tuple[int, int, str], tuple[UnitCost, ...]] = field(default_factory=dict)
+
+    def variants(self, tp: int) -> tuple[str, ...]:
+        """Layouts of least time, then such as take less memory. A pinned tp asks for the model to be shared."""
+        if tp == 1:
+            return (FAST,)
+        return (LEAN, SPARING) if self.request.tp else (FAST, LEAN, SPARING)
+
+    def micro_batches(self, share: int) -> tuple[int, ...]:
+        """The sizes of micro-batches to try for a replica with `share` samples."""
+        pinned = self.request.micro_batch
+        if pinned:
+            return () if share % pinned else (pinned,)
+        return divisors_up_to(share, LARGEST_MICRO_BATCH)
+
+    def options(self, tp: int) -> dict[str, tuple[Strategy, ...]]:
+        """Every node's strategies on `tp` ranks."""
+        if tp not in self._options:
+            graph = self.folded.graph
+            pin, axes = self.request.sequence_parallel if tp > 1 else None, self.axes
+            self._options[tp] = {
+                node.name: pinned_strategies(
+                    pin, node, strategies(node, graph, self.rules[node.name], axes.parts_of, tp), axes
+                )
+                for node in graph.nodes
+            }
+        return self._options[tp]
+
+    @cached_property
+    def context(self) -> Context:
+        """What context parallelism divides."""
+        return find_context(self.folded.graph, self.axes, self.request.cp or 1)
+
+    def prices(self, tp: int, micro_batch: int) -> Prices:
+        """What everything costs at a tp degree and micro-batch."""
+        request, key = self.request, (tp, micro_batch)
+        if key not in self._prices:
+            self._prices[key] = Prices(
+                self.folded.graph,
+                self.rules,
+                request.cluster,
+                tp,
+                micro_batch,
+                request.stack,
+                request.precision,
+                self.context,
+            )
+        return self._prices[key]
+
+    def plan(self, tp: int, micro_batch: int, variant: str) -> TensorPlan:
+        """The tensor plan."""
+        if (tp, micro_batch, variant) not in self._plans:
+            sizes = self.micro_batches(self.request.global_batch)
+            keys = [(tp, size, own) for size in sizes for own in self.variants(tp)]
+            objectives = [self._objective(*key) for key in keys]
+            found = TensorSearch(self.folded, self.options(tp)).run(objectives)
+            self._plans.update(zip(keys, found, strict=True))
+        return self._plans[tp, micro_batch, variant]
+
+    def costs(self, tp: int, micro_batch: int, variant: str) -> tuple[UnitCost, ...]:
+        """What each unit costs under it."""
+        key = (tp, micro_batch, variant)
+        if key not in self._costs:
+            plan, prices = self.plan(*key), self.prices(tp, micro_batch)
+            self._costs[key] = unit_costs(self.folded, self.units, prices, plan.strategies, plan.parameters)
+        return self._costs[key]
+
+    def _objective(self, tp: int, micro_batch: int, variant: str) -> Objective:
+        held_price = kept_price = 0.0
+        if variant != FAST:
+            whole = self._whole(micro_batch)
+            seconds = sum(cost.forward_s + cost.backward_s for cost in whole)
+            held_price = LEAN_WEIGHT * seconds / max(1.0, sum(s for cost in whole for _, s, _ in cost.parameters))
+            if variant == SPARING:
+                kept_price = SPARING_WEIGHT * seconds / max(1.0, sum(cost.kept_bytes for cost in whole))
+        prices = self.prices(tp, micro_batch)
+        return Objective(prices, seconds_per_byte=held_price, seconds_per_kept_byte=kept_price)
+
+    def _whole(self, micro_batch: int) -> tuple[UnitCost, ...]:
+        """The units' costs on a device alone."""
+        return self.costs(1, micro_batch, FAST)

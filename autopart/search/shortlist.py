@@ -1,0 +1,83 @@
+"""Shortlist: the candidates that may still be chosen or named as runners-up, and what can no longer be one of them."""
+
+from collections.abc import Sequence
+from heapq import nsmallest
+
+from autopart.search.candidate import Candidate
+
+ROUNDING = 1e-9  # relative: the same sums, added in another order
+
+Rank = tuple[float, ...]
+Degrees = tuple[int, int, int]
+
+
+class Shortlist:
+    """Keeps the `length` fastest candidates and the fastest of each tp x pp x dp, of which `others` will be named."""
+
+    def __init__(self, length: int, others: int) -> None:
+        self._length, self._others = length, others
+        self._ranked: list[tuple[Rank, Candidate]] = []
+        self._of_degrees: dict[Degrees, tuple[Rank, Candidate]] = {}
+        self._slowest_s = self._slowest_other_s = float("inf")
+
+    @property
+    def found(self) -> bool:
+        """Whether any was added."""
+        return bool(self._ranked)
+
+    def add(self, candidate: Candidate, number: int) -> None:
+        """Take a candidate; among equals the one with the lower `number` is preferred."""
+        degrees, own = (candidate.tp, candidate.pp, candidate.dp), (_rank(candidate, number), candidate)
+        self._ranked = nsmallest(self._length, [*self._ranked, own], key=lambda item: item[0])
+        self._of_degrees[degrees] = min(self._of_degrees.get(degrees, own), own, key=lambda item: item[0])
+        if len(self._ranked) == self._length:
+            self._slowest_s = self._ranked[-1][0][0]
+        if len(self._of_degrees) > self._others:  # one of them is the winner's
+            fastest_of = nsmallest(self._others + 1, (rank[0] for rank, _ in self._of_degrees.values()))
+            self._slowest_other_s = fastest_of[-1]
+
+    def may_take(self, least_s: float, degrees: Degrees) -> bool:
+        """Whether a candidate that takes at least `least_s` may change anything."""
+        least_s *= 1 - ROUNDING
+        if least_s <= self._slowest_s:
+            return True
+        known = self._of_degrees.get(degrees)
+        return least_s <= self._slowest_other_s and (known is None or least_s <= known[0][0])
+
+    def first(self) -> list[Candidate]:
+        """The fastest candidates, in order."""
+        return [candidate for _, candidate in self._ranked]
+
+    def runners_up(self, winner: Candidate) -> tuple[Candidate, ...]:
+        """The fastest of other degrees than the winner's, in order."""
+        degrees = (winner.tp, winner.pp, winner.dp)
+        others = sorted((own for key, own in self._of_degrees.items() if key != degrees), key=lambda item: item[0])
+        return tuple(candidate for _, candidate in others[: self._others])
+
+
+def fastest(candidates: Sequence[Candidate]) -> Candidate:
+    """The candidate whose schedule, played out, is the fastest; the first among equals.
+
+    A schedule is not played out where `least_step_s` shows that it is slower.
+    """
+    best: tuple[float, int] | None = None
+    for place in sorted(range(len(candidates)), key=lambda place: candidates[place].least_step_s):
+        if best is not None and candidates[place].least_step_s * (1 - ROUNDING) > best[0]:
+            break
+        played = (candidates[place].step_s, place)
+        best = played if best is None else min(best, played)
+    if best is None:
+        raise ValueError("there are no candidates")
+    return candidates[best[1]]
+
+
+def _rank(candidate: Candidate, number: int) -> Rank:
+    """By time; among equals by memory, then the simpler degrees."""
+    return (
+        candidate.estimated_s,
+        candidate.peak_bytes,
+        candidate.tp,
+        candidate.pp,
+        candidate.micro_batch,
+        number,
+    )
