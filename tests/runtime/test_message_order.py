@@ -24,7 +24,7 @@ def program(stages: int, *skips: tuple[int, int]) -> Program:
 def _stage(stage: int, transfers: list[Transfer]) -> StageProgram:
     receives = tuple(transfer for transfer in transfers if stage in transfer.targets)
     sends = tuple(transfer for transfer in transfers if transfer.source == stage)
-    return StageProgram("stage", (), (), (), (), (), receives, sends, 0, 0, ())
+    return StageProgram("stage", (), (), (), (), (), receives, sends, outputs=0, kept=(), counts=0, count_inputs=())
 
 
 @pytest.mark.parametrize("name", [name for name in schedule_names() if Kind.BACKWARD in find_schedule(name).kinds])
