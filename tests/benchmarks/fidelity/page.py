@@ -40,15 +40,16 @@ _TAIL = """\
 
 ## What is missing in the model
 
-- **A site's own speed.** BLOOM's nodes were about a sixth slower than other A100s, on one node without any
-  network; vTrain's were not. Left out, such a site is predicted as the others: nothing in the published row
-  tells.
+- **A site's own speed.** BLOOM's runs are about a fifth slower than other runs on A100s, those on one node without
+  any network too; vTrain's, with the same software, are not. The cause is not known, `device_speed` takes it up. Left
+  out, such a site is predicted as the others: nothing in the published row tells.
 - **FSDP stacks.** torchtitan, fms-fsdp and llm-foundry are slower than their kernels and collectives explain,
   each by 5 to 10 %, which `product_speed` and `contention` take up. Left out, each is predicted too fast. Near
   the memory limit the caching allocator frees and allocates again, which is not modelled (the llm-foundry rows on
   40 GB).
 - **Noise inside sweeps.** vTrain's 39.1B rows at tp=4 jump by 20 to 30 % between neighbouring micro-batches; the
   rank correlation of that sweep suffers, the choice does not.
+- **Hybrid sharding.** Four runs shard parameters inside a node only; they are planned as sharded over all devices.
 - **DeepSpeed's memory.** Its buffers are taken from its code as far as known; bfloat16 with float32 accumulation
   holds more than is modelled, so two published out-of-memory points are predicted to fit.
 """

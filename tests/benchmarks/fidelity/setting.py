@@ -27,7 +27,15 @@ _CLUSTERS: tuple[tuple[str, Callable[[Run], bool]], ...] = (
     ("dgx-b200", lambda run: run.gpu.startswith("b200")),
 )
 _SCHEDULES = {"none": "1f1b"}
-_FUSED = ("llm-foundry-fsdp", "megatron")  # stacks that make one product of q, k and v
+_FAMILIES = {
+    "opt": "gpt",
+    "gpt2": "gpt",
+    "gpt3": "gpt",
+    "mpt": "gpt",
+    "bloom": "gpt",
+    "mistral": "llama",
+    "qwen": "llama",
+}
 
 
 class NotEvaluatedError(Exception):
@@ -52,7 +60,7 @@ def setting_of(run: Run, stacks: tuple[str, ...]) -> Setting:
     cluster = next((name for name, fits in _CLUSTERS if fits(run)), None)
     if cluster is None:
         raise NotEvaluatedError(f"no cluster has a {run.gpu}")
-    if run.family not in ("gpt", "llama", "nemotron"):
+    if _FAMILIES.get(run.family, run.family) not in ("gpt", "llama", "nemotron"):
         raise NotEvaluatedError(f"no plain model of family {run.family}")
     if run.ep > 1:
         raise NotEvaluatedError("expert parallelism")
@@ -96,7 +104,7 @@ def shape_of(run: Run) -> Shape:
     mosaic = run.stack == "llm-foundry-fsdp"
     bloom = run.id.startswith("bloom")
     return Shape(
-        family=run.family,
+        family=_FAMILIES.get(run.family, run.family),
         layers=run.layers,
         hidden=run.hidden,
         ffn_hidden=run.ffn_hidden,
@@ -105,7 +113,9 @@ def shape_of(run: Run) -> Shape:
         vocab=-(-(run.vocab or ASSUMED_VOCAB) // (128 * run.tp)) * 128 * run.tp,
         seq_len=run.seq_len,
         # Megatron's GPT drops 0.1 in its papers' runs; MPT, BLOOM and the models of 2024 nothing.
-        dropout=0.1 if run.family == "gpt" and run.stack.startswith("megatron") and not bloom else 0.0,
+        dropout=0.1
+        if _FAMILIES.get(run.family, run.family) == "gpt" and run.stack.startswith("megatron") and not bloom
+        else 0.0,
         biases=not mosaic,
         learned_positions=not mosaic and not bloom,
         fused=not run.stack.startswith("torchtitan"),
