@@ -73,6 +73,7 @@ class Device:
         matmul_alignment_bytes: rows that start at a multiple of this are read at full speed.
         speed_spread: standard deviation of the speed of devices of this kind, relative to it: the slowest of many sets
             the pace of all (Sinha et al. 2022, "Not all GPUs are created equal").
+        checked: whether predictions for it were compared with published runs (docs/fidelity.md).
         attention_fractions: by kernel, of peak, sustained over many keys, forward and backward together.
         attention_ramp_keys: keys at which fused attention reaches half of that.
     """
@@ -92,6 +93,7 @@ class Device:
     matmul_tiles: tuple[MatmulTile, ...]
     attention_fractions: tuple[tuple[str, float], ...]
     sources: tuple[tuple[str, str], ...]
+    checked: bool = False
     attention_ramp_keys: float = ATTENTION_RAMP_KEYS
 
     def arithmetic(self, dtype: str) -> Arithmetic:
@@ -165,6 +167,7 @@ def load_device(name_or_path: str | Path) -> Device:
         attention_fractions=_attention_fractions(table.table("attention_fraction")),
         attention_ramp_keys=(table.number("attention_ramp_keys", least=0.0) if own_ramp else ATTENTION_RAMP_KEYS),
         sources=table.sources((*_FIGURES, "attention_ramp_keys") if own_ramp else _FIGURES),
+        checked=table.truth("checked") if table.has("checked") else False,
     )
     arithmetics.finish()
     table.finish()

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from autopart.capture.layer_ops import NAMESPACE
+from autopart.errors import UnsupportedError
 
 
 def _outputs(sizes: Sequence[int], ranks: Sequence[int], dtypes: str, device: torch.device) -> list[torch.Tensor]:
@@ -29,7 +30,10 @@ def kept(
     dtypes: str,
 ) -> list[torch.Tensor]:
     """The outputs of a module: `sizes` are those of all outputs, one after another, `ranks` how many each has."""
-    raise NotImplementedError("a module that is kept whole is known by its shapes alone")
+    raise UnsupportedError(
+        f"the graph holds {call or function!r} as a call of the module itself and cannot compute it: run the emitted "
+        "program, or the model"
+    )
 
 
 @kept.register_fake

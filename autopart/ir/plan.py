@@ -104,7 +104,8 @@ class LayerTraffic:
 class Prediction:
     """What a plan is predicted to do; `peak_memory_bytes` is by rank of the pipeline.
 
-    `time_error` is the mean relative error that predictions for this software had on published runs.
+    `time_error` is the mean relative error that predictions for this software had on published runs; 0 on a device
+    for which none was compared.
     """
 
     step_time_s: float

@@ -145,7 +145,7 @@ def _prediction(best: Candidate, request: Request, folded: Folded) -> Prediction
     dtype = max(set(busiest), key=busiest.count) if busiest else "float32"
     return Prediction(
         step_time_s=step_s,
-        time_error=request.stack.time_error,
+        time_error=request.stack.time_error if request.cluster.device.checked else 0.0,
         tokens_per_s=samples_per_s * request.tokens_per_sample,
         samples_per_s=samples_per_s,
         model_flops_per_gpu_per_s=per_device,

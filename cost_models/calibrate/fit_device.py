@@ -27,7 +27,8 @@ def fit_device(samples: Samples, name: str, base: Device, source: str) -> tuple[
         base: gives what is not measured: tiles, alignment, fragmentation, and dtypes without samples.
         source: what is written beside every figure that was measured.
     """
-    device = replace(base, name=name, memory_bytes=samples.memory_bytes, context_bytes=samples.context_bytes)
+    device = replace(base, name=name, checked=False)
+    device = replace(device, memory_bytes=samples.memory_bytes, context_bytes=samples.context_bytes)
     device = replace(device, kernel_launch_s=samples.launch_s)
     fits = []
 

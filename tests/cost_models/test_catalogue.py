@@ -161,3 +161,10 @@ def test_a_users_cluster_with_an_unknown_device(tmp_path: Path) -> None:
     path = edited(tmp_path, "clusters/dgx-h100.toml", 'device = "h100-sxm-80gb"', 'device = "h1000"')
     with pytest.raises(UnknownCostModelError, match=r"unknown device 'h1000'.*a100-sxm-40gb"):
         load_cluster(path)
+
+
+def test_a_device_without_published_runs_claims_no_error() -> None:
+    """`checked` stands for rows of docs/fidelity.md: no CPU and no B200 is among them."""
+    checked = {name for name in DEVICES if load_device(name).checked}
+    assert {"a100-sxm-80gb", "h100-sxm-80gb"} <= checked
+    assert not checked & {"cpu-core", "b200-sxm-180gb"}

@@ -38,6 +38,15 @@ _TAIL = """\
   devices reach of the others'.
 - `inter_node`: of the network's nominal bandwidth, sustained.
 
+## How blind the figures are
+
+The constants were fitted without the runs that are left out, to first order around the fitted values. The formulas
+and the files of the stacks were not: what a framework fuses, keeps and overlaps was written with all of these runs in
+sight, some of it after looking at their errors (NeMo's gradient dtype, fused kernels and float8 casts, DeepSpeed's
+buffers, torchtitan's rotary embedding), and round estimates in those files (dispatch, seconds a step, buffers) are
+not counted among the fitted constants. Only runs that nobody here has seen are a blind test. autopart's own runtime
+has no published run: the error printed with its plans is the mean over the other stacks, each left out.
+
 ## What is missing in the model
 
 - **A site's own speed.** BLOOM's runs are about a fifth slower than other runs on A100s, those on one node without
