@@ -11,7 +11,7 @@ from typing import Any, get_args, get_origin
 from autopart.errors import PlanFileError
 from autopart.ir.placement import Layout, Partial, Placement, Replicate, Shard
 
-FORMAT = 2
+FORMAT = 3
 _SHARD = re.compile(r"S\((?P<dim>\d+)(@(?P<by>\w+))?(,(?P<parts>[1-9]\d*(:[1-9]\d*)*))?\)", re.ASCII)
 
 
@@ -56,7 +56,8 @@ class StagePlan:
     """One pipeline stage: units `start` up to `stop` of the model; seconds are for one micro-batch on one device.
 
     `forward_s` and `backward_s` contain the communication inside the stage, which `communication_s` gives for both
-    passes together. `parameters` counts elements of the whole stage, over all its tp ranks.
+    passes together; `weight_s` is the part of `backward_s` for the gradients of weights, and `send_s` the transfer to
+    the next stage. `parameters` counts elements of the whole stage, over all its tp ranks.
     """
 
     start: int
@@ -69,6 +70,8 @@ class StagePlan:
     backward_s: float
     communication_s: float
     memory: Memory
+    weight_s: float
+    send_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +104,31 @@ class LayerTraffic:
 
 
 @dataclass(frozen=True, slots=True)
+class Parts:
+    """What the seconds of a step are spent on, in the mean over the ranks of the pipeline; together they are the step.
+
+    Attributes:
+        products_s: matrix products, convolutions and attention.
+        kernels_s: all other kernels, which the memory's bandwidth or their launches pace.
+        recompute_s: activations computed again.
+        communication_s: collectives between the tp ranks.
+        gathers_s: gathering parameters that the replicas share (ZeRO 3), as far as computing does not hide it.
+        waiting_s: the pipeline's bubble, with sends that nothing hides.
+        gradients_s: sums of gradients that nothing hides.
+        optimizer_s: the optimizer, and what the software does once a step.
+    """
+
+    products_s: float
+    kernels_s: float
+    recompute_s: float
+    communication_s: float
+    gathers_s: float
+    waiting_s: float
+    gradients_s: float
+    optimizer_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Prediction:
     """What a plan is predicted to do; `peak_memory_bytes` is by rank of the pipeline.
 
@@ -116,6 +144,7 @@ class Prediction:
     mfu: float
     bubble_fraction: float
     peak_memory_bytes: tuple[int, ...]
+    parts: Parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +182,7 @@ class PlanData:
         virtual_stages: how many stages each rank of the pipeline has.
         precision: a name that `cost_models.precision` knows.
         stack: the software whose behaviour is predicted.
+        blocking_sends: a rank computes nothing while it sends to another stage.
         cluster: its name; `device` and `memory_limit_bytes` are of one of its devices.
         cuts: indices of the units that begin a stage, the first stage left out.
         nodes, parameters: the tensor-parallel choices; empty for tp=1.
@@ -185,6 +215,7 @@ class PlanData:
     zero: int
     precision: str
     stack: str
+    blocking_sends: bool
     optimizer: str
     cuts: tuple[int, ...]
     stages: tuple[StagePlan, ...]
@@ -330,7 +361,7 @@ def _load(kind: Any, value: Any, path: str) -> Any:
         value = float(value)
     wanted = (str, type(None)) if kind == (str | None) else (kind,)
     if type(value) not in wanted or (kind is float and not math.isfinite(value)):
-        name = {int: "a whole number", float: "a number"}.get(kind, "a text")
+        name = {int: "a whole number", float: "a number", bool: "true or false"}.get(kind, "a text")
         raise ValueError(f"entry {path!r} is {_short(value)}, not {name}")
     return value
 
