@@ -6,6 +6,7 @@ from itertools import pairwise
 from autopart.ir.placement import PARTIAL_GRADIENT, PARTIAL_VALUE, REPLICATED, sharded
 from autopart.ir.plan import (
     Alternative,
+    Decision,
     LayerTraffic,
     Memory,
     NodeChoice,
@@ -18,6 +19,7 @@ from autopart.ir.plan import (
 from autopart.report.printed_plan import Plan
 
 GIB = 1 << 30
+TOKEN_PARTS = Parts(35.2, 4.1, 7.9, 2.6, 0.0, 0.6, 0.5, 0.334)
 IMAGE_PARTS = Parts(0.0253, 0.0113, 0.0, 0.0, 0.0, 0.0, 0.0012, 0.002021)
 
 
@@ -64,7 +66,7 @@ def token_plan() -> Plan:
             mfu=0.59971,
             bubble_fraction=0.011673,
             peak_memory_bytes=tuple(stage.memory.total_bytes for stage in stages),
-            parts=Parts(35.2, 4.1, 7.9, 2.6, 0.0, 0.6, 0.5, 0.334),
+            parts=TOKEN_PARTS,
         ),
         nodes=(
             NodeChoice("linear_3", "o", (PARTIAL_GRADIENT, sharded(0)), (sharded(2),), None),
@@ -96,6 +98,11 @@ def token_plan() -> Plan:
         alternatives=(
             Alternative(4, 8, 2, 1, "1f1b", "full", 52.31, 61 * GIB),
             Alternative(8, 8, 1, 2, "gpipe", "none", 71.9, 78 * GIB),
+        ),
+        decisions=(
+            Decision("tp", "8", "4", (("pp", "8"),), True, 52.31, replace(TOKEN_PARTS, waiting_s=1.9), 0, 61 * GIB),
+            Decision("recompute", "full", "none", (), False, 43.4, replace(TOKEN_PARTS, recompute_s=0.0), 0, 98 * GIB),
+            Decision("recompute", "full", "none", (("pp", "8"), ("tp", "4")), True, 53.0, TOKEN_PARTS, 0, 70 * GIB),
         ),
         optimality=(
             "within 0.3 % of the optimum among 612 candidates under the model; layout for its objective exact, "
@@ -164,6 +171,7 @@ def image_plan() -> Plan:
         traffic=(),
         replicated=(),
         alternatives=(),
+        decisions=(),
         optimality="optimal among 12 candidates under the model; layout for its objective exact, cuts for the pace",
         notes=(Note("bn1", "its statistics mix the batch: they are of a micro-batch, not of the global batch"),),
     )

@@ -10,6 +10,7 @@ EXAMPLES = """examples
   autopart plan hf:config.json --world 64 --cluster dgx-h100 --global-batch 512 --save plan.json
   autopart plan my_model.py:build --world 8 --tp 2 --recompute full
   autopart show plan.json
+  autopart why plan.json
   autopart diff plan.json other.json
   autopart timeline plan.json --output timeline.svg
   autopart sweep hf:config.json --world 64,128,256 --cluster dgx-h100,dgx-a100 --tokens 1e12 --price 2.5"""

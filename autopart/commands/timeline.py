@@ -24,13 +24,6 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
 
 def _timeline(arguments: argparse.Namespace) -> str:
     from autopart.report.load import load_plan
-    from autopart.report.predicted_timeline import predicted_timeline
-    from autopart.report.quantity import percent, seconds
-    from autopart.report.save_timeline import save_timeline
 
-    plan = load_plan(arguments.plan)
-    count = arguments.micro_batches or plan.micro_batches
-    timeline = predicted_timeline(plan, count)
-    save_timeline({f"{plan.model}, {plan.schedule}, pp {plan.pp}, {count} micro-batches": timeline}, arguments.output)
-    took = f"{seconds(timeline.step_s)}, bubble {percent(timeline.bubble_fraction)}"
-    return f"saved {arguments.output}: {count} micro-batches on {plan.pp} ranks of the pipeline, {took}"
+    load_plan(arguments.plan).save_timeline(arguments.output, arguments.micro_batches)
+    return f"saved {arguments.output}"

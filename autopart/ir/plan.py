@@ -162,6 +162,30 @@ class Alternative:
 
 
 @dataclass(frozen=True, slots=True)
+class Decision:
+    """What a decision is worth: the fastest plan in which it falls otherwise, or a near one that does not fit.
+
+    Attributes:
+        name: of the decision, as it is pinned ("micro_batch").
+        chosen, other: what it is in the plan, and what it is otherwise.
+        besides: (name, value) of other decisions that then change too.
+        fits: whether that plan fits the memory; if not, it is the plan itself with this one decision changed.
+        step_time_s, parts: what it takes.
+        stage, peak_memory_bytes: its fullest rank of the pipeline, and what that needs.
+    """
+
+    name: str
+    chosen: str
+    other: str
+    besides: tuple[tuple[str, str], ...]
+    fits: bool
+    step_time_s: float
+    parts: Parts
+    stage: int
+    peak_memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Note:
     """Something that the reader of a plan should know, about `subject`."""
 
@@ -189,6 +213,7 @@ class PlanData:
         axes: (name, size) of the logical axes that tp shards.
         traffic: of the repeated layers, what the tp ranks send each other; empty for tp=1.
         replicated: what every tp rank computes whole though it could matter, and why.
+        decisions: for each decision that was searched, what the next best would have cost.
         optimizer: whose state the memory is reckoned for.
         optimality: what is proved of the plan: that it is optimal under the model, or how far from it at the most.
     """
@@ -226,6 +251,7 @@ class PlanData:
     traffic: tuple[LayerTraffic, ...]
     replicated: tuple[Note, ...]
     alternatives: tuple[Alternative, ...]
+    decisions: tuple[Decision, ...]
     optimality: str
     notes: tuple[Note, ...]
 

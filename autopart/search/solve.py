@@ -81,6 +81,7 @@ def solve(
         traffic=_traffic(folded, search, axes, units, best),
         replicated=_replicated(folded, rules, best, search.layouts.options(best.tp)),
         alternatives=_alternatives(found),
+        decisions=(),
         optimality=_optimality(found),
         notes=(*notes, *(mixing_notes(batch) if graph.loss is not None else ())),
     )
