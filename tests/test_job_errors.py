@@ -47,7 +47,8 @@ def _another_world() -> tuple[str, str]:
 
 
 def _on_meta() -> tuple[str, str]:
-    return _message(autopart.parallelize, mlp("meta"), 1, inputs=BATCH, loss=mean, global_batch=8)
+    par = autopart.parallelize(mlp("meta"), 1, inputs=BATCH, loss=mean, global_batch=8)
+    return _message(par.train_step, BATCH)
 
 
 def _batches(world: int) -> dict[str, tuple[str, str]]:
@@ -96,8 +97,9 @@ class TestInAJob:
 
     def test_a_model_without_weights(self, worker_pool: WorkerPool) -> None:
         ((name, message),) = worker_pool.run(_on_meta, 1)
-        assert name == "UnsupportedError"
-        assert "enter.weight is on the meta device" in message
+        assert name == "CheckpointError"
+        assert "ResidualMLP was built on meta, and 'enter.bias' and " in message
+        assert "par.init_weights(seed), par.load_pretrained(directory) or par.load(directory) first" in message
 
     @pytest.mark.parametrize("world", [1, 2])
     def test_batches(self, worker_pool: WorkerPool, world: int) -> None:

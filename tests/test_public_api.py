@@ -13,7 +13,7 @@ from autopart.api import Parallel
 ROOT = Path(__file__).parents[1]
 
 NAMES = [
-    "AutopartError", "BatchError", "CaptureError", "InfeasiblePlanError", "InputsError", "LaunchError", "Parallel",
+    "AutopartError", "BatchError", "CaptureError", "CheckpointError", "InfeasiblePlanError", "InputsError", "LaunchError", "Parallel",
     "PinError", "Plan", "PlanFileError", "PlanMismatchError", "PlanningError", "RuleError", "UnknownNameError",
     "UnsupportedError", "WorkerError", "load_plan", "parallelize", "plan", "prepare", "rules", "run",
 ]  # fmt: skip
@@ -91,6 +91,8 @@ def test_load_plan_and_run() -> None:
         ("full_state_dict", ["self"]),
         ("full_gradients", ["self"]),
         ("emit", ["self", "directory"]),
+        ("save", ["self", "directory", "optimizer="]),
+        ("load", ["self", "directory", "optimizer="]),
     ],
 )
 def test_methods_of_parallel(method: str, expected: list[str]) -> None:
@@ -101,7 +103,7 @@ def test_no_other_method_is_public() -> None:
     public = {name for name in vars(Parallel) if not name.startswith("_")}
     assert public == {
         "train_step", "shard_batch", "parameters", "named_parameters", "full_state_dict", "full_gradients", "emit",
-        "module",
+        "module", "save", "load",
     }  # fmt: skip
 
 
@@ -112,7 +114,7 @@ def test_methods_of_a_plan() -> None:
 
 def test_every_error_is_an_autopart_error() -> None:
     errors = [getattr(autopart, name) for name in NAMES if name.endswith("Error")]
-    assert len(errors) == 14
+    assert len(errors) == 15
     assert all(issubclass(error, autopart.AutopartError) for error in errors)
     assert issubclass(autopart.InputsError, autopart.CaptureError)
     assert issubclass(autopart.InfeasiblePlanError, autopart.PlanningError)

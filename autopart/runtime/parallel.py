@@ -14,6 +14,7 @@ from autopart.ir.action import Kind
 from autopart.ir.graph import Graph
 from autopart.ir.plan import PlanData
 from autopart.ir.program import Program
+from autopart.runtime.checkpoint import load_checkpoint, save_checkpoint
 from autopart.runtime.load import write_sources
 from autopart.runtime.worker import Worker, check_agreement
 from autopart.schedules.find import find_schedule, schedule_names
@@ -78,10 +79,11 @@ class Parallel(Generic[PlanT]):
 
         Raises:
             LaunchError: outside a job of the plan's size.
+            CheckpointError: the model was built on `meta`, and its weights have no values yet.
             BatchError: a batch of another size or form.
             UnsupportedError: the model returns no loss and none was given.
         """
-        worker = self._inside()
+        worker = self._filled()
         if self._graph.loss is None:
             raise UnsupportedError(
                 f"{self.plan.model} returns no loss: pass loss=, a function of (output, batch), to parallelize"
@@ -136,11 +138,13 @@ class Parallel(Generic[PlanT]):
 
         All ranks must call it together.
         """
-        found = self._inside().full_state()
+        worker = self._filled()
+        found = {name: whole for name, whole in worker.full_state() if whole is not None}
         if dist.get_rank() != 0:
             return {}
-        state = {name: tensor.detach().cpu() for name, tensor in self._model.state_dict().items()}
-        return {name: found.get(self._original(name), tensor) for name, tensor in state.items()}
+        unused = {name: x.detach().cpu() for name, x in worker.state.unused.items() if name not in worker.state.waiting}
+        state = {**unused, **found}
+        return {name: state[first] for name, first in worker.state.first_name.items() if first in state}
 
     def full_gradients(self) -> dict[str, torch.Tensor]:
         """Every parameter's gradient whole, by its original name, on the CPU of rank 0; {} elsewhere.
@@ -148,6 +152,32 @@ class Parallel(Generic[PlanT]):
         A tied parameter appears once, under its first name. All ranks must call it together.
         """
         return dict(self._inside().full_gradients())
+
+    def save(self, directory: str | Path, optimizer: torch.optim.Optimizer | None = None) -> None:
+        """Write a checkpoint into `directory`, which `load` reads on any layout and number of ranks.
+
+        It is one of `torch.distributed.checkpoint`: weights and buffers as `model.<original name>`, the optimizer's
+        state as `optimizer.state.<original name>.<key>`. What dropout draws goes on from it as well. Learning-rate
+        schedulers and data loaders have a `state_dict` of their own. All ranks must call it together, with a directory
+        that all of them share.
+
+        Raises:
+            LaunchError: outside a job of the plan's size.
+            CheckpointError: it could not be written, or weights have no values yet.
+            UnsupportedError: the optimizer has state of which it is not known how it is split.
+        """
+        save_checkpoint(Path(directory), self._filled(), optimizer)
+
+    def load(self, directory: str | Path, optimizer: torch.optim.Optimizer | None = None) -> None:
+        """Read what `save` wrote, each rank its pieces; on the same layout, training goes on to the last bit.
+
+        All ranks must call it together.
+
+        Raises:
+            LaunchError: outside a job of the plan's size.
+            CheckpointError: there is no checkpoint, it is of another model, or its optimizer is another.
+        """
+        load_checkpoint(Path(directory), self._inside(), optimizer)
 
     def emit(self, directory: str | Path) -> tuple[Path, ...]:
         """Write the source of every distinct stage, and the plan, into `directory`; works anywhere.
@@ -158,12 +188,6 @@ class Parallel(Generic[PlanT]):
         paths = write_sources(self.program, folder)
         self.plan.save(folder / "plan.json")
         return paths
-
-    def _original(self, name: str) -> str:
-        for parameter in self._graph.parameters:
-            if name in parameter.aliases:
-                return parameter.target
-        return name
 
     def _samples(self, named: Mapping[str, torch.Tensor]) -> int:
         sizes = {path: named[path].shape[0] for path in self._graph.batched_inputs}
@@ -183,6 +207,11 @@ class Parallel(Generic[PlanT]):
             f"the plan is for {world} ranks, {running}: launch with `torchrun{many} --nproc-per-node {per_node} "
             f"SCRIPT.py`, or run a function on local processes with autopart.run(function, world={world})"
         )
+
+    def _filled(self) -> Worker:
+        worker = self._inside()
+        worker.state.check_filled()
+        return worker
 
     def _named(self, batch: Any) -> dict[str, torch.Tensor]:
         """The tensors that the graph takes, by their paths."""

@@ -1,7 +1,7 @@
 """Worker: this rank's part of a plan inside a job: its stages, its groups, and how a step runs."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -14,8 +14,9 @@ from autopart.ir.placement import Partial
 from autopart.ir.program import ParameterShard, Program
 from autopart.runtime.comm import Comm
 from autopart.runtime.executor import Executor, MicroBatch, RankStage
-from autopart.runtime.gather import gather
+from autopart.runtime.gather import gather, gathered
 from autopart.runtime.gradients import Reduction, reduce_gradients
+from autopart.runtime.job_state import JobState
 from autopart.runtime.kept import bind_kept
 from autopart.runtime.load import fill_stage, load_stage
 from autopart.runtime.mesh import Mesh, build_mesh
@@ -30,12 +31,15 @@ class Worker:
         program: what all stages do.
         schedule: what every pipeline rank does when; it says which stages a rank has.
         directory: where this rank's source files are.
-        model: gives the weights.
+        model: gives the weights; those on `meta` get their values later.
         constants: gives the constants.
         replicas: the data-parallel degree.
 
+    Attributes:
+        state: what this rank holds of the model's state.
+
     Raises:
-        UnsupportedError: the model is on `meta`, or NCCL could not tell messages of this schedule apart.
+        UnsupportedError: NCCL could not tell messages of this schedule apart.
     """
 
     def __init__(
@@ -55,8 +59,9 @@ class Worker:
         self._actions = schedule[self.mesh.pp_rank]
         self._named = share_parameters([stage.module for stage in self.stages.values()])
         self._shards = {p.name: p for stage in self.stages.values() for p in stage.program.parameters}
+        self.state = JobState(program, self.mesh, self.stages, self._named, model, constants)
         self._ties = self._tie()
-        self._agree()
+        self.agree()
         self._reductions = self._reductions_of(tuple(self._shards.values()))
         self._executor = Executor(program, self.stages, self.mesh)
         self._seed = self._common_seed()
@@ -107,11 +112,22 @@ class Worker:
                 parameter.grad = earlier if parameter.grad is None else earlier.add_(parameter.grad)
         return loss
 
-    def full_state(self) -> Mapping[str, torch.Tensor]:
-        """Every parameter whole, and every constant that training changes (the first replica's), on rank 0."""
-        buffers = {name: x for stage in self.stages.values() for name, x in stage.module.named_buffers()}
-        own = {**self._named, **buffers}
-        return gather(self.program, self.mesh, own.get, lambda stage: (*stage.parameters, *stage.updated))
+    @property
+    def random_state(self) -> tuple[int, int]:
+        """What decides all random numbers of the steps to come: the job's seed, and how many steps there were."""
+        return self._seed, self._steps
+
+    @random_state.setter
+    def random_state(self, seed_and_steps: tuple[int, int]) -> None:
+        self._seed, self._steps = seed_and_steps
+
+    def full_state(self) -> Iterator[tuple[str, torch.Tensor | None]]:
+        """Every parameter and buffer of the model's `state_dict` that a stage has, one after another.
+
+        Whole on rank 0, None elsewhere. Of a buffer that training changes it is the first replica's.
+        """
+        own = {name: held.local for name, held in {**self.state.parameters, **self.state.buffers}.items()}
+        return gathered(self.program, self.mesh, own.get, self.state.saved_of)
 
     def full_gradients(self) -> Mapping[str, torch.Tensor]:
         """Every gradient whole, on rank 0."""
@@ -139,7 +155,7 @@ class Worker:
                         groups[pp_ranks] = group
         return [(name, groups[pp_ranks]) for name, pp_ranks in shared if pp_ranks in groups]
 
-    def _agree(self) -> None:
+    def agree(self) -> None:
         """Give all holders of a parameter the same values: replicas, tied stages, and tp ranks that hold it whole."""
         with torch.no_grad():
             for name, group in self._ties:
