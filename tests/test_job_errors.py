@@ -62,7 +62,8 @@ def _batches(world: int) -> dict[str, tuple[str, str]]:
         "type": "a batch",
     }
     found = {name: _message(par.train_step, batch) for name, batch in batches.items()}
-    found["global"] = _message(par.shard_batch, torch.zeros(6, 8))
+    found["global"] = _message(par.shard_batch, torch.zeros(9, 8))
+    found["few"] = _message(par.shard_batch, torch.zeros(world - 1, 8))
     found["right"] = _message(par.train_step, par.shard_batch(torch.zeros(8, 8)))
     return found
 
@@ -116,7 +117,8 @@ class TestInAJob:
             assert "is torch.float64 of shape" in found["dtype"][1]
             assert "the batch has no tensor '0': the plan was made with ['0']" in found["key"][1]
             assert "a batch is a mapping, a tuple or a tensor, not a str" in found["type"][1]
-            assert "the batch has 6 samples, the plan was made for global_batch=8" in found["global"][1]
+            assert f"the batch has 9 samples, the plan was made for global_batch=8 on dp={world}" in found["global"][1]
+            assert f"the batch has {world - 1} samples" in found["few"][1]
 
     def test_no_loss(self, worker_pool: WorkerPool) -> None:
         ((name, message),) = worker_pool.run(_without_loss, 1)

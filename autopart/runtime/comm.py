@@ -45,7 +45,7 @@ class Comm:
 
     def __init__(self, group: dist.ProcessGroup | None = None, rank: int = 0, size: int = 1) -> None:
         self.group, self.rank, self.size = group, rank, size
-        self.fraction: float = 1.0
+        self.fraction: float | torch.Tensor = 1.0
         self.totals: list[torch.Tensor] = []
 
     def share(self, mean: torch.Tensor) -> torch.Tensor:

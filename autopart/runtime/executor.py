@@ -45,31 +45,31 @@ class Executor:
         transfers: list[Transfer] = [transfer for own in program.stages for transfer in own.sends]
         self._p2p = P2P(mesh, transfers)
 
-    def run(
-        self, actions: Sequence[Action], micro_batches: Sequence[MicroBatch], micro_batch: int, global_batch: int
-    ) -> torch.Tensor:
+    def run(self, actions: Sequence[Action], micro_batches: Sequence[MicroBatch], sizes: Sequence[int]) -> torch.Tensor:
         """All actions of a step; gradients are left in the parameters' `grad`, summed over micro-batches.
 
-        Every micro-batch has `micro_batch` of the `global_batch` samples.
+        `sizes` are the samples of each micro-batch.
 
         Returns the loss over the global batch, on every rank.
         """
+        fractions = self._fractions(sizes)
         for stage in self._stages.values():
             stage.comm.totals = self._count(stage, micro_batches)
-            stage.comm.fraction = micro_batch / global_batch
         flying: dict[tuple[int, int], _InFlight] = {}
         deferred: dict[tuple[int, int], Deferred] = {}
         splits = any(action.kind is Kind.WEIGHT for action in actions)
         total = torch.zeros(
             (), dtype=torch.float64 if self._mesh.device.type == "cpu" else torch.float32, device=self._mesh.device
         )
-        ahead = self._receive(actions[0], micro_batch) if actions else []
+        ahead = self._receive(actions[0], sizes) if actions else []
         for position, action in enumerate(actions):
             pending = ahead
             arrived = [[item.wait() for item in group] for group in pending]
             # Posted before the computation, so that the next input travels while this action computes.
-            ahead = self._receive(actions[position + 1], micro_batch) if position + 1 < len(actions) else []
+            ahead = self._receive(actions[position + 1], sizes) if position + 1 < len(actions) else []
             key = action.stage, action.micro_batch
+            # Before a backward pass too, in which parts of the forward may be computed again.
+            self._stages[action.stage].comm.fraction = fractions[action.micro_batch]
             if action.kind is Kind.FORWARD:
                 batch = micro_batches[action.micro_batch]
                 flying[key] = self._forward(action, batch, [group[0] for group in arrived], splits)
@@ -85,6 +85,14 @@ class Executor:
         self._p2p.finish()
         return self._everywhere(total)
 
+    def _fractions(self, sizes: Sequence[int]) -> list[torch.Tensor]:
+        """Of the samples of the global batch, the part that each micro-batch has; replicas may have different shares."""
+        own = torch.tensor(sizes, dtype=torch.float64, device=self._mesh.device)
+        total = own.sum()
+        if self._mesh.size("dp") > 1:
+            dist.all_reduce(total, group=self._mesh.group("dp"))
+        return list(own / total)
+
     def _count(self, stage: RankStage, micro_batches: Sequence[MicroBatch]) -> list[torch.Tensor]:
         """How many targets of the global batch each averaged loss of this stage counts."""
         if not stage.program.counts:
@@ -96,16 +104,15 @@ class Executor:
         dist.all_reduce(total, group=self._mesh.group("dp"))
         return list(total)
 
-    def _receive(self, action: Action, micro_batch: int) -> list[list[Pending]]:
+    def _receive(self, action: Action, sizes: Sequence[int]) -> list[list[Pending]]:
         program, index = self._stages[action.stage].program, action.micro_batch
+        samples = sizes[index]
         if action.kind is Kind.FORWARD:
-            return [
-                [self._p2p.receive_value(transfer, action.stage, index, micro_batch)] for transfer in program.receives
-            ]
+            return [[self._p2p.receive_value(transfer, action.stage, index, samples)] for transfer in program.receives]
         if action.kind is Kind.WEIGHT:
             return []
         return [
-            self._p2p.receive_gradients(transfer, index, micro_batch)
+            self._p2p.receive_gradients(transfer, index, samples)
             for transfer in program.sends
             if transfer.requires_grad
         ]

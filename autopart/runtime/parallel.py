@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Iterator, Mapping
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -15,6 +16,7 @@ from autopart.ir.graph import Graph
 from autopart.ir.plan import PlanData
 from autopart.ir.program import Program
 from autopart.runtime.load import write_sources
+from autopart.runtime.step_schedule import training_schedule
 from autopart.runtime.worker import Worker, check_agreement
 from autopart.schedules.find import find_schedule, schedule_names
 
@@ -48,6 +50,7 @@ class Parallel(Generic[PlanT]):
         self._graph, self._model = graph, model
         self._worker: Worker | None = None
         self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._schedule = cache(partial(training_schedule, plan, program))
         if dist.is_initialized() and dist.get_world_size() == plan.world:
             sources = "\n".join(text for _, text in program.sources)
             check_agreement(
@@ -57,8 +60,8 @@ class Parallel(Generic[PlanT]):
             self._folder = tempfile.TemporaryDirectory(prefix="autopart-emitted-")
             directory = Path(self._folder.name)
             write_sources(program, directory)
-            actions = schedule(plan.pp, plan.micro_batches, plan.virtual_stages)
-            self._worker = Worker(program, actions, directory, model, constants, plan.dp)
+            share = self._schedule(plan.global_batch // plan.dp)
+            self._worker = Worker(program, share.actions, directory, model, constants, plan.dp)
 
     @property
     def module(self) -> nn.Module | None:
@@ -70,7 +73,8 @@ class Parallel(Generic[PlanT]):
 
         Args:
             batch: the share, in the form of the model's arguments: a mapping, a tuple or a tensor. Its size is
-                `global_batch / dp` samples; `shard_batch` takes it from a global batch.
+                `global_batch / dp` samples, or less: then the last micro-batch is smaller, or there are fewer. Replicas
+                may have shares of different sizes. `shard_batch` takes a share from a global batch.
 
         Returns:
             The mean loss over the whole global batch, a scalar, the same on every rank. Gradients are in the `grad` of
@@ -87,35 +91,46 @@ class Parallel(Generic[PlanT]):
                 f"{self.plan.model} returns no loss: pass loss=, a function of (output, batch), to parallelize"
             )
         named = self._named(batch)
-        share = self.plan.global_batch // self.plan.dp
-        size = self._samples(named)
-        if size != share:
-            raise BatchError(
-                f"the batch has {size} samples, the plan gives each of dp={self.plan.dp} replicas {share} "
-                f"of global_batch={self.plan.global_batch}: pass this replica's share (par.shard_batch(batch)), or "
-                f"plan again with global_batch={size * self.plan.dp}"
-            )
-        return worker.step(named, self._graph.batched_inputs, self.plan.micro_batch, self.plan.global_batch)
+        return worker.step(named, self._graph.batched_inputs, self._schedule(self._share(named)))
+
+    def clip_grad_norm_(
+        self, max_norm: float, norm_type: float = 2.0, error_if_nonfinite: bool = False
+    ) -> torch.Tensor:
+        """Clip all gradients by their norm over the whole model, as `torch.nn.utils.clip_grad_norm_` does in one process.
+
+        All ranks must call it together, between `train_step` and the optimizer's step.
+
+        Returns:
+            The norm before clipping, a scalar, the same on every rank: pieces of a tensor, tied weights and replicas
+            are counted once.
+
+        Raises:
+            LaunchError: outside a job of the plan's size.
+            UnsupportedError: a `norm_type` that is not above 0.
+            RuntimeError: the norm is not finite, and `error_if_nonfinite`.
+        """
+        return self._inside().clip(max_norm, norm_type, error_if_nonfinite)
 
     def shard_batch(self, batch: Any) -> Any:
         """This rank's share of a global batch, in the same form.
 
+        A batch of fewer samples than `global_batch` is shared out too; some shares then have one sample more than others.
+
         Raises:
             LaunchError: outside a job of the plan's size.
-            BatchError: the batch has not `global_batch` samples.
+            BatchError: the batch has more than `global_batch` samples, or fewer than there are replicas.
         """
-        replica = self._inside().mesh.replica
-        named = self._named(batch)
-        size = self._samples(named)
-        if size != self.plan.global_batch:
+        replica, dp = self._inside().mesh.replica, self.plan.dp
+        size = self._samples(self._named(batch))
+        if not dp <= size <= self.plan.global_batch:
             raise BatchError(
-                f"the batch has {size} samples, the plan was made for global_batch={self.plan.global_batch}: pass such "
-                f"a batch, or plan again with global_batch={size}"
+                f"the batch has {size} samples, the plan was made for global_batch={self.plan.global_batch} on dp={dp} "
+                f"replicas: pass {dp} to {self.plan.global_batch} samples, or plan again with global_batch={size}"
             )
-        share = size // self.plan.dp
+        start, stop = (replica * size // dp, (replica + 1) * size // dp)
 
         def own(path: str, item: Any) -> Any:
-            return item[replica * share : (replica + 1) * share] if path in self._graph.batched_inputs else item
+            return item[start:stop] if path in self._graph.batched_inputs else item
 
         if isinstance(batch, Mapping):
             return {name: own(str(name), item) for name, item in batch.items()}
@@ -170,6 +185,17 @@ class Parallel(Generic[PlanT]):
         if len(set(sizes.values())) != 1:
             raise BatchError(f"the items of the batch have different numbers of samples: {sizes}")
         return next(iter(sizes.values()))
+
+    def _share(self, named: Mapping[str, torch.Tensor]) -> int:
+        """The samples of a replica's share, at least one and no more than the plan was made for."""
+        size, share = self._samples(named), self.plan.global_batch // self.plan.dp
+        if not 1 <= size <= share:
+            raise BatchError(
+                f"the batch has {size} samples, the plan gives each of dp={self.plan.dp} replicas {share} "
+                f"of global_batch={self.plan.global_batch}: pass this replica's share (par.shard_batch(batch)), or "
+                f"plan again with global_batch={max(1, size) * self.plan.dp}"
+            )
+        return size
 
     def _inside(self) -> Worker:
         if self._worker is not None:
