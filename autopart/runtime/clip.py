@@ -20,15 +20,17 @@ def clip_gradients(
 ) -> torch.Tensor:
     """What `torch.nn.utils.clip_grad_norm_` does, with the norm of the whole model's gradients.
 
-    The norm of order p is that of the norms of the pieces (Pascanu et al. 2013, "On the difficulty of training recurrent
-    neural networks", algorithm 1, for p = 2), so it is enough that every piece is counted by one rank.
+    The norm of order p is that of the norms of the pieces, so it is enough that every piece is counted by one rank. The
+    clipping is that of Pascanu et al. 2013, "On the difficulty of training recurrent neural networks", algorithm 1.
 
     Args:
         own: this rank's pieces, which are scaled.
         counted: the names of those that this rank counts, and no other rank of its replica does.
         groups: summed over one after another, they reach every rank of a replica.
         device: where the ranks talk.
-        max_norm, norm_type, error_if_nonfinite: those of torch; `norm_type` is above 0, "inf" for the maximum.
+        max_norm: the norm that may be left.
+        norm_type: the order, above 0; infinity for the largest absolute value.
+        error_if_nonfinite: whether a norm that is not finite is an error.
 
     Returns:
         The norm before clipping, a scalar, the same on every rank.

@@ -1,6 +1,6 @@
 """Executor: runs the actions of a schedule on this rank's stages."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -20,11 +20,14 @@ MicroBatch = Mapping[str, torch.Tensor]
 
 @dataclass
 class _InFlight:
-    """What a forward pass leaves for its backward pass; `deferred` where that leaves weights' gradients for later."""
+    """What a forward pass leaves for its backward pass; `deferred` where that leaves weights' gradients for later.
+
+    `results` are the model's outputs, where the stage has them; to train, that is the loss.
+    """
 
     received: list[torch.Tensor]
     given: list[torch.Tensor]
-    loss: torch.Tensor | None
+    results: tuple[torch.Tensor, ...]
     deferred: Deferred | None
 
 
@@ -52,29 +55,16 @@ class Executor:
 
         Returns the loss over the global batch, on every rank.
         """
-        fractions = self._fractions(sizes)
-        for stage in self._stages.values():
-            stage.comm.totals = self._count(stage, micro_batches)
         flying: dict[tuple[int, int], _InFlight] = {}
         deferred: dict[tuple[int, int], Deferred] = {}
         splits = any(action.kind is Kind.WEIGHT for action in actions)
-        total = torch.zeros(
-            (), dtype=torch.float64 if self._mesh.device.type == "cpu" else torch.float32, device=self._mesh.device
-        )
-        ahead = self._receive(actions[0], sizes) if actions else []
-        for position, action in enumerate(actions):
-            pending = ahead
-            arrived = [[item.wait() for item in group] for group in pending]
-            # Posted before the computation, so that the next input travels while this action computes.
-            ahead = self._receive(actions[position + 1], sizes) if position + 1 < len(actions) else []
+        losses: list[torch.Tensor] = []
+        for action, arrived in self._arrivals(actions, micro_batches, sizes):
             key = action.stage, action.micro_batch
-            # Before a backward pass too, in which parts of the forward may be computed again.
-            self._stages[action.stage].comm.fraction = fractions[action.micro_batch]
             if action.kind is Kind.FORWARD:
                 batch = micro_batches[action.micro_batch]
                 flying[key] = self._forward(action, batch, [group[0] for group in arrived], splits)
-                if (loss := flying[key].loss) is not None:
-                    total += loss.detach()
+                losses += [loss.detach() for loss in flying[key].results]
             elif action.kind is Kind.BACKWARD:
                 flight = flying.pop(key)  # what is put off has its own hold of the activations that it needs
                 self._backward(action, flight, arrived)
@@ -82,11 +72,41 @@ class Executor:
                     deferred[key] = flight.deferred
             else:
                 deferred.pop(key).add_gradients()
+        return self.total(losses)
+
+    @torch.no_grad()
+    def forward(
+        self, actions: Sequence[Action], micro_batches: Sequence[MicroBatch], sizes: Sequence[int]
+    ) -> list[tuple[torch.Tensor, ...]]:
+        """Forward passes alone: what the model returns, of each micro-batch; nothing where it is not returned."""
+        found: dict[int, tuple[torch.Tensor, ...]] = {}
+        for action, arrived in self._arrivals(actions, micro_batches, sizes):
+            batch = micro_batches[action.micro_batch]
+            flight = self._forward(action, batch, [group[0] for group in arrived], splits=False)
+            if self._stages[action.stage].program.outputs:
+                found[action.micro_batch] = flight.results
+        return [found[micro_batch] for micro_batch in sorted(found)]
+
+    def _arrivals(
+        self, actions: Sequence[Action], micro_batches: Sequence[MicroBatch], sizes: Sequence[int]
+    ) -> Iterator[tuple[Action, list[list[torch.Tensor]]]]:
+        """Each action in turn, with what it receives; at the end everything has been sent."""
+        fractions = self._fractions(sizes)
+        for stage in self._stages.values():
+            stage.comm.totals = self._count(stage, micro_batches)
+        ahead = self._receive(actions[0], sizes) if actions else []
+        for position, action in enumerate(actions):
+            pending = ahead
+            arrived = [[item.wait() for item in group] for group in pending]
+            # Posted before the computation, so that the next input travels while this action computes.
+            ahead = self._receive(actions[position + 1], sizes) if position + 1 < len(actions) else []
+            # Before a backward pass too, in which parts of the forward may be computed again.
+            self._stages[action.stage].comm.fraction = fractions[action.micro_batch]
+            yield action, arrived
         self._p2p.finish()
-        return self._everywhere(total)
 
     def _fractions(self, sizes: Sequence[int]) -> list[torch.Tensor]:
-        """Of the samples of the global batch, the part that each micro-batch has; replicas may have different shares."""
+        """The part that each micro-batch has of the global batch's samples; replicas may have different shares."""
         own = torch.tensor(sizes, dtype=torch.float64, device=self._mesh.device)
         total = own.sum()
         if self._mesh.size("dp") > 1:
@@ -128,7 +148,7 @@ class Executor:
         given = list(results[: len(program.sends)])
         for transfer, tensor in zip(program.sends, given, strict=True):
             self._p2p.send_value(transfer, tensor, action.micro_batch)
-        return _InFlight(received, given, results[-1] if program.outputs else None, deferred)
+        return _InFlight(received, given, results[len(program.sends) :], deferred)
 
     def _backward(self, action: Action, flight: _InFlight, gradients: list[list[torch.Tensor]]) -> None:
         program = self._stages[action.stage].program
@@ -139,9 +159,10 @@ class Executor:
             if tensor.requires_grad:
                 roots.append(tensor)
                 seeds.append(incoming[0] if len(incoming) == 1 else torch.stack(incoming).sum(dim=0))
-        if flight.loss is not None and flight.loss.requires_grad:
-            roots.append(flight.loss)
-            seeds.append(torch.ones_like(flight.loss))
+        for loss in flight.results:
+            if loss.requires_grad:
+                roots.append(loss)
+                seeds.append(torch.ones_like(loss))
         if roots:
             # Edges, not tensors: torch hands a backward pass of tensors to the mode that is entered, and what it
             # computes again would run without it.
@@ -153,9 +174,12 @@ class Executor:
                 gradient = tensor.grad if tensor.grad is not None else torch.zeros_like(tensor)
                 self._p2p.send_gradient(transfer, gradient, action.stage, action.micro_batch)
 
-    def _everywhere(self, total: torch.Tensor) -> torch.Tensor:
-        """The sum over stages and replicas of what one tp rank each has."""
-        if self._mesh.tp_rank != 0:
-            total.zero_()
+    def total(self, losses: Sequence[torch.Tensor]) -> torch.Tensor:
+        """The sum of the losses of all stages and replicas, of which one tp rank each counts."""
+        kind = torch.float64 if self._mesh.device.type == "cpu" else torch.float32
+        total = torch.zeros((), dtype=kind, device=self._mesh.device)
+        if self._mesh.tp_rank == 0:
+            for loss in losses:
+                total += loss
         dist.all_reduce(total)
         return total

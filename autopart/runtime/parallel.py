@@ -1,7 +1,7 @@
 """Parallel: a model with its plan, ready to train inside a job, and to be planned, printed and emitted anywhere."""
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -15,6 +15,7 @@ from autopart.ir.action import Kind
 from autopart.ir.graph import Graph
 from autopart.ir.plan import PlanData
 from autopart.ir.program import Program
+from autopart.runtime.evaluation import Evaluation, Variant
 from autopart.runtime.load import write_sources
 from autopart.runtime.step_schedule import training_schedule
 from autopart.runtime.worker import Worker, check_agreement
@@ -36,7 +37,13 @@ class Parallel(Generic[PlanT]):
     """
 
     def __init__(
-        self, plan: PlanT, program: Program, graph: Graph, model: nn.Module, constants: Mapping[str, torch.Tensor]
+        self,
+        plan: PlanT,
+        program: Program,
+        graph: Graph,
+        model: nn.Module,
+        constants: Mapping[str, torch.Tensor],
+        variant: Callable[[bool], Variant] | None = None,
     ) -> None:
         schedule = find_schedule(plan.schedule)
         if Kind.BACKWARD not in schedule.kinds:
@@ -50,6 +57,8 @@ class Parallel(Generic[PlanT]):
         self._graph, self._model = graph, model
         self._worker: Worker | None = None
         self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._variant = variant
+        self._evaluations: dict[bool, Evaluation] = {}
         self._schedule = cache(partial(training_schedule, plan, program))
         if dist.is_initialized() and dist.get_world_size() == plan.world:
             sources = "\n".join(text for _, text in program.sources)
@@ -86,17 +95,60 @@ class Parallel(Generic[PlanT]):
             UnsupportedError: the model returns no loss and none was given.
         """
         worker = self._inside()
-        if self._graph.loss is None:
-            raise UnsupportedError(
-                f"{self.plan.model} returns no loss: pass loss=, a function of (output, batch), to parallelize"
-            )
+        self._check_loss()
         named = self._named(batch)
         return worker.step(named, self._graph.batched_inputs, self._schedule(self._share(named)))
+
+    def evaluate(self, batch: Any) -> torch.Tensor:
+        """The loss in evaluation mode, without gradients: no dropout, running statistics as they are.
+
+        When first called it captures the model once more, in evaluation mode. The weights are those in training.
+
+        Args:
+            batch: this replica's share, as for `train_step`.
+
+        Returns:
+            The mean loss over the whole global batch, a scalar, the same on every rank.
+
+        Raises:
+            LaunchError: outside a job of the plan's size.
+            BatchError: a batch that is larger than planned, or of another form.
+            CaptureError: the model cannot be captured in evaluation mode.
+            UnsupportedError: the model returns no loss and none was given, or evaluation needs weights on other ranks
+                than training does.
+        """
+        self._inside()
+        self._check_loss()
+        named = self._named(batch)
+        self._share(named)
+        return self._evaluation(False).loss(named, self._graph.batched_inputs, self.plan.micro_batch)
+
+    def predict(self, batch: Any, everywhere: bool = True) -> Any:
+        """What the model returns in evaluation mode, without gradients: a tensor, a tuple, a dict, a dataclass.
+
+        The tensors in it are whole, for all samples of `batch`; a loss that the model itself returns is that of the
+        whole global batch.
+
+        Args:
+            batch: this replica's share, as for `train_step`, labels and all.
+            everywhere: whether every rank of the replica gets the output. Otherwise those of the last stage do, which
+                spares sending it to the others; these get None.
+
+        Raises:
+            BatchError: besides the reasons of `evaluate`, an output that has no samples as a dim, as it would be
+                another in each micro-batch.
+            and what else `evaluate` raises; a loss is not needed.
+        """
+        self._inside()
+        named = self._named(batch)
+        self._share(named)
+        evaluation = self._evaluation(True)
+        return evaluation.outputs(named, self._graph.batched_inputs, self.plan.micro_batch, everywhere)
 
     def clip_grad_norm_(
         self, max_norm: float, norm_type: float = 2.0, error_if_nonfinite: bool = False
     ) -> torch.Tensor:
-        """Clip all gradients by their norm over the whole model, as `torch.nn.utils.clip_grad_norm_` does in one process.
+        """Clip all gradients by their norm over the whole model: `torch.nn.utils.clip_grad_norm_` of one process.
 
         All ranks must call it together, between `train_step` and the optimizer's step.
 
@@ -114,7 +166,7 @@ class Parallel(Generic[PlanT]):
     def shard_batch(self, batch: Any) -> Any:
         """This rank's share of a global batch, in the same form.
 
-        A batch of fewer samples than `global_batch` is shared out too; some shares then have one sample more than others.
+        A batch of fewer samples than `global_batch` is shared out too; shares may then differ by one sample.
 
         Raises:
             LaunchError: outside a job of the plan's size.
@@ -185,6 +237,21 @@ class Parallel(Generic[PlanT]):
         if len(set(sizes.values())) != 1:
             raise BatchError(f"the items of the batch have different numbers of samples: {sizes}")
         return next(iter(sizes.values()))
+
+    def _check_loss(self) -> None:
+        if self._graph.loss is None:
+            raise UnsupportedError(
+                f"{self.plan.model} returns no loss: pass loss=, a function of (output, batch), to parallelize"
+            )
+
+    def _evaluation(self, returns: bool) -> Evaluation:
+        """The model in evaluation mode, with what it `returns` or with its loss; made when it is first asked for."""
+        if returns not in self._evaluations:
+            if self._variant is None or self._folder is None:
+                raise UnsupportedError("this was not made by autopart.parallelize, and knows no evaluation mode")
+            directory = Path(self._folder.name) / ("predict" if returns else "evaluate")
+            self._evaluations[returns] = Evaluation(self._variant(returns), self._inside(), directory, self._model)
+        return self._evaluations[returns]
 
     def _share(self, named: Mapping[str, torch.Tensor]) -> int:
         """The samples of a replica's share, at least one and no more than the plan was made for."""

@@ -1,7 +1,8 @@
 """Worker: this rank's part of a plan inside a job: its stages, its groups, and how a step runs."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import accumulate
 from pathlib import Path
 
@@ -79,6 +80,10 @@ class Worker:
         """This rank's pieces, by the original names."""
         return self._named
 
+    def buffers(self) -> dict[str, torch.Tensor]:
+        """This rank's constants, by the original names."""
+        return {name: x for stage in self.stages.values() for name, x in stage.module.named_buffers()}
+
     def step(self, batch: Mapping[str, torch.Tensor], batched: Sequence[str], schedule: StepSchedule) -> torch.Tensor:
         """Forward, backward and gradient sums over this replica's share; the loss of the global batch.
 
@@ -88,10 +93,7 @@ class Worker:
         before = {name: parameter.grad for name, parameter in self._named.items()}
         for parameter in self._named.values():
             parameter.grad = None
-        devices = [self.mesh.device] if self.mesh.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
-            # The same numbers on tp ranks of the same stages, which agree where nothing is sharded; others elsewhere.
-            torch.manual_seed(_digest(f"{self._seed} {self._steps} {self.mesh.pp_rank} {self.mesh.replica}"))
+        with self.random(str(self._steps)):
             loss = self._executor.run(schedule.actions[self.mesh.pp_rank], micro_batches, schedule.sizes)
         self._steps += 1
         reduce_gradients(self._reductions)
@@ -100,6 +102,17 @@ class Worker:
             if earlier is not None:  # gradients of steps before, not yet cleared, add up as they do in torch
                 parameter.grad = earlier if parameter.grad is None else earlier.add_(parameter.grad)
         return loss
+
+    @contextmanager
+    def random(self, occasion: str) -> Iterator[None]:
+        """Random ops draw numbers that the job's seed and the `occasion` decide; afterwards all is as it was.
+
+        The same numbers on tp ranks of the same stages, which agree where nothing is sharded; others elsewhere.
+        """
+        devices = [self.mesh.device] if self.mesh.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(_digest(f"{self._seed} {occasion} {self.mesh.pp_rank} {self.mesh.replica}"))
+            yield
 
     def micro_batches(
         self, batch: Mapping[str, torch.Tensor], batched: Sequence[str], sizes: Sequence[int]
@@ -127,8 +140,7 @@ class Worker:
 
     def full_state(self) -> Mapping[str, torch.Tensor]:
         """Every parameter whole, and every constant that training changes (the first replica's), on rank 0."""
-        buffers = {name: x for stage in self.stages.values() for name, x in stage.module.named_buffers()}
-        own = {**self._named, **buffers}
+        own = {**self._named, **self.buffers()}
         return gather(self.program, self.mesh, own.get, lambda stage: (*stage.parameters, *stage.updated))
 
     def full_gradients(self) -> Mapping[str, torch.Tensor]:
