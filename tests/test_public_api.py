@@ -104,7 +104,7 @@ def test_no_other_method_is_public() -> None:
     public = {name for name in vars(Parallel) if not name.startswith("_")}
     assert public == {
         "train_step", "evaluate", "predict", "clip_grad_norm_", "shard_batch", "parameters", "named_parameters",
-        "full_state_dict", "full_gradients", "emit", "module",
+        "full_state_dict", "full_gradients", "emit", "module", "loss_scale",
     }  # fmt: skip
 
 

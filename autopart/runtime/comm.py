@@ -138,6 +138,8 @@ class Comm:
         self, logits: torch.Tensor, targets: torch.Tensor, reduction: str = "mean", ignore_index: int = -100
     ) -> torch.Tensor:
         """Cross-entropy over classes of which this rank holds its piece (Shoeybi et al. 2019, section 3)."""
+        if torch.is_autocast_enabled(logits.device.type):
+            logits = logits.float()  # as autocast does for the whole one
         losses = _applied(ShardedCrossEntropy, logits, targets, self, ignore_index)
         if reduction == "none":
             return losses

@@ -133,7 +133,7 @@ class Evaluation:
             check_message_order(self._variant.program, schedule)
         self._refresh_constants()
         micro_batches = self._worker.micro_batches(batch, batched, sizes)
-        with self._worker.random("evaluation"):
+        with self._worker.random("evaluation"), self._worker.precision.computing(self._mesh.device):
             return self._executor.forward(schedule[self._mesh.pp_rank], micro_batches, sizes)
 
     @torch.no_grad()

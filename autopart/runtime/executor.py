@@ -13,7 +13,8 @@ from autopart.ir.program import Program, StageProgram, Transfer
 from autopart.runtime.comm import Comm
 from autopart.runtime.deferred import Deferred
 from autopart.runtime.mesh import Mesh
-from autopart.runtime.p2p import P2P, Pending
+from autopart.runtime.p2p import P2P, Pending, dtype_of
+from autopart.runtime.precision import without_autocast
 
 MicroBatch = Mapping[str, torch.Tensor]
 
@@ -48,10 +49,16 @@ class Executor:
         transfers: list[Transfer] = [transfer for own in program.stages for transfer in own.sends]
         self._p2p = P2P(mesh, transfers)
 
-    def run(self, actions: Sequence[Action], micro_batches: Sequence[MicroBatch], sizes: Sequence[int]) -> torch.Tensor:
+    def run(
+        self,
+        actions: Sequence[Action],
+        micro_batches: Sequence[MicroBatch],
+        sizes: Sequence[int],
+        scale: float = 1.0,
+    ) -> torch.Tensor:
         """All actions of a step; gradients are left in the parameters' `grad`, summed over micro-batches.
 
-        `sizes` are the samples of each micro-batch.
+        `sizes` are the samples of each micro-batch; gradients are those of the loss times `scale`.
 
         Returns the loss over the global batch, on every rank.
         """
@@ -67,11 +74,13 @@ class Executor:
                 losses += [loss.detach() for loss in flying[key].results]
             elif action.kind is Kind.BACKWARD:
                 flight = flying.pop(key)  # what is put off has its own hold of the activations that it needs
-                self._backward(action, flight, arrived)
+                with without_autocast(self._mesh.device):
+                    self._backward(action, flight, arrived, scale)
                 if flight.deferred is not None:
                     deferred[key] = flight.deferred
             else:
-                deferred.pop(key).add_gradients()
+                with without_autocast(self._mesh.device):
+                    deferred.pop(key).add_gradients()
         return self.total(losses)
 
     @torch.no_grad()
@@ -147,10 +156,11 @@ class Executor:
         results = result if isinstance(result, tuple) else (result,)
         given = list(results[: len(program.sends)])
         for transfer, tensor in zip(program.sends, given, strict=True):
-            self._p2p.send_value(transfer, tensor, action.micro_batch)
+            # In the dtype that is expected: under a mixed precision it may have been computed in half.
+            self._p2p.send_value(transfer, tensor.detach().to(dtype_of(transfer)), action.micro_batch)
         return _InFlight(received, given, results[len(program.sends) :], deferred)
 
-    def _backward(self, action: Action, flight: _InFlight, gradients: list[list[torch.Tensor]]) -> None:
+    def _backward(self, action: Action, flight: _InFlight, gradients: list[list[torch.Tensor]], scale: float) -> None:
         program = self._stages[action.stage].program
         roots: list[torch.Tensor] = []
         seeds: list[torch.Tensor] = []
@@ -158,11 +168,12 @@ class Executor:
         for tensor, incoming in zip(differentiable, gradients, strict=True):
             if tensor.requires_grad:
                 roots.append(tensor)
-                seeds.append(incoming[0] if len(incoming) == 1 else torch.stack(incoming).sum(dim=0))
+                whole = incoming[0] if len(incoming) == 1 else torch.stack(incoming).sum(dim=0)
+                seeds.append(whole.to(tensor.dtype))
         for loss in flight.results:
             if loss.requires_grad:
                 roots.append(loss)
-                seeds.append(torch.ones_like(loss))
+                seeds.append(torch.full_like(loss, scale))
         if roots:
             # Edges, not tensors: torch hands a backward pass of tensors to the mode that is entered, and what it
             # computes again would run without it.

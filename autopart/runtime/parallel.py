@@ -17,6 +17,7 @@ from autopart.ir.plan import PlanData
 from autopart.ir.program import Program
 from autopart.runtime.evaluation import Evaluation, Variant
 from autopart.runtime.load import write_sources
+from autopart.runtime.precision import precision_named
 from autopart.runtime.step_schedule import training_schedule
 from autopart.runtime.worker import Worker, check_agreement
 from autopart.schedules.find import find_schedule, schedule_names
@@ -70,12 +71,20 @@ class Parallel(Generic[PlanT]):
             directory = Path(self._folder.name)
             write_sources(program, directory)
             share = self._schedule(plan.global_batch // plan.dp)
-            self._worker = Worker(program, share.actions, directory, model, constants, plan.dp)
+            self._worker = Worker(
+                program, share.actions, directory, model, constants, plan.dp, precision_named(plan.precision)
+            )
 
     @property
     def module(self) -> nn.Module | None:
         """This rank's stage (a ModuleList where it has several), or None outside a job."""
         return None if self._worker is None else self._worker.module
+
+    @property
+    def loss_scale(self) -> float:
+        """What the next step multiplies the loss by, with precision="fp16-mixed"; otherwise 1."""
+        scale = self._inside().loss_scale
+        return 1.0 if scale is None else scale.value
 
     def train_step(self, batch: Any) -> torch.Tensor:
         """Forward, backward and gradient sums over this replica's share of the global batch.
@@ -87,7 +96,9 @@ class Parallel(Generic[PlanT]):
 
         Returns:
             The mean loss over the whole global batch, a scalar, the same on every rank. Gradients are in the `grad` of
-            the parameters, added to what is there; call the optimizer's `zero_grad` between steps as ever.
+            the parameters, added to what is there; call the optimizer's `zero_grad` between steps as ever. With
+            precision="fp16-mixed" they are those of the loss itself, not of the scaled one; where they overflowed, on
+            any rank, this step adds none on any, so that after `zero_grad` the optimizer's step changes nothing.
 
         Raises:
             LaunchError: outside a job of the plan's size.

@@ -21,7 +21,9 @@ from autopart.runtime.gather import gather
 from autopart.runtime.gradients import Reduction, reduce_gradients
 from autopart.runtime.kept import bind_kept
 from autopart.runtime.load import fill_stage, load_stage
+from autopart.runtime.loss_scale import LossScale
 from autopart.runtime.mesh import Mesh, build_mesh
+from autopart.runtime.precision import Precision
 from autopart.runtime.step_schedule import StepSchedule
 from autopart.schedules.homes import homes
 
@@ -36,6 +38,7 @@ class Worker:
         model: gives the weights.
         constants: gives the constants.
         replicas: the data-parallel degree.
+        precision: in which dtypes passes are computed.
 
     Raises:
         UnsupportedError: the model is on `meta`.
@@ -49,8 +52,10 @@ class Worker:
         model: nn.Module,
         constants: Mapping[str, torch.Tensor],
         replicas: int,
+        precision: Precision,
     ) -> None:
-        self.program = program
+        self.program, self.precision = program, precision
+        self.loss_scale = LossScale() if precision.scales else None
         self.mesh: Mesh = build_mesh(homes(schedule), replicas, program.tp)
         self.stages = {stage: self._load(stage, directory, model, constants) for stage in self.mesh.stages}
         self._named = share_parameters([stage.module for stage in self.stages.values()])
@@ -93,10 +98,13 @@ class Worker:
         before = {name: parameter.grad for name, parameter in self._named.items()}
         for parameter in self._named.values():
             parameter.grad = None
-        with self.random(str(self._steps)):
-            loss = self._executor.run(schedule.actions[self.mesh.pp_rank], micro_batches, schedule.sizes)
+        actions, scale = schedule.actions[self.mesh.pp_rank], self.loss_scale
+        with self.random(str(self._steps)), self.precision.computing(self.mesh.device):
+            loss = self._executor.run(actions, micro_batches, schedule.sizes, scale.value if scale else 1.0)
         self._steps += 1
         reduce_gradients(self._reductions)
+        if scale is not None:
+            scale.unscale(self._named.values(), self.mesh.device)
         for name, parameter in self._named.items():
             earlier = before[name]
             if earlier is not None:  # gradients of steps before, not yet cleared, add up as they do in torch
