@@ -1,7 +1,7 @@
 """Executor: runs the actions of a schedule on this rank's stages."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from autopart.ir.action import Action, Kind
 from autopart.ir.program import Program, StageProgram, Transfer
 from autopart.runtime.comm import Comm
 from autopart.runtime.deferred import Deferred
+from autopart.runtime.failure import located
 from autopart.runtime.mesh import Mesh
 from autopart.runtime.p2p import P2P, Pending, dtype_of
 from autopart.runtime.precision import without_autocast
@@ -106,13 +107,18 @@ class Executor:
         ahead = self._receive(actions[0], sizes) if actions else []
         for position, action in enumerate(actions):
             pending = ahead
-            arrived = [[item.wait() for item in group] for group in pending]
+            with self._located(action, "waiting for what it takes"):
+                arrived = [[item.wait() for item in group] for group in pending]
             # Posted before the computation, so that the next input travels while this action computes.
             ahead = self._receive(actions[position + 1], sizes) if position + 1 < len(actions) else []
             # Before a backward pass too, in which parts of the forward may be computed again.
             self._stages[action.stage].comm.fraction = fractions[action.micro_batch]
             yield action, arrived
         self._p2p.finish()
+
+    def _located(self, action: Action, doing: str = "") -> AbstractContextManager[None]:
+        stage = self._stages[action.stage]
+        return located(stage.module, stage.program, action, doing)
 
     def _fractions(self, sizes: Sequence[int]) -> list[torch.Tensor]:
         """The part that each micro-batch has of the global batch's samples; replicas may have different shares."""
@@ -151,7 +157,7 @@ class Executor:
         program, deferred = stage.program, Deferred() if splits else None
         for transfer, tensor in zip(program.receives, received, strict=True):
             tensor.requires_grad_(transfer.requires_grad)
-        with deferred or nullcontext():
+        with self._located(action), deferred or nullcontext():
             result: Any = stage.module(*(batch[path] for path in program.inputs), *received)
         results = result if isinstance(result, tuple) else (result,)
         given = list(results[: len(program.sends)])
@@ -178,7 +184,7 @@ class Executor:
             # Edges, not tensors: torch hands a backward pass of tensors to the mode that is entered, and what it
             # computes again would run without it.
             edges = [torch.autograd.graph.get_gradient_edge(root) for root in roots]
-            with flight.deferred or nullcontext():
+            with self._located(action), flight.deferred or nullcontext():
                 torch.autograd.backward(edges, seeds)
         for transfer, tensor in zip(program.receives, flight.received, strict=True):
             if transfer.requires_grad:

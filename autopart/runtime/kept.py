@@ -2,7 +2,7 @@
 
 import copy
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import reduce
 from typing import Any
 
@@ -43,6 +43,15 @@ def bind_kept(stage: nn.Module, program: StageProgram, model: nn.Module, evaluat
     for item in program.kept:
         holder: Any = stage if item.loop is None else stage.stacks[item.loop][item.run]  # type: ignore[index]
         holder.kept[item.key] = Kept(_forward(item, model, dict(held), evaluates))
+
+
+def kept_modules(stage: nn.Module, program: StageProgram) -> Iterator[tuple[str, nn.Module]]:
+    """The modules that a stage keeps whole, each with its path in the model."""
+    for item in program.kept:
+        holder: Any = stage if item.loop is None else stage.stacks[item.loop][item.run]  # type: ignore[index]
+        owner = getattr(holder.kept[item.key].forward, "__self__", None)
+        if isinstance(owner, nn.Module):
+            yield item.path, owner
 
 
 def _forward(item: KeptModule, model: nn.Module, held: dict[int, Any], evaluates: bool) -> Callable[..., Any]:
