@@ -79,6 +79,7 @@ class Evaluation:
         results = self._run(batch, batched, micro_batch)
         return self._executor.total([result[0] for result in results])
 
+    @torch.no_grad()
     def outputs(
         self, batch: Mapping[str, torch.Tensor], batched: Sequence[str], micro_batch: int, everywhere: bool
     ) -> Any:

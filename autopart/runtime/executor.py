@@ -156,7 +156,7 @@ class Executor:
         stage = self._stages[action.stage]
         program, deferred = stage.program, Deferred() if splits else None
         for transfer, tensor in zip(program.receives, received, strict=True):
-            tensor.requires_grad_(transfer.requires_grad)
+            tensor.requires_grad_(transfer.requires_grad and torch.is_grad_enabled())
         with self._located(action), deferred or nullcontext():
             result: Any = stage.module(*(batch[path] for path in program.inputs), *received)
         results = result if isinstance(result, tuple) else (result,)

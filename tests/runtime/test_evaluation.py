@@ -7,15 +7,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 import autopart
+from autopart.capture.torch_export import without_cache
 from autopart.ir.action import Kind
 from autopart.schedules.find import find_schedule
 from autopart.schedules.forward_passes import forward_passes
 from autopart.schedules.homes import homes
 from autopart.schedules.validate import validate
 from tests.equality.single import own_loss
-from tests.models import CASES, build
+from tests.models import build
+from tests.models import case as case_of
 from tests.worker_pool import WorkerPool
 
 
@@ -110,33 +113,30 @@ def test_evaluation_mode_with_the_weights_in_training(worker_pool: WorkerPool, p
     assert sum(none for *_, none, _ in ranks) == 4 - last_stage
 
 
-def _logits(name: str, world: int, pins: dict[str, Any]) -> tuple[float, Any]:
-    case, batch = CASES[name], CASES[name].batch(torch.float64)
+def _predicted(name: str, world: int, pins: dict[str, Any]) -> tuple[float, Any]:
+    case, batch = case_of(name), case_of(name).batch(torch.float64)
     par = autopart.parallelize(
         build(name, torch.float64), world, inputs=batch, loss=case.loss, global_batch=8, micro_batch=2, **pins
     )
     return float(par.evaluate(par.shard_batch(batch))), par.predict(par.shard_batch(batch))
 
 
-@pytest.mark.parametrize(
-    ("name", "pins"),
-    [("llama", {"tp": 2, "pp": 2}), ("gpt", {"tp": 2, "pp": 2}), ("residual_mlp", {"tp": 2, "pp": 2})],
-)
-def test_outputs_come_back_as_the_model_returns_them(worker_pool: WorkerPool, name: str, pins: dict[str, Any]) -> None:
-    case, model, batch = CASES[name], build(name, torch.float64).eval(), CASES[name].batch(torch.float64)
-    with torch.no_grad():
+# Of t5 an output is made in the middle and used later on; u_net returns one of its inputs.
+@pytest.mark.parametrize("name", ["llama", "gpt", "residual_mlp", "bert", "t5", "u_net"])
+def test_outputs_come_back_as_the_model_returns_them(worker_pool: WorkerPool, name: str) -> None:
+    case, model, batch = case_of(name), build(name, torch.float64).eval(), case_of(name).batch(torch.float64)
+    with torch.no_grad(), without_cache(model):
         expected = model(**batch) if isinstance(batch, dict) else model(*batch)
         loss = case.loss(expected, batch) if case.loss else own_loss(expected)
     allowed = 1e-5 if case.drops else 1e-11
-    for found, output in worker_pool.run(_logits, 4, name, 4, pins):
+    for found, output in worker_pool.run(_predicted, 4, name, 4, {"tp": 2, "pp": 2}):
         assert found == pytest.approx(float(loss), rel=allowed)
         assert type(output) is type(expected)
-        if name == "llama":
-            assert output.keys() == {"loss", "logits"}
-            assert float(output.loss) == pytest.approx(float(loss), rel=allowed)
-            torch.testing.assert_close(output.logits, expected.logits, rtol=allowed, atol=allowed)
-        else:
-            torch.testing.assert_close(output, expected, rtol=allowed, atol=allowed)
+        if isinstance(expected, dict):
+            assert list(output) == list(expected)
+        for own, other in zip(tree_leaves(output), tree_leaves(expected), strict=True):
+            assert not own.requires_grad
+            torch.testing.assert_close(own, other, rtol=allowed, atol=allowed)
 
 
 class Summed(nn.Module):
@@ -184,3 +184,49 @@ def test_forward_passes_keep_the_homes_of_training(schedule: str, virtual_stages
     assert homes(passes) == homes(training)
     if schedule != "zb-v":
         assert passes == find_schedule("forward-only")(4, micro_batches, virtual_stages)
+
+
+class Judge(nn.Module):
+    """Branches on values, so that it cannot be captured; in evaluation mode it does not hesitate."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x: (batch, 8) -> the same shape."""
+        y: torch.Tensor = self.layer(x)
+        rows = [row.relu() if bool(row.sum() > 0) else row for row in y]
+        return torch.stack(rows) * (0.5 if self.training else 1.0)
+
+
+class Court(nn.Module):
+    """A judge between two layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.judge, self.last = nn.Linear(8, 8), Judge(), nn.Linear(8, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x: (batch, 8) -> mean square."""
+        return self.last(self.judge(self.first(x))).square().mean()
+
+
+def _court() -> tuple[Court, torch.Tensor]:
+    torch.manual_seed(0)
+    return Court().double(), torch.randn(8, 8, dtype=torch.float64)
+
+
+def _judged() -> tuple[float, float]:
+    model, x = _court()
+    par = autopart.parallelize(
+        model, 2, inputs=(x,), global_batch=8, micro_batch=2, pp=2, keep_whole=["judge"], cuts=["judge"]
+    )
+    return float(par.evaluate(x)), float(par.train_step(x))
+
+
+def test_what_is_kept_whole_is_in_evaluation_mode_too(worker_pool: WorkerPool) -> None:
+    model, x = _court()
+    expected = [float(model.train(mode)(x).detach()) for mode in (False, True)]
+    for found in worker_pool.run(_judged, 2):
+        assert list(found) == pytest.approx(expected, rel=1e-12)
