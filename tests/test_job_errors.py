@@ -81,9 +81,10 @@ class TestInAJob:
             [{"pp": 2, "schedule": "1f1b"}, {"pp": 2, "schedule": "gpipe"}],
             [{"pp": 2, "recompute": "none"}, {"pp": 2, "recompute": "full"}],
             [{"cuts": ["layers.1"]}, {"cuts": ["layers.2"]}],
+            [{"precision": "bf16-mixed"}, {"precision": "as-built"}],
             [{"dp": 2, "micro_batch": 2, "global_batch": 8}, {"dp": 2, "micro_batch": 2, "global_batch": 16}],
         ],
-        ids=["degrees", "micro_batch", "schedule", "recompute", "cuts", "global_batch"],
+        ids=["degrees", "micro_batch", "schedule", "recompute", "cuts", "precision", "global_batch"],
     )
     def test_ranks_that_disagree(self, worker_pool: WorkerPool, pins: list[dict[str, Any]]) -> None:
         for name, message in worker_pool.run(_different_pins, 2, pins):

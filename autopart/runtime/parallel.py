@@ -65,7 +65,7 @@ class Parallel(Generic[PlanT]):
             sources = "\n".join(text for _, text in program.sources)
             check_agreement(
                 f"{plan.fingerprint} {plan.cuts} {plan.nodes} {plan.parameters} {plan.micro_batch} {plan.global_batch} "
-                f"{sources}"
+                f"{plan.precision} {sources}"
             )
             self._folder = tempfile.TemporaryDirectory(prefix="autopart-emitted-")
             directory = Path(self._folder.name)
