@@ -13,9 +13,10 @@ from autopart.api import Parallel
 ROOT = Path(__file__).parents[1]
 
 NAMES = [
-    "AutopartError", "BatchError", "CaptureError", "CheckpointError", "InfeasiblePlanError", "InputsError", "LaunchError",
-    "Parallel", "PinError", "Plan", "PlanFileError", "PlanMismatchError", "PlanningError", "RuleError", "UnknownNameError",
-    "UnsupportedError", "WorkerError", "load_plan", "parallelize", "plan", "prepare", "rules", "run",
+    "AutopartError", "BatchError", "CaptureError", "CheckpointError", "InfeasiblePlanError", "InputsError",
+    "LaunchError", "Parallel", "PinError", "Plan", "PlanFileError", "PlanMismatchError", "PlanningError", "RuleError",
+    "UnknownNameError", "UnsupportedError", "WorkerError", "load_plan", "parallelize", "plan", "prepare", "rules",
+    "run",
 ]  # fmt: skip
 PINS = ["tp", "pp", "dp", "micro_batch", "recompute", "schedule", "cuts", "zero", "sequence_parallel"]
 PINS += ["cp", "virtual_stages", "precision", "stack", "memory_limit_bytes"]
@@ -84,7 +85,7 @@ def test_load_plan_and_run() -> None:
 @pytest.mark.parametrize(
     ("method", "expected"),
     [
-        ("train_step", ["self", "batch"]),
+        ("train_step", ["self", "batch", "trace="]),
         ("evaluate", ["self", "batch"]),
         ("predict", ["self", "batch", "everywhere="]),
         ("clip_grad_norm_", ["self", "max_norm", "norm_type=", "error_if_nonfinite="]),
@@ -106,7 +107,7 @@ def test_no_other_method_is_public() -> None:
     public = {name for name in vars(Parallel) if not name.startswith("_")}
     assert public == {
         "train_step", "evaluate", "predict", "clip_grad_norm_", "shard_batch", "parameters", "named_parameters",
-        "full_state_dict", "full_gradients", "emit", "module", "loss_scale", "save", "load",
+        "full_state_dict", "full_gradients", "emit", "module", "loss_scale", "recorded", "save", "load",
     }  # fmt: skip
 
 

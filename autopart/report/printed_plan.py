@@ -8,6 +8,7 @@ from autopart.report.explain import explain
 from autopart.report.predicted_timeline import predicted_timeline
 from autopart.report.save_timeline import save_timeline
 from autopart.report.table import table
+from autopart.schedules.timeline import Timeline
 
 
 @dataclass(frozen=True)
@@ -18,12 +19,15 @@ class Plan(PlanData):
         """Why the plan is as it is: where the step's seconds and the memory go, and what each decision is worth."""
         return explain(self)
 
-    def save_timeline(self, path: str | Path, micro_batches: int | None = None) -> None:
+    def save_timeline(
+        self, path: str | Path, micro_batches: int | None = None, recorded: Timeline | None = None
+    ) -> None:
         """Draw the predicted timeline of a step: .svg or .png for a picture, .json for Perfetto or Chrome.
 
         Args:
             path: the file.
             micro_batches: draw a step of so many; left out: of as many as the plan has.
+            recorded: what `par.recorded` has, to be laid below it; .json alone has room for both.
 
         Raises:
             UnsupportedError: another ending, no matplotlib for a .png, or the file cannot be written.
@@ -31,7 +35,9 @@ class Plan(PlanData):
         """
         count = micro_batches or self.micro_batches
         title = f"{self.model}, {self.schedule}, pp {self.pp}, {count} micro-batches"
-        save_timeline({title: predicted_timeline(self, count)}, path)
+        predicted = predicted_timeline(self, count)
+        both = {f"predicted: {title}": predicted, "recorded": recorded} if recorded is not None else {title: predicted}
+        save_timeline(both, path)
 
     def __str__(self) -> str:
         return table(self)

@@ -16,6 +16,7 @@ from autopart.runtime.failure import located
 from autopart.runtime.mesh import Mesh
 from autopart.runtime.p2p import P2P, Pending, dtype_of
 from autopart.runtime.precision import without_autocast
+from autopart.runtime.recorder import Recorder
 
 MicroBatch = Mapping[str, torch.Tensor]
 
@@ -56,10 +57,12 @@ class Executor:
         micro_batches: Sequence[MicroBatch],
         sizes: Sequence[int],
         scale: float = 1.0,
+        recorder: Recorder | None = None,
     ) -> torch.Tensor:
         """All actions of a step; gradients are left in the parameters' `grad`, summed over micro-batches.
 
-        `sizes` are the samples of each micro-batch; gradients are those of the loss times `scale`.
+        `sizes` are the samples of each micro-batch; gradients are those of the loss times `scale`. A `recorder` is told
+        when each action begins and ends.
 
         Returns the loss over the global batch, on every rank.
         """
@@ -67,7 +70,7 @@ class Executor:
         deferred: dict[tuple[int, int], Deferred] = {}
         splits = any(action.kind is Kind.WEIGHT for action in actions)
         losses: list[torch.Tensor] = []
-        for action, arrived in self._arrivals(actions, micro_batches, sizes):
+        for action, arrived in self._arrivals(actions, micro_batches, sizes, recorder):
             key = action.stage, action.micro_batch
             if action.kind is Kind.FORWARD:
                 batch = micro_batches[action.micro_batch]
@@ -98,7 +101,11 @@ class Executor:
         return [found[micro_batch] for micro_batch in sorted(found)]
 
     def _arrivals(
-        self, actions: Sequence[Action], micro_batches: Sequence[MicroBatch], sizes: Sequence[int]
+        self,
+        actions: Sequence[Action],
+        micro_batches: Sequence[MicroBatch],
+        sizes: Sequence[int],
+        recorder: Recorder | None = None,
     ) -> Iterator[tuple[Action, list[list[torch.Tensor]]]]:
         """Each action in turn, with what it receives; at the end everything has been sent."""
         fractions = self._fractions(sizes)
@@ -113,7 +120,11 @@ class Executor:
             ahead = self._receive(actions[position + 1], sizes) if position + 1 < len(actions) else []
             # Before a backward pass too, in which parts of the forward may be computed again.
             self._stages[action.stage].comm.fraction = fractions[action.micro_batch]
+            if recorder is not None:
+                recorder.begin()
             yield action, arrived
+            if recorder is not None:
+                recorder.end(action)
         self._p2p.finish()
 
     def _located(self, action: Action, doing: str = "") -> AbstractContextManager[None]:

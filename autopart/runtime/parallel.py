@@ -10,18 +10,21 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from autopart.errors import BatchError, LaunchError, UnsupportedError
+from autopart.errors import LaunchError, UnsupportedError
 from autopart.ir.action import Kind
 from autopart.ir.graph import Graph
 from autopart.ir.plan import PlanData
 from autopart.ir.program import Program
+from autopart.runtime.batches import Batches
 from autopart.runtime.checkpoint import load_checkpoint, save_checkpoint
 from autopart.runtime.evaluation import Evaluation, Variant
 from autopart.runtime.load import write_sources
 from autopart.runtime.precision import precision_named
+from autopart.runtime.recorder import Recorder
 from autopart.runtime.step_schedule import training_schedule
 from autopart.runtime.worker import Worker, check_agreement
 from autopart.schedules.find import find_schedule, schedule_names
+from autopart.schedules.timeline import Timeline
 
 PlanT = TypeVar("PlanT", bound=PlanData)
 
@@ -57,6 +60,8 @@ class Parallel(Generic[PlanT]):
         self.plan = plan
         self.program = program
         self._graph, self._model = graph, model
+        self._batches = Batches(graph, plan.dp, plan.global_batch)
+        self._recorded: Timeline | None = None
         self._worker: Worker | None = None
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._variant = variant
@@ -87,13 +92,23 @@ class Parallel(Generic[PlanT]):
         scale = self._inside().loss_scale
         return 1.0 if scale is None else scale.value
 
-    def train_step(self, batch: Any) -> torch.Tensor:
+    @property
+    def recorded(self) -> Timeline | None:
+        """When each rank of the pipeline computed what in the last step with `trace=True`; rank 0 alone has it.
+
+        It is that of the first replica and its first tp ranks. `plan.save_timeline(path, recorded=...)` lays it beside
+        what was predicted.
+        """
+        return self._recorded
+
+    def train_step(self, batch: Any, trace: bool = False) -> torch.Tensor:
         """Forward, backward and gradient sums over this replica's share of the global batch.
 
         Args:
             batch: the share, in the form of the model's arguments: a mapping, a tuple or a tensor. Its size is
                 `global_batch / dp` samples, or less: then the last micro-batch is smaller, or there are fewer. Replicas
                 may have shares of different sizes. `shard_batch` takes a share from a global batch.
+            trace: record when each action of the schedule begins and ends, for `recorded`; on all ranks or on none.
 
         Returns:
             The mean loss over the whole global batch, a scalar, the same on every rank. Gradients are in the `grad` of
@@ -109,8 +124,14 @@ class Parallel(Generic[PlanT]):
         """
         worker = self._filled()
         self._check_loss()
-        named = self._named(batch)
-        return worker.step(named, self._graph.batched_inputs, self._schedule(self._share(named)))
+        named = self._batches.named(batch)
+        schedule = self._schedule(self._batches.share(named))
+        if not trace:
+            return worker.step(named, self._graph.batched_inputs, schedule)
+        recorder = Recorder(worker.mesh)
+        loss = worker.step(named, self._graph.batched_inputs, schedule, recorder)
+        self._recorded = recorder.timeline()
+        return loss
 
     def evaluate(self, batch: Any) -> torch.Tensor:
         """The loss in evaluation mode, without gradients: no dropout, running statistics as they are.
@@ -132,8 +153,8 @@ class Parallel(Generic[PlanT]):
         """
         self._filled()
         self._check_loss()
-        named = self._named(batch)
-        self._share(named)
+        named = self._batches.named(batch)
+        self._batches.share(named)
         return self._evaluation(False).loss(named, self._graph.batched_inputs, self.plan.micro_batch)
 
     def predict(self, batch: Any, everywhere: bool = True) -> Any:
@@ -153,8 +174,8 @@ class Parallel(Generic[PlanT]):
             and what else `evaluate` raises; a loss is not needed.
         """
         self._filled()
-        named = self._named(batch)
-        self._share(named)
+        named = self._batches.named(batch)
+        self._batches.share(named)
         evaluation = self._evaluation(True)
         return evaluation.outputs(named, self._graph.batched_inputs, self.plan.micro_batch, everywhere)
 
@@ -185,23 +206,7 @@ class Parallel(Generic[PlanT]):
             LaunchError: outside a job of the plan's size.
             BatchError: the batch has more than `global_batch` samples, or fewer than there are replicas.
         """
-        replica, dp = self._inside().mesh.replica, self.plan.dp
-        size = self._samples(self._named(batch))
-        if not dp <= size <= self.plan.global_batch:
-            raise BatchError(
-                f"the batch has {size} samples, the plan was made for global_batch={self.plan.global_batch} on dp={dp} "
-                f"replicas: pass {dp} to {self.plan.global_batch} samples, or plan again with global_batch={size}"
-            )
-        start, stop = (replica * size // dp, (replica + 1) * size // dp)
-
-        def own(path: str, item: Any) -> Any:
-            return item[start:stop] if path in self._graph.batched_inputs else item
-
-        if isinstance(batch, Mapping):
-            return {name: own(str(name), item) for name, item in batch.items()}
-        if isinstance(batch, tuple | list):
-            return type(batch)(own(str(position), item) for position, item in enumerate(batch))
-        return own("0", batch)
+        return self._batches.cut(batch, self._inside().mesh.replica)
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """This rank's parameters, for an optimizer."""
@@ -267,12 +272,6 @@ class Parallel(Generic[PlanT]):
         self.plan.save(folder / "plan.json")
         return paths
 
-    def _samples(self, named: Mapping[str, torch.Tensor]) -> int:
-        sizes = {path: named[path].shape[0] for path in self._graph.batched_inputs}
-        if len(set(sizes.values())) != 1:
-            raise BatchError(f"the items of the batch have different numbers of samples: {sizes}")
-        return next(iter(sizes.values()))
-
     def _check_loss(self) -> None:
         if self._graph.loss is None:
             raise UnsupportedError(
@@ -287,17 +286,6 @@ class Parallel(Generic[PlanT]):
             directory = Path(self._folder.name) / ("predict" if returns else "evaluate")
             self._evaluations[returns] = Evaluation(self._variant(returns), self._inside(), directory, self._model)
         return self._evaluations[returns]
-
-    def _share(self, named: Mapping[str, torch.Tensor]) -> int:
-        """The samples of a replica's share, at least one and no more than the plan was made for."""
-        size, share = self._samples(named), self.plan.global_batch // self.plan.dp
-        if not 1 <= size <= share:
-            raise BatchError(
-                f"the batch has {size} samples, the plan gives each of dp={self.plan.dp} replicas {share} "
-                f"of global_batch={self.plan.global_batch}: pass this replica's share (par.shard_batch(batch)), or "
-                f"plan again with global_batch={max(1, size) * self.plan.dp}"
-            )
-        return size
 
     def _inside(self) -> Worker:
         if self._worker is not None:
@@ -316,34 +304,3 @@ class Parallel(Generic[PlanT]):
         worker = self._inside()
         worker.state.check_filled()
         return worker
-
-    def _named(self, batch: Any) -> dict[str, torch.Tensor]:
-        """The tensors that the graph takes, by their paths."""
-        if isinstance(batch, torch.Tensor):
-            batch = (batch,)
-        if isinstance(batch, Mapping):
-            items = {str(name): item for name, item in batch.items()}
-        elif isinstance(batch, tuple | list):
-            items = {str(position): item for position, item in enumerate(batch)}
-        else:
-            raise BatchError(f"a batch is a mapping, a tuple or a tensor, not a {type(batch).__name__}")
-        named = {}
-        for item in self._graph.inputs:
-            tensor = items.get(item.path)
-            if not isinstance(tensor, torch.Tensor):
-                raise BatchError(
-                    f"the batch has no tensor {item.path!r}: the plan was made with "
-                    f"{[known.path for known in self._graph.inputs]}"
-                )
-            expected = tuple(item.value.shape)
-            fits = tensor.ndim == len(expected) and all(
-                not isinstance(size, int) or size == own for size, own in zip(expected, tensor.shape, strict=True)
-            )
-            if not fits or str(tensor.dtype) != f"torch.{item.value.dtype}":
-                raise BatchError(
-                    f"batch item {item.path!r} is {tensor.dtype} of shape {tuple(tensor.shape)}, the plan was made for "
-                    f"torch.{item.value.dtype} of shape ({', '.join(map(str, expected))}): pass such a batch, or plan "
-                    "again with inputs="
-                )
-            named[item.path] = tensor
-        return named

@@ -25,6 +25,7 @@ from autopart.runtime.load import fill_stage, load_stage
 from autopart.runtime.loss_scale import LossScale
 from autopart.runtime.mesh import Mesh, build_mesh
 from autopart.runtime.precision import Precision
+from autopart.runtime.recorder import Recorder
 from autopart.runtime.step_schedule import StepSchedule
 from autopart.schedules.homes import homes
 
@@ -94,10 +95,17 @@ class Worker:
         """This rank's constants, by the original names."""
         return {name: x for stage in self.stages.values() for name, x in stage.module.named_buffers()}
 
-    def step(self, batch: Mapping[str, torch.Tensor], batched: Sequence[str], schedule: StepSchedule) -> torch.Tensor:
+    def step(
+        self,
+        batch: Mapping[str, torch.Tensor],
+        batched: Sequence[str],
+        schedule: StepSchedule,
+        recorder: Recorder | None = None,
+    ) -> torch.Tensor:
         """Forward, backward and gradient sums over this replica's share; the loss of the global batch.
 
-        `batched` are the paths of the items that have samples, cut into micro-batches as `schedule` has them.
+        `batched` are the paths of the items that have samples, cut into micro-batches as `schedule` has them. A
+        `recorder` is told of the actions.
         """
         micro_batches = self.micro_batches(batch, batched, schedule.sizes)
         before = {name: parameter.grad for name, parameter in self._named.items()}
@@ -105,7 +113,8 @@ class Worker:
             parameter.grad = None
         actions, scale = schedule.actions[self.mesh.pp_rank], self.loss_scale
         with self.random(str(self._steps)), self.precision.computing(self.mesh.device):
-            loss = self._executor.run(actions, micro_batches, schedule.sizes, scale.value if scale else 1.0)
+            factor = scale.value if scale else 1.0
+            loss = self._executor.run(actions, micro_batches, schedule.sizes, factor, recorder)
         self._steps += 1
         reduce_gradients(self._reductions)
         if scale is not None:
