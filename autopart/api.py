@@ -94,7 +94,8 @@ def plan(
         memory_limit_bytes: of a device. Left out: what the cluster's have.
         keep_whole: names of modules that cannot be captured, or should not be: each is called as it is, on one stage,
             by every tensor-parallel rank. `*` stands for one name: "model.layers.*.mlp". To see what it returns, a copy
-            is run on random numbers; a mapping can give a function to run instead.
+            is run on random numbers; a mapping can give a function to run instead. "auto" keeps what stands in the
+            way, the smallest modules that can be, and warns.
 
     Raises:
         CaptureError: the model cannot be captured, or no example batch is known.

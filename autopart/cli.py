@@ -7,7 +7,8 @@ import argparse
 import json
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
@@ -109,9 +110,10 @@ def _add_plan(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     )
     parser.add_argument(
         "--keep-whole",
-        type=_names,
+        type=_kept,
         metavar="A,B",
-        help="names of modules that are not looked into, as in 'model.layers.*.mlp'; each is called as it is",
+        help="names of modules that are not looked into, as in 'model.layers.*.mlp'; each is called as it is. 'auto' "
+        "keeps those that cannot be captured",
     )
     output = parser.add_argument_group("output")
     output.add_argument("--save", metavar="FILE", help="write the plan to this file")
@@ -183,15 +185,20 @@ def _sweep(arguments: argparse.Namespace) -> str:
 
 
 def _load(arguments: argparse.Namespace) -> "tuple[nn.Module, object | None]":
-    """The model that is asked for and its example batch; warnings are told in a line each."""
+    """The model that is asked for and its example batch."""
     from autopart.capture.target import load_target
 
+    with _warnings_in_a_line():
+        return load_target(arguments.target, arguments.sequence_length)
+
+
+@contextmanager
+def _warnings_in_a_line() -> Iterator[None]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        loaded = load_target(arguments.target, arguments.sequence_length)
+        yield
     for warning in caught:
         print(f"warning: {warning.message}", file=sys.stderr)
-    return loaded
 
 
 def _plan(arguments: argparse.Namespace) -> str:
@@ -199,28 +206,29 @@ def _plan(arguments: argparse.Namespace) -> str:
     from autopart.ir.plan import to_json
 
     model, inputs = _load(arguments)
-    plan = api.plan(
-        model,
-        world=arguments.world,
-        cluster=arguments.cluster,
-        global_batch=arguments.global_batch,
-        inputs=inputs,
-        front_end=arguments.front_end,
-        tp=arguments.tp,
-        pp=arguments.pp,
-        dp=arguments.dp,
-        micro_batch=arguments.micro_batch,
-        recompute=arguments.recompute,
-        schedule=arguments.schedule,
-        cuts=arguments.cuts,
-        sequence_parallel=arguments.sequence_parallel,
-        zero=arguments.zero,
-        cp=arguments.cp,
-        virtual_stages=arguments.virtual_stages,
-        precision=arguments.precision,
-        stack=arguments.stack,
-        keep_whole=arguments.keep_whole,
-    )
+    with _warnings_in_a_line():
+        plan = api.plan(
+            model,
+            world=arguments.world,
+            cluster=arguments.cluster,
+            global_batch=arguments.global_batch,
+            inputs=inputs,
+            front_end=arguments.front_end,
+            tp=arguments.tp,
+            pp=arguments.pp,
+            dp=arguments.dp,
+            micro_batch=arguments.micro_batch,
+            recompute=arguments.recompute,
+            schedule=arguments.schedule,
+            cuts=arguments.cuts,
+            sequence_parallel=arguments.sequence_parallel,
+            zero=arguments.zero,
+            cp=arguments.cp,
+            virtual_stages=arguments.virtual_stages,
+            precision=arguments.precision,
+            stack=arguments.stack,
+            keep_whole=arguments.keep_whole,
+        )
     if arguments.save is not None:
         plan.save(arguments.save)
         print(f"saved {arguments.save}", file=sys.stderr)
@@ -277,6 +285,10 @@ def _names(text: str) -> tuple[str, ...]:
             f"{text!r} is not a list of module names, as in model.layers.20,model.layers.40"
         )
     return names
+
+
+def _kept(text: str) -> str | tuple[str, ...]:
+    return text if text == "auto" else _names(text)
 
 
 def _version() -> str:

@@ -30,6 +30,7 @@ class Place:
             the model itself and for the loss.
         construct: what it is, in words.
         advice: what to write instead.
+        modules: the paths of all the modules whose forward it ran in, without `*`.
     """
 
     location: str
@@ -37,6 +38,7 @@ class Place:
     module: str
     construct: str
     advice: str
+    modules: tuple[str, ...] = ()
 
 
 class AutopartError(Exception):

@@ -11,6 +11,7 @@ from autopart.capture.evaluate import overload
 from autopart.capture.example_inputs import example_inputs
 from autopart.capture.fold import fold
 from autopart.capture.front_end import find_front_end
+from autopart.capture.keep_as_needed import AUTO, keep_as_needed
 from autopart.capture.keep_whole import KeepWhole
 from autopart.capture.samplewise import samplewise
 from autopart.capture.torch_export import Captured
@@ -29,13 +30,18 @@ LossFunction = Callable[[Any, Any], torch.Tensor]
 
 @dataclass(frozen=True)
 class Prepared:
-    """A captured model with its rules."""
+    """A captured model with its rules.
+
+    Attributes:
+        kept_unasked: names of the modules that `keep_whole="auto"` kept whole, `*` standing for one name in a path.
+    """
 
     captured: Captured
     folded: Folded
     rules: dict[str, Rule | None]
     batch: BatchSharding
     units: tuple[Unit, ...]
+    kept_unasked: tuple[str, ...] = ()
 
 
 def prepare(
@@ -58,14 +64,19 @@ def prepare(
     check_rules(rules or {})
     known = {KEPT: kept_rule, **(rules or {})}
     capture = find_front_end(front_end)
-    captured = capture(model, example_inputs(model, inputs), loss, keep_whole=keep_whole or ())
+    batch_of_example = example_inputs(model, inputs)
+    kept: tuple[str, ...] = ()
+    if keep_whole == AUTO:
+        captured, kept = keep_as_needed(model, lambda names: capture(model, batch_of_example, loss, keep_whole=names))
+    else:
+        captured = capture(model, batch_of_example, loss, keep_whole=keep_whole or ())
     whole = folded(fold(captured.graph))
     found = {node.name: find_rule(node, whole.graph, known) for node in whole.graph.nodes}
     found = share_groups(whole.graph, found)
     batch = batch_sharding(whole.graph, found)
     if batch.doubtful:
         batch = batch_sharding(whole.graph, found, samplewise(captured.graph, batch.doubtful))
-    return Prepared(captured, whole, found, batch, units_of(whole))
+    return Prepared(captured, whole, found, batch, units_of(whole), kept)
 
 
 def check_rules(given: Mapping[str, RuleSource]) -> None:
