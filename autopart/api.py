@@ -13,6 +13,7 @@ from torch import nn
 from autopart.calibration import calibrate
 from autopart.capture.example_inputs import example_inputs
 from autopart.capture.front_end import find_front_end
+from autopart.capture.keep_as_needed import AUTO
 from autopart.capture.keep_whole import KeepWhole
 from autopart.capture.returned import Returned
 from autopart.capture.torch_export import Captured
@@ -99,7 +100,8 @@ def plan(
         memory_limit_bytes: of a device. Left out: what the cluster's have.
         keep_whole: names of modules that cannot be captured, or should not be: each is called as it is, on one stage,
             by every tensor-parallel rank. `*` stands for one name: "model.layers.*.mlp". To see what it returns, a copy
-            is run on random numbers; a mapping can give a function to run instead.
+            is run on random numbers; a mapping can give a function to run instead. "auto" keeps what stands in the
+            way, the smallest modules that can be, and warns.
 
     Raises:
         CaptureError: the model cannot be captured, or no example batch is known.
@@ -204,7 +206,8 @@ def parallelize(
     example = example_inputs(model, inputs)
 
     def again(returned: Returned | None) -> Captured:
-        return capture(model, example, returned or loss, keep_whole, front_end)
+        kept = prepared.kept_unasked if keep_whole == AUTO else keep_whole
+        return capture(model, example, returned or loss, kept, front_end)
 
     variant = partial(evaluation_variant, made, program, model, again, rules)
 

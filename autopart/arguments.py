@@ -3,6 +3,8 @@
 import argparse
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -16,15 +18,21 @@ The model is made on the meta device: nothing is allocated, nothing is downloade
 
 
 def load_model(arguments: argparse.Namespace) -> "tuple[nn.Module, object | None]":
-    """The model that is asked for and its example batch; warnings are told in a line each."""
+    """The model that is asked for and its example batch."""
     from autopart.capture.target import load_target
 
+    with warnings_in_a_line():
+        return load_target(arguments.target, arguments.sequence_length)
+
+
+@contextmanager
+def warnings_in_a_line() -> Iterator[None]:
+    """Warnings of the user's kind are told in a line each, without the code that raised them."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        loaded = load_target(arguments.target, arguments.sequence_length)
+        yield
     for warning in caught:
         print(f"warning: {warning.message}", file=sys.stderr)
-    return loaded
 
 
 def positive(text: str) -> int:

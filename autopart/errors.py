@@ -31,6 +31,7 @@ class Place:
             the model itself and for the loss.
         construct: what it is, in words.
         advice: what to write instead.
+        modules: the paths of all the modules whose forward it ran in, without `*`.
     """
 
     location: str
@@ -38,6 +39,7 @@ class Place:
     module: str
     construct: str
     advice: str
+    modules: tuple[str, ...] = ()
 
 
 class AutopartError(Exception):

@@ -81,6 +81,9 @@ def make_plan(
         notes.append(
             Note("loss", "the model returns none: priced without; to train, pass loss=, a function of (output, batch)")
         )
+    if prepared.kept_unasked:
+        text = "as they cannot be captured, keep_whole='auto' keeps these, each computed by every tensor-parallel rank"
+        notes.append(Note("keep_whole", f"{text}: {', '.join(prepared.kept_unasked)}"))
     kept = [node.scope for node in prepared.folded.graph.nodes if node.op == KEPT and not function_name(node)]
     if kept:
         guess = (

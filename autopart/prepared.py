@@ -12,6 +12,7 @@ from autopart.capture.evaluate import overload
 from autopart.capture.example_inputs import example_inputs
 from autopart.capture.fold import fold
 from autopart.capture.front_end import find_front_end
+from autopart.capture.keep_as_needed import AUTO, keep_as_needed
 from autopart.capture.keep_whole import KeepWhole
 from autopart.capture.returned import Returned
 from autopart.capture.samplewise import samplewise
@@ -31,13 +32,18 @@ LossFunction = Callable[[Any, Any], torch.Tensor]
 
 @dataclass(frozen=True)
 class Prepared:
-    """A captured model with its rules."""
+    """A captured model with its rules.
+
+    Attributes:
+        kept_unasked: names of the modules that `keep_whole="auto"` kept whole, `*` standing for one name in a path.
+    """
 
     captured: Captured
     folded: Folded
     rules: dict[str, Rule | None]
     batch: BatchSharding
     units: tuple[Unit, ...]
+    kept_unasked: tuple[str, ...] = ()
 
 
 def prepare(
@@ -58,7 +64,10 @@ def prepare(
         RuleError: a rule of `rules` that cannot be read.
     """
     check_rules(rules or {})
-    return find_rules(capture(model, inputs, loss, keep_whole, front_end), rules)
+    if keep_whole != AUTO:
+        return find_rules(capture(model, inputs, loss, keep_whole, front_end), rules)
+    captured, kept = keep_as_needed(model, lambda names: capture(model, inputs, loss, names, front_end))
+    return replace(find_rules(captured, rules), kept_unasked=kept)
 
 
 def capture(

@@ -93,6 +93,11 @@ def test_plan_passes_everything_on(tiny: str, asked: dict[str, Any]) -> None:
     }
 
 
+def test_plan_keeps_modules_whole_by_itself(tiny: str, asked: dict[str, Any]) -> None:
+    assert main(["plan", f"{tiny}:build", "--world", "64", "--keep-whole", "auto"]) == 0
+    assert asked["keep_whole"] == "auto"
+
+
 def test_plan_as_json_and_saved(
     tiny: str, asked: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

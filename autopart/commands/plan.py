@@ -4,7 +4,7 @@ import argparse
 import json
 import sys
 
-from autopart.arguments import TARGET, load_model, names, positive
+from autopart.arguments import TARGET, load_model, names, positive, warnings_in_a_line
 
 EXAMPLES = """examples
   autopart plan hf:config.json --world 64 --cluster dgx-h100 --global-batch 512 --save plan.json
@@ -55,9 +55,10 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     )
     parser.add_argument(
         "--keep-whole",
-        type=names,
+        type=_kept,
         metavar="A,B",
-        help="names of modules that are not looked into, as in 'model.layers.*.mlp'; each is called as it is",
+        help="names of modules that are not looked into, as in 'model.layers.*.mlp'; each is called as it is. 'auto' "
+        "keeps those that cannot be captured",
     )
     output = parser.add_argument_group("output")
     output.add_argument("--save", metavar="FILE", help="write the plan to this file")
@@ -70,29 +71,34 @@ def _plan(arguments: argparse.Namespace) -> str:
     from autopart.ir.plan import to_json
 
     model, inputs = load_model(arguments)
-    plan = api.plan(
-        model,
-        world=arguments.world,
-        cluster=arguments.cluster,
-        global_batch=arguments.global_batch,
-        inputs=inputs,
-        front_end=arguments.front_end,
-        tp=arguments.tp,
-        pp=arguments.pp,
-        dp=arguments.dp,
-        micro_batch=arguments.micro_batch,
-        recompute=arguments.recompute,
-        schedule=arguments.schedule,
-        cuts=arguments.cuts,
-        sequence_parallel=arguments.sequence_parallel,
-        zero=arguments.zero,
-        cp=arguments.cp,
-        virtual_stages=arguments.virtual_stages,
-        precision=arguments.precision,
-        stack=arguments.stack,
-        keep_whole=arguments.keep_whole,
-    )
+    with warnings_in_a_line():
+        plan = api.plan(
+            model,
+            world=arguments.world,
+            cluster=arguments.cluster,
+            global_batch=arguments.global_batch,
+            inputs=inputs,
+            front_end=arguments.front_end,
+            tp=arguments.tp,
+            pp=arguments.pp,
+            dp=arguments.dp,
+            micro_batch=arguments.micro_batch,
+            recompute=arguments.recompute,
+            schedule=arguments.schedule,
+            cuts=arguments.cuts,
+            sequence_parallel=arguments.sequence_parallel,
+            zero=arguments.zero,
+            cp=arguments.cp,
+            virtual_stages=arguments.virtual_stages,
+            precision=arguments.precision,
+            stack=arguments.stack,
+            keep_whole=arguments.keep_whole,
+        )
     if arguments.save is not None:
         plan.save(arguments.save)
         print(f"saved {arguments.save}", file=sys.stderr)
     return json.dumps(to_json(plan), indent=1) if arguments.json else str(plan)
+
+
+def _kept(text: str) -> str | tuple[str, ...]:
+    return text if text == "auto" else names(text)
