@@ -111,6 +111,23 @@ def test_show(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"{image_plan()}\n"
 
 
+def test_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "plan.json"
+    token_plan().save(path)
+    assert main(["why", str(path)]) == 0
+    assert capsys.readouterr().out == f"{token_plan().explain()}\n"
+
+
+def test_timeline(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plan, picture = tmp_path / "plan.json", tmp_path / "step.svg"
+    token_plan().save(plan)
+    assert main(["timeline", str(plan), "--output", str(picture), "--micro-batches", "8"]) == 0
+    assert capsys.readouterr().out == f"saved {picture}\n"
+    assert "8 micro-batches" in picture.read_text()
+    assert main(["timeline", str(plan), "--output", str(tmp_path / "step.txt")]) == 2
+    assert "end its name in .svg, .png, .json" in capsys.readouterr().err
+
+
 def test_diff(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first, second = str(tmp_path / "a.json"), str(tmp_path / "b.json")
     token_plan().save(first)

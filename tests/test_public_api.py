@@ -85,6 +85,9 @@ def test_load_plan_and_run() -> None:
     ("method", "expected"),
     [
         ("train_step", ["self", "batch"]),
+        ("evaluate", ["self", "batch"]),
+        ("predict", ["self", "batch", "everywhere="]),
+        ("clip_grad_norm_", ["self", "max_norm", "norm_type=", "error_if_nonfinite="]),
         ("shard_batch", ["self", "batch"]),
         ("parameters", ["self"]),
         ("named_parameters", ["self"]),
@@ -100,8 +103,8 @@ def test_methods_of_parallel(method: str, expected: list[str]) -> None:
 def test_no_other_method_is_public() -> None:
     public = {name for name in vars(Parallel) if not name.startswith("_")}
     assert public == {
-        "train_step", "shard_batch", "parameters", "named_parameters", "full_state_dict", "full_gradients", "emit",
-        "module",
+        "train_step", "evaluate", "predict", "clip_grad_norm_", "shard_batch", "parameters", "named_parameters",
+        "full_state_dict", "full_gradients", "emit", "module", "loss_scale",
     }  # fmt: skip
 
 

@@ -1,7 +1,8 @@
 """Parallel: a model with its plan, ready to train inside a job, and to be planned, printed and emitted anywhere."""
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -14,7 +15,10 @@ from autopart.ir.action import Kind
 from autopart.ir.graph import Graph
 from autopart.ir.plan import PlanData
 from autopart.ir.program import Program
+from autopart.runtime.evaluation import Evaluation, Variant
 from autopart.runtime.load import write_sources
+from autopart.runtime.precision import precision_named
+from autopart.runtime.step_schedule import training_schedule
 from autopart.runtime.worker import Worker, check_agreement
 from autopart.schedules.find import find_schedule, schedule_names
 
@@ -34,7 +38,13 @@ class Parallel(Generic[PlanT]):
     """
 
     def __init__(
-        self, plan: PlanT, program: Program, graph: Graph, model: nn.Module, constants: Mapping[str, torch.Tensor]
+        self,
+        plan: PlanT,
+        program: Program,
+        graph: Graph,
+        model: nn.Module,
+        constants: Mapping[str, torch.Tensor],
+        variant: Callable[[bool], Variant] | None = None,
     ) -> None:
         schedule = find_schedule(plan.schedule)
         if Kind.BACKWARD not in schedule.kinds:
@@ -48,33 +58,47 @@ class Parallel(Generic[PlanT]):
         self._graph, self._model = graph, model
         self._worker: Worker | None = None
         self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._variant = variant
+        self._evaluations: dict[bool, Evaluation] = {}
+        self._schedule = cache(partial(training_schedule, plan, program))
         if dist.is_initialized() and dist.get_world_size() == plan.world:
             sources = "\n".join(text for _, text in program.sources)
             check_agreement(
                 f"{plan.fingerprint} {plan.cuts} {plan.nodes} {plan.parameters} {plan.micro_batch} {plan.global_batch} "
-                f"{sources}"
+                f"{plan.precision} {sources}"
             )
             self._folder = tempfile.TemporaryDirectory(prefix="autopart-emitted-")
             directory = Path(self._folder.name)
             write_sources(program, directory)
-            actions = schedule(plan.pp, plan.micro_batches, plan.virtual_stages)
-            self._worker = Worker(program, actions, directory, model, constants, plan.dp)
+            share = self._schedule(plan.global_batch // plan.dp)
+            self._worker = Worker(
+                program, share.actions, directory, model, constants, plan.dp, precision_named(plan.precision)
+            )
 
     @property
     def module(self) -> nn.Module | None:
         """This rank's stage (a ModuleList where it has several), or None outside a job."""
         return None if self._worker is None else self._worker.module
 
+    @property
+    def loss_scale(self) -> float:
+        """What the next step multiplies the loss by, with precision="fp16-mixed"; otherwise 1."""
+        scale = self._inside().loss_scale
+        return 1.0 if scale is None else scale.value
+
     def train_step(self, batch: Any) -> torch.Tensor:
         """Forward, backward and gradient sums over this replica's share of the global batch.
 
         Args:
             batch: the share, in the form of the model's arguments: a mapping, a tuple or a tensor. Its size is
-                `global_batch / dp` samples; `shard_batch` takes it from a global batch.
+                `global_batch / dp` samples, or less: then the last micro-batch is smaller, or there are fewer. Replicas
+                may have shares of different sizes. `shard_batch` takes a share from a global batch.
 
         Returns:
             The mean loss over the whole global batch, a scalar, the same on every rank. Gradients are in the `grad` of
-            the parameters, added to what is there; call the optimizer's `zero_grad` between steps as ever.
+            the parameters, added to what is there; call the optimizer's `zero_grad` between steps as ever. With
+            precision="fp16-mixed" they are those of the loss itself, not of the scaled one; where they overflowed, on
+            any rank, this step adds none on any, so that after `zero_grad` the optimizer's step changes nothing.
 
         Raises:
             LaunchError: outside a job of the plan's size.
@@ -82,40 +106,94 @@ class Parallel(Generic[PlanT]):
             UnsupportedError: the model returns no loss and none was given.
         """
         worker = self._inside()
-        if self._graph.loss is None:
-            raise UnsupportedError(
-                f"{self.plan.model} returns no loss: pass loss=, a function of (output, batch), to parallelize"
-            )
+        self._check_loss()
         named = self._named(batch)
-        share = self.plan.global_batch // self.plan.dp
-        size = self._samples(named)
-        if size != share:
-            raise BatchError(
-                f"the batch has {size} samples, the plan gives each of dp={self.plan.dp} replicas {share} "
-                f"of global_batch={self.plan.global_batch}: pass this replica's share (par.shard_batch(batch)), or "
-                f"plan again with global_batch={size * self.plan.dp}"
-            )
-        return worker.step(named, self._graph.batched_inputs, self.plan.micro_batch, self.plan.global_batch)
+        return worker.step(named, self._graph.batched_inputs, self._schedule(self._share(named)))
+
+    def evaluate(self, batch: Any) -> torch.Tensor:
+        """The loss in evaluation mode, without gradients: no dropout, running statistics as they are.
+
+        When first called it captures the model once more, in evaluation mode. The weights are those in training.
+
+        Args:
+            batch: this replica's share, as for `train_step`.
+
+        Returns:
+            The mean loss over the whole global batch, a scalar, the same on every rank.
+
+        Raises:
+            LaunchError: outside a job of the plan's size.
+            BatchError: a batch that is larger than planned, or of another form.
+            CaptureError: the model cannot be captured in evaluation mode.
+            UnsupportedError: the model returns no loss and none was given, or evaluation needs weights on other ranks
+                than training does.
+        """
+        self._inside()
+        self._check_loss()
+        named = self._named(batch)
+        self._share(named)
+        return self._evaluation(False).loss(named, self._graph.batched_inputs, self.plan.micro_batch)
+
+    def predict(self, batch: Any, everywhere: bool = True) -> Any:
+        """What the model returns in evaluation mode, without gradients: a tensor, a tuple, a dict, a dataclass.
+
+        The tensors in it are whole, for all samples of `batch`; a loss that the model itself returns is that of the
+        whole global batch.
+
+        Args:
+            batch: this replica's share, as for `train_step`, labels and all.
+            everywhere: whether every rank of the replica gets the output. Otherwise those of the last stage do, which
+                spares sending it to the others; these get None.
+
+        Raises:
+            BatchError: besides the reasons of `evaluate`, an output that has no samples as a dim, as it would be
+                another in each micro-batch.
+            and what else `evaluate` raises; a loss is not needed.
+        """
+        self._inside()
+        named = self._named(batch)
+        self._share(named)
+        evaluation = self._evaluation(True)
+        return evaluation.outputs(named, self._graph.batched_inputs, self.plan.micro_batch, everywhere)
+
+    def clip_grad_norm_(
+        self, max_norm: float, norm_type: float = 2.0, error_if_nonfinite: bool = False
+    ) -> torch.Tensor:
+        """Clip all gradients by their norm over the whole model: `torch.nn.utils.clip_grad_norm_` of one process.
+
+        All ranks must call it together, between `train_step` and the optimizer's step.
+
+        Returns:
+            The norm before clipping, a scalar, the same on every rank: pieces of a tensor, tied weights and replicas
+            are counted once.
+
+        Raises:
+            LaunchError: outside a job of the plan's size.
+            UnsupportedError: a `norm_type` that is not above 0.
+            RuntimeError: the norm is not finite, and `error_if_nonfinite`.
+        """
+        return self._inside().clip(max_norm, norm_type, error_if_nonfinite)
 
     def shard_batch(self, batch: Any) -> Any:
         """This rank's share of a global batch, in the same form.
 
+        A batch of fewer samples than `global_batch` is shared out too; shares may then differ by one sample.
+
         Raises:
             LaunchError: outside a job of the plan's size.
-            BatchError: the batch has not `global_batch` samples.
+            BatchError: the batch has more than `global_batch` samples, or fewer than there are replicas.
         """
-        replica = self._inside().mesh.replica
-        named = self._named(batch)
-        size = self._samples(named)
-        if size != self.plan.global_batch:
+        replica, dp = self._inside().mesh.replica, self.plan.dp
+        size = self._samples(self._named(batch))
+        if not dp <= size <= self.plan.global_batch:
             raise BatchError(
-                f"the batch has {size} samples, the plan was made for global_batch={self.plan.global_batch}: pass such "
-                f"a batch, or plan again with global_batch={size}"
+                f"the batch has {size} samples, the plan was made for global_batch={self.plan.global_batch} on dp={dp} "
+                f"replicas: pass {dp} to {self.plan.global_batch} samples, or plan again with global_batch={size}"
             )
-        share = size // self.plan.dp
+        start, stop = (replica * size // dp, (replica + 1) * size // dp)
 
         def own(path: str, item: Any) -> Any:
-            return item[replica * share : (replica + 1) * share] if path in self._graph.batched_inputs else item
+            return item[start:stop] if path in self._graph.batched_inputs else item
 
         if isinstance(batch, Mapping):
             return {name: own(str(name), item) for name, item in batch.items()}
@@ -170,6 +248,32 @@ class Parallel(Generic[PlanT]):
         if len(set(sizes.values())) != 1:
             raise BatchError(f"the items of the batch have different numbers of samples: {sizes}")
         return next(iter(sizes.values()))
+
+    def _check_loss(self) -> None:
+        if self._graph.loss is None:
+            raise UnsupportedError(
+                f"{self.plan.model} returns no loss: pass loss=, a function of (output, batch), to parallelize"
+            )
+
+    def _evaluation(self, returns: bool) -> Evaluation:
+        """The model in evaluation mode, with what it `returns` or with its loss; made when it is first asked for."""
+        if returns not in self._evaluations:
+            if self._variant is None or self._folder is None:
+                raise UnsupportedError("this was not made by autopart.parallelize, and knows no evaluation mode")
+            directory = Path(self._folder.name) / ("predict" if returns else "evaluate")
+            self._evaluations[returns] = Evaluation(self._variant(returns), self._inside(), directory, self._model)
+        return self._evaluations[returns]
+
+    def _share(self, named: Mapping[str, torch.Tensor]) -> int:
+        """The samples of a replica's share, at least one and no more than the plan was made for."""
+        size, share = self._samples(named), self.plan.global_batch // self.plan.dp
+        if not 1 <= size <= share:
+            raise BatchError(
+                f"the batch has {size} samples, the plan gives each of dp={self.plan.dp} replicas {share} "
+                f"of global_batch={self.plan.global_batch}: pass this replica's share (par.shard_batch(batch)), or "
+                f"plan again with global_batch={max(1, size) * self.plan.dp}"
+            )
+        return size
 
     def _inside(self) -> Worker:
         if self._worker is not None:
