@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cost_models.catalogue import file_names, find_file
+from cost_models.space import Space, read_space
 from cost_models.toml_table import TomlTable
 
 _FOLDER = Path(__file__).parent / "stacks"
@@ -60,6 +61,7 @@ class Stack:
             stacks together where none was published of this one.
         reports: which memory its figures are of: "allocated" tensors, "reserved" by torch's allocator, or of the whole
             "device", as nvidia-smi shows it.
+        space: what a search may choose for it without a pin; a file may leave this out.
     """
 
     name: str
@@ -86,6 +88,7 @@ class Stack:
     time_error: float
     reports: str
     sources: tuple[tuple[str, str], ...]
+    space: Space = Space()
 
 
 def stack_names() -> tuple[str, ...]:
@@ -126,6 +129,7 @@ def load_stack(name_or_path: str | Path) -> Stack:
         time_error=table.number("time_error", least=0.0),
         reports=table.one_of("reports", REPORTS),
         sources=table.sources(_FIGURES),
+        space=read_space(table.table("space")) if table.has("space") else Space(),
     )
     table.finish()
     return stack

@@ -4,10 +4,11 @@ import math
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from cost_models.errors import CostModelFileError
 
+Item = TypeVar("Item", str, int)
 
 class TomlTable:
     """One table of a toml file. Take each key with a typed method, then call `finish`.
@@ -80,6 +81,25 @@ class TomlTable:
         if value not in known:
             raise self.error(key, f"must be one of {', '.join(known)}, not {value!r}")
         return value
+
+    def texts(self, key: str) -> tuple[str, ...]:
+        """An array of different strings, perhaps none."""
+        return self._array(key, str)
+
+    def some_of(self, key: str, known: tuple[Item, ...]) -> tuple[Item, ...]:
+        """An array of at least one of the `known` values, each once."""
+        values = self._array(key, type(known[0]))
+        if not values or any(value not in known for value in values):
+            raise self.error(key, f"must be some of {', '.join(map(str, known))}, not {list(values)!r}")
+        return values
+
+    def _array(self, key: str, kind: type[Item]) -> tuple[Item, ...]:
+        values = self._take(key)
+        if not isinstance(values, list) or any(type(value) is not kind for value in values):
+            raise self.error(key, f"must be an array of {kind.__name__}, not {values!r}")
+        if len(set(values)) != len(values):
+            raise self.error(key, f"has something twice: {values!r}")
+        return tuple(values)
 
     def fraction(self, key: str) -> float:
         """A number above 0, at most 1."""

@@ -24,6 +24,7 @@ class Definition:
         whole_rounds: the micro-batches must be a multiple of the ranks.
         in_flight: for each rank, the most passes through its stages that are between their forward and their last pass;
             None where that is counted.
+        fill_s: an estimate of the bubble, see `catalog`.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Definition:
     virtual_stages: tuple[int, int | None]
     whole_rounds: bool
     actions: Callable[[Pipeline], Schedule]
+    fill_s: Callable[[float, float, float, int], float]
     in_flight: Callable[[Pipeline], tuple[int, ...]] | None = None
 
     @property
@@ -110,5 +112,6 @@ def _definition(module: ModuleType) -> Definition:
         module.VIRTUAL_STAGES,
         module.WHOLE_ROUNDS,
         module.actions,
+        module.fill_s,
         getattr(module, "in_flight", None),
     )

@@ -94,6 +94,7 @@ class _Greedy:
         self._times_s = (pipeline.forward_s, pipeline.backward_s, pipeline.weight_s)
         self._ranks = [_Rank(stage) for stage in range(pipeline.ranks)]
         self._ranks[0].arrived_s[0].extend([0.0] * pipeline.micro_batches)
+        self._longest_s = 0.0  # that any rank has waited so far
         self._events: list[tuple[float, int]] = [(0.0, 0)]  # when which rank may have something to do
 
     def run(self) -> Schedule:
@@ -128,8 +129,7 @@ class _Greedy:
         wait_s = min(forward_s if room else inf, backward_s) - now_s
         if wait_s <= 0 and weights == backwards:
             return F
-        longest_s = max(other.idle_s for other in self._ranks)
-        if weights < backwards and (wait_s >= self._pipeline.weight_s or rank.idle_s + wait_s > longest_s):
+        if weights < backwards and (wait_s >= self._pipeline.weight_s or rank.idle_s + wait_s > self._longest_s):
             return W
         return None
 
@@ -140,6 +140,7 @@ class _Greedy:
     def _do(self, rank: _Rank, kind: Kind, now_s: float) -> None:
         number = _NUMBER[kind.value]
         rank.idle_s += now_s - rank.free_s if rank.actions else 0.0
+        self._longest_s = max(self._longest_s, rank.idle_s)
         rank.free_s = end_s = now_s + self._times_s[number]
         rank.actions.append(Action(kind, rank.stage, rank.counts[number]))
         rank.counts[number] += 1

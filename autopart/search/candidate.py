@@ -84,13 +84,15 @@ class Candidate:
 
     @cached_property
     def sends_s(self) -> tuple[float, ...]:
-        """Seconds of the transfer at each cut."""
-        return tuple(self._send_s(stage[-1]) for stage in self.stages[:-1])
+        """Seconds of the transfer at each cut; none between stages of one rank."""
+        places = self.rank_of
+        return tuple(
+            0.0 if places[index] == places[index + 1] else self._send_s(stage[-1])
+            for index, stage in enumerate(self.stages[:-1])
+        )
 
     def _send_s(self, last: UnitCost) -> float:
         stride = self.tp * self.cp * self.dp
-        if self.pp == 1:
-            return 0.0
         whole = last.crossing_whole_bytes
         if not self.keeping.stack.scattered_sends or self.tp == 1 or not whole:
             return send_s(last.crossing_bytes, stride, self.cluster)
@@ -107,21 +109,28 @@ class Candidate:
             return tuple(
                 stage_memory(stage, self.in_flight[i], self.keeping, entering[i]) for i, stage in enumerate(self.stages)
             )
+        kept = [sum(self.keeping.recompute.kept_bytes(cost) for cost in stage) for stage in self.stages]
+        sizes = [a + b for a, b in zip(kept, entering, strict=True)]
+        # When all of a rank's stages are in flight, they go on as they do: a longer schedule has the same peak.
+        count = min(self.micro_batches, STEADY * self.pp)
+        peaks = peak_in_flight(_written(self.schedule, self.pp, count, self.virtual_stages), sizes)
         found = []
-        for own, passes in zip(self.homes, self.in_flight, strict=True):
+        for own, peak in zip(self.homes, peaks, strict=True):
             units = [cost for index in own for cost in self.stages[index]]
-            received = sum(entering[index] for index in own)
-            # What is in flight counts passes through any of a rank's stages: an even share of each.
-            found.append(stage_memory(units, passes / len(own), self.keeping, received))
+            received, whole = sum(entering[index] for index in own), sum(sizes[index] for index in own)
+            found.append(stage_memory(units, peak / whole if whole else 0.0, self.keeping, received))
         return tuple(found)
 
-    @cached_property
+    @property
     def homes(self) -> tuple[tuple[int, ...], ...]:
         """For each rank of the pipeline, the stages that it has."""
-        if self.virtual_stages == 1:
-            return tuple((rank,) for rank in range(self.pp))
-        schedule = find_schedule(self.schedule)(self.pp, self.pp, self.virtual_stages)
-        return tuple(tuple(sorted({action.stage for action in actions})) for actions in schedule)
+        return rank_stages(self.schedule, self.pp, self.virtual_stages)
+
+    @cached_property
+    def rank_of(self) -> tuple[int, ...]:
+        """For each stage its rank."""
+        found = {index: rank for rank, own in enumerate(self.homes) for index in own}
+        return tuple(found[index] for index in range(len(found)))
 
     @property
     def peak_bytes(self) -> int:
@@ -166,31 +175,61 @@ class Candidate:
         return sum(self.tails_s)
 
     @cached_property
+    def _passes(self) -> tuple[Times, Times, Times]:
+        """Seconds of every stage's passes: forward, backward, and of the weights' gradients where they are split."""
+        kinds = self._definition.kinds
+        nothing = (0.0,) * len(self.stages)
+        if Kind.BACKWARD not in kinds:
+            return self.forward_s, nothing, nothing
+        if Kind.WEIGHT not in kinds:
+            return self.forward_s, self.backward_s, nothing
+        pace = self._pace
+        weight_s = tuple(pace * sum(cost.weight_s for cost in stage) for stage in self.stages)
+        return self.forward_s, tuple(b - w for b, w in zip(self.backward_s, weight_s, strict=True)), weight_s
+
+    def _of_ranks(self, times_s: Times) -> Times:
+        return tuple(sum(times_s[index] for index in own) for own in self.homes)
+
+    @cached_property
+    def _blocked_s(self) -> Times:
+        """For each rank, the seconds of a micro-batch in which it sends and computes nothing."""
+        if not self.keeping.stack.blocking_sends:
+            return (0.0,) * self.pp
+        sends = (0.0, *self.sends_s, 0.0)  # to both sides: activations to one, gradients to the other
+        return self._of_ranks(tuple(a + b for a, b in pairwise(sends)))
+
+    @cached_property
     def estimated_s(self) -> float:
-        """Seconds a step by the formula for 1F1B: the slowest stage sets the pace, the others fill and drain."""
-        stages = [f + b for f, b in zip(self.forward_s, self.backward_s, strict=True)]
-        both = [sum(stages[index] for index in own) for own in self.homes]
-        return (self.micro_batches - 1) * max(both) + sum(both) + 2 * sum(self.sends_s) + self.tail_s
+        """Seconds a step: the slowest rank sets the pace, and each other one adds the fill of the schedule."""
+        passes = [self._of_ranks(times_s) for times_s in self._passes]
+        paces = [f + b + w + sent for f, b, w, sent in zip(*passes, self._blocked_s, strict=True)]
+        slowest = paces.index(max(paces))
+        fills = [self._definition.fill_s(f, b, w, self.virtual_stages) for f, b, w in zip(*passes, strict=True)]
+        sent_s = 2 * sum(self.sends_s) / self.virtual_stages
+        return self.micro_batches * paces[slowest] + sum(fills) - fills[slowest] + sent_s + self.tail_s
 
     @cached_property
     def least_step_s(self) -> float:
-        """Seconds that `step_s` cannot be below, without playing the schedule out; `tail_s` where nothing is known.
+        """Seconds that `step_s` cannot be below, without playing the schedule out.
 
-        A stage is busy for all micro-batches, after the first has come through the stages before it, and before the
-        last has gone back through them. And a stage that has at most k micro-batches in flight has done no more forward
-        passes when the gradients of the first arrive: that is after a forward pass of all stages and a backward pass of
-        those behind it; what it has left, and then a backward pass of those before it, come after.
+        A rank is busy for all micro-batches, after the first has come to its first stage and, where the backward pass
+        is not split, before the last has gone back from it. And a rank that has at most k passes in flight has done no
+        more forward passes when the first gradients arrive at its last stage: that is after a forward pass of all
+        stages and a backward pass of those behind it; what it has left comes after.
         """
-        if self.virtual_stages > 1 or find_schedule(self.schedule).kinds != (Kind.FORWARD, Kind.BACKWARD):
-            return self.tail_s
-        count, least_s, before_s = self.micro_batches, 0.0, 0.0
-        once_s = sum(self.forward_s) + sum(self.backward_s) + 2 * sum(self.sends_s)
-        for forward_s, backward_s, sent_s, flying in zip(
-            self.forward_s, self.backward_s, (*self.sends_s, 0.0), self.in_flight, strict=True
-        ):
-            left_s = (count - 1) * backward_s + (count - min(count, flying)) * forward_s
-            least_s = max(least_s, before_s + count * (forward_s + backward_s), once_s + left_s)
-            before_s += forward_s + backward_s + 2 * sent_s
+        forward_s, backward_s, weight_s = self._passes
+        count, split = self.micro_batches, self._definition.splits_backward
+        sends = (*self.sends_s, 0.0)
+        once_s, back_s, before, behind = 0.0, 0.0, [], []  # behind[s]: from the end of all forwards to the B of stage s
+        for f, b, sent in zip(forward_s, backward_s, sends, strict=True):
+            before.append((once_s, 0.0 if split else back_s))
+            once_s, back_s = once_s + f + sent, back_s + b + sent
+        for b, sent in zip(reversed(backward_s), reversed(sends), strict=True):
+            behind.append((behind[-1] if behind else 0.0) + sent)
+            behind[-1] += 0.0
+            behind.append(behind.pop())
+            _ = b
+        least_s = 0.0
         return least_s + self.tail_s
 
     @property

@@ -28,30 +28,21 @@ FAST, LEAN, SPARING = "fast", "lean", "sparing"
 
 @dataclass
 class Layouts:
-    """Each tensor search is run once, for all micro-batches and variants of a tp degree together."""
+    """Those at one degree of context parallelism.
+
+    Each tensor search is run once, for all micro-batches and variants of a tp degree together.
+    """
 
     folded: Folded
     rules: Mapping[str, Rule | None]
     axes: Axes
     units: tuple[Unit, ...]
     request: Request
+    cp: int = 1
     _options: dict[int, dict[str, tuple[Strategy, ...]]] = field(default_factory=dict)
     _prices: dict[tuple[int, int], Prices] = field(default_factory=dict)
     _plans: dict[tuple[int, int, str], TensorPlan] = field(default_factory=dict)
     _costs: dict[tuple[int, int, str], tuple[UnitCost, ...]] = field(default_factory=dict)
-
-    def variants(self, tp: int) -> tuple[str, ...]:
-        """Layouts of least time, then such as take less memory. A pinned tp asks for the model to be shared."""
-        if tp == 1:
-            return (FAST,)
-        return (LEAN, SPARING) if self.request.tp else (FAST, LEAN, SPARING)
-
-    def micro_batches(self, share: int) -> tuple[int, ...]:
-        """The sizes of micro-batches to try for a replica with `share` samples."""
-        pinned = self.request.micro_batch
-        if pinned:
-            return () if share % pinned else (pinned,)
-        return divisors_up_to(share, LARGEST_MICRO_BATCH)
 
     def options(self, tp: int) -> dict[str, tuple[Strategy, ...]]:
         """Every node's strategies on `tp` ranks."""
@@ -69,7 +60,7 @@ class Layouts:
     @cached_property
     def context(self) -> Context:
         """What context parallelism divides."""
-        return find_context(self.folded.graph, self.axes, self.request.cp or 1)
+        return find_context(self.folded.graph, self.axes, self.cp)
 
     def prices(self, tp: int, micro_batch: int) -> Prices:
         """What everything costs at a tp degree and micro-batch."""
@@ -90,8 +81,8 @@ class Layouts:
     def plan(self, tp: int, micro_batch: int, variant: str) -> TensorPlan:
         """The tensor plan."""
         if (tp, micro_batch, variant) not in self._plans:
-            sizes = self.micro_batches(self.request.global_batch)
-            keys = [(tp, size, own) for size in sizes for own in self.variants(tp)]
+            sizes = micro_batches(self.request, self.request.global_batch)
+            keys = [(tp, size, own) for size in sizes for own in variants(self.request, tp)]
             objectives = [self._objective(*key) for key in keys]
             found = TensorSearch(self.folded, self.options(tp)).run(objectives)
             self._plans.update(zip(keys, found, strict=True))
@@ -119,3 +110,17 @@ class Layouts:
     def _whole(self, micro_batch: int) -> tuple[UnitCost, ...]:
         """The units' costs on a device alone."""
         return self.costs(1, micro_batch, FAST)
+
+
+def variants(request: Request, tp: int) -> tuple[str, ...]:
+    """Layouts of least time, then such as take less memory. A pinned tp asks for the model to be shared."""
+    if tp == 1:
+        return (FAST,)
+    return (LEAN, SPARING) if request.tp else (FAST, LEAN, SPARING)
+
+
+def micro_batches(request: Request, share: int) -> tuple[int, ...]:
+    """The sizes of micro-batches to try for a replica with `share` samples."""
+    if request.micro_batch:
+        return () if share % request.micro_batch else (request.micro_batch,)
+    return divisors_up_to(share, LARGEST_MICRO_BATCH)

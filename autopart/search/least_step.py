@@ -1,11 +1,13 @@
-"""least_step_s: bounds on the time of a step, from the costs of the units alone, before stages are cut."""
+"""Bounds on the time of a step, from the costs of the units alone, before stages are cut."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from autopart.estimate.block import UnitCost
 from autopart.estimate.memory import Keeping, parameter_bytes
 from autopart.estimate.recompute import Recompute
+from autopart.ir.action import Kind
+from autopart.schedules.find import find_schedule
 from autopart.search.point import Point
 from autopart.search.request import Request
 from cost_models.collective import Group, all_reduce_s, send_s
@@ -13,70 +15,123 @@ from cost_models.collective import Group, all_reduce_s, send_s
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """Of all units: `seconds` of both passes over a micro-batch with what is computed again, and of the slowest one;
-    bytes of their parameters; and the least bytes that cross a cut.
+    """Of all units: `forward_s` and `backward_s` of a micro-batch, the latter with what is computed again, and of it
+    `weight_s` of weights' gradients; both passes of the slowest unit; bytes of their parameters; the least bytes that
+    cross a cut; and the passes of the units, those that differ, as shares of both passes: (forward, backward, weight).
     """
 
-    seconds: float
+    forward_s: float
+    backward_s: float
+    weight_s: float
     slowest_s: float
     held_bytes: float
     crossing_bytes: float
+    shares: tuple[tuple[float, float, float], ...]
+
+    @property
+    def seconds(self) -> float:
+        """Of both passes."""
+        return self.forward_s + self.backward_s
 
 
 def totals(costs: Sequence[UnitCost], recompute: Recompute) -> Totals:
     """The totals of units."""
-    seconds = [cost.forward_s + cost.backward_s + recompute.again_s(cost) for cost in costs]
-    crossing = min((cost.crossing_bytes for cost in costs[:-1]), default=0.0)
-    return Totals(sum(seconds), max(seconds), parameter_bytes(costs)[0], crossing)
+    times = [(cost.forward_s, cost.backward_s + recompute.again_s(cost), cost.weight_s) for cost in costs]
+    both = [(own, own[0] + own[1]) for own in times]
+    return Totals(
+        *(sum(own[k] for own in times) for k in range(3)),
+        max(seconds for _, seconds in both),
+        parameter_bytes(costs)[0],
+        min((cost.crossing_bytes for cost in costs[:-1]), default=0.0),
+        tuple(dict.fromkeys((f / s, b / s, w / s) for (f, b, w), s in both if s > 0)),
+    )
 
 
-def least_step_s(point: Point, own: Totals, keeping: Keeping, request: Request) -> float:
-    """Seconds that no cuts can be below by the formula for 1F1B, `Candidate.estimated_s`: all is dealt out evenly.
+@dataclass
+class LeastStep:
+    """What no cuts can be below, for the points of a request; parts that points share are computed once."""
 
-    The slowest of pp stages takes at least a pp-th of all units' time, and at least as long as the slowest unit; a cut
-    sends at least what crosses the best place.
-    """
-    stack, cluster = request.stack, request.cluster
-    slowest_s = max(own.seconds / point.pp, own.slowest_s)
-    step_s = _pace(request) * ((point.micro_batches - 1) * slowest_s + own.seconds)
-    if point.pp > 1:
-        scattered = point.tp if stack.scattered_sends else 1
-        cuts = point.pp * (request.virtual_stages or 1) - 1
-        stride = point.tp * (request.cp or 1) * point.dp
-        step_s += 2 * cuts * send_s(own.crossing_bytes / scattered, stride, cluster)
-    return step_s + _least_tail_s(point, own, keeping, request)
+    request: Request
+    _fills: dict[tuple[Totals, str, int, bool], tuple[float, float]] = field(default_factory=dict)
+    _tails: dict[tuple[int, int, int, int, float], float] = field(default_factory=dict)
+    _sends: dict[tuple[int, int, float], float] = field(default_factory=dict)
 
+    def estimated_s(self, point: Point, own: Totals, keeping: Keeping) -> float:
+        """Seconds by the formula of `Candidate.estimated_s`, with all dealt out evenly.
 
-def least_played_s(point: Point, own: Totals, keeping: Keeping, request: Request, in_turn: bool) -> float:
-    """Seconds that no cuts can be below when the schedule is played out.
+        The slowest of pp ranks takes at least a pp-th of all units' time, and at least as long as the slowest unit; the
+        fill of all ranks is at least that of their sum, since it is convex; of the slowest, which has none, it is at
+        most the largest share that any unit has; and a cut sends at least what crosses the best place.
+        """
+        slowest_s = max(own.seconds / point.pp, own.slowest_s)
+        share, fill_s = self._fill(point, own, keeping.zero >= 3)
+        step_s = self._pace * ((point.micro_batches - share) * slowest_s + fill_s)
+        if point.pp > 1:
+            cuts = point.pp * point.virtual_stages - 1
+            step_s += 2 * cuts / point.virtual_stages * self._send_s(point, own, keeping)
+        return step_s + self._tail_s(point, own, keeping)
 
-    `in_turn`: a micro-batch passes all stages forward and then backward, each on a rank of its own. Stage s is then
-    busy for all m micro-batches after the first has come through the stages before it, and before the last goes back
-    through them: m x[s] + x[0] + .. + x[s-1] <= the step, for times x of both passes. Summed up from the first stage
-    to the last, all units take at most 1 - (1 - 1/m)^pp of it.
-    """
-    count = point.micro_batches
-    step_s = count * max(own.seconds / point.pp, own.slowest_s)
-    if in_turn:
-        step_s = max(step_s, own.seconds / (1 - (1 - 1 / count) ** point.pp))
-    return _pace(request) * step_s + _least_tail_s(point, own, keeping, request)
+    def played_s(self, point: Point, own: Totals, keeping: Keeping) -> float:
+        """Seconds when the schedule is played out.
 
+        Where every rank has one stage, stage s is busy for all m micro-batches after the first has come through the
+        stages before it and, where the backward pass is not split, before the last goes back through them. With times x
+        of both passes, of which at least a share f has to be waited for, that is
+        m x[s] + f (x[0] + .. + x[s-1]) <= the step. Summed up from the first stage to the last, f of all units' time
+        takes at most 1 - (1 - f/m)^pp of it.
+        """
+        count, kinds = point.micro_batches, find_schedule(point.schedule).kinds
+        if Kind.BACKWARD not in kinds:
+            return 0.0
+        step_s = count * max(own.seconds / point.pp, own.slowest_s)
+        if point.virtual_stages == 1 and keeping.zero < 3:
+            waited = 1.0 if Kind.WEIGHT not in kinds else min((share[0] for share in own.shares), default=0.0)
+            if waited > 0:
+                step_s = max(step_s, own.seconds * waited / (1 - (1 - waited / count) ** point.pp))
+        return self._pace * step_s + self._tail_s(point, own, keeping)
 
-def _pace(request: Request) -> float:
-    return request.cluster.device.pace(request.world) / request.cluster.device_speed
+    @property
+    def _pace(self) -> float:
+        return self.request.cluster.device.pace(self.request.world) / self.request.cluster.device_speed
 
+    def _fill(self, point: Point, own: Totals, shared: bool) -> tuple[float, float]:
+        """The largest share of its work that any unit's fill has (1 where sharing parameters changes the times), and
+        the fill of all."""
+        key = own, point.schedule, point.virtual_stages, shared
+        if key not in self._fills:
+            definition, virtual = find_schedule(point.schedule), point.virtual_stages
+            split = definition.splits_backward
 
-def _least_tail_s(point: Point, own: Totals, keeping: Keeping, request: Request) -> float:
-    """What is done once a step grows with the parameters that a rank holds, and one rank holds at least a pp-th; what
-    overlaps with it is taken to hide all that it can.
-    """
-    cluster, stack = request.cluster, request.stack
-    held = own.held_bytes / point.pp / keeping.element_bytes
-    tail_s = stack.step_s
-    if keeping.zero == 0 and keeping.replicas > 1:
-        reduced_s = all_reduce_s(held * keeping.state.reduced_bytes, Group(keeping.replicas, point.tp), cluster)
-        tail_s += (1 - stack.reduction_overlap) * reduced_s
-    bandwidth = cluster.device.memory_bandwidth_bytes_per_s * cluster.device.bandwidth_fraction
-    moved = keeping.state.step_bytes - keeping.state.first_bytes
-    share = keeping.replicas if keeping.zero >= 1 else 1
-    return tail_s + moved * held / share / bandwidth
+            def fill_s(forward_s: float, backward_s: float, weight_s: float) -> float:
+                apart = weight_s if split else 0.0
+                return definition.fill_s(forward_s, backward_s - apart, apart, virtual)
+
+            share = 1.0 if shared else max((fill_s(*unit) for unit in own.shares), default=1.0)
+            self._fills[key] = share, fill_s(own.forward_s, own.backward_s, own.weight_s)
+        return self._fills[key]
+
+    def _send_s(self, point: Point, own: Totals, keeping: Keeping) -> float:
+        size = own.crossing_bytes / (point.tp if keeping.stack.scattered_sends else 1)
+        key = point.tp, point.pp, size
+        if key not in self._sends:
+            self._sends[key] = send_s(size, self.request.world // point.pp, self.request.cluster)
+        return self._sends[key]
+
+    def _tail_s(self, point: Point, own: Totals, keeping: Keeping) -> float:
+        """What is done once a step grows with the parameters that a rank holds, and one rank holds at least a pp-th;
+        what overlaps with it is taken to hide all that it can.
+        """
+        held = own.held_bytes / point.pp / keeping.element_bytes
+        key = point.tp, point.pp, keeping.zero, keeping.replicas, held
+        if key not in self._tails:
+            cluster, stack = self.request.cluster, self.request.stack
+            tail_s = stack.step_s
+            if keeping.zero == 0 and keeping.replicas > 1:
+                group = Group(keeping.replicas, point.tp)
+                reduced_s = all_reduce_s(held * keeping.state.reduced_bytes, group, cluster)
+                tail_s += (1 - stack.reduction_overlap) * reduced_s
+            bandwidth = cluster.device.memory_bandwidth_bytes_per_s * cluster.device.bandwidth_fraction
+            moved = keeping.state.step_bytes - keeping.state.first_bytes
+            share = keeping.replicas if keeping.zero >= 1 else 1
+            self._tails[key] = tail_s + moved * held / share / bandwidth
+        return self._tails[key]

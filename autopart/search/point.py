@@ -1,21 +1,30 @@
-"""Point: one combination of degrees, micro-batch, recomputation and layout, before anything of it is priced."""
+"""Point: one combination of degrees, micro-batch, policies and layout, before anything of it is priced."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """`variant` says which of the layouts at this tp and micro-batch, see `Layouts`."""
+    """`variant` says which of the layouts at this tp, cp and micro-batch, see `Layouts`."""
 
     tp: int
     pp: int
     dp: int
+    cp: int
     micro_batch: int
     micro_batches: int
-    recompute: str
     variant: str
+    recompute: str
+    zero: int
+    schedule: str
+    virtual_stages: int
 
     @property
-    def degrees(self) -> tuple[int, int, int]:
+    def degrees(self) -> tuple[int, int, int, int]:
         """Of these, one point is among the runners-up."""
-        return self.tp, self.pp, self.dp
+        return self.tp, self.pp, self.dp, self.cp
+
+    @property
+    def layout(self) -> tuple[int, int, int, str]:
+        """On what the costs of the units depend."""
+        return self.cp, self.tp, self.micro_batch, self.variant

@@ -21,3 +21,8 @@ def actions(pipeline: Pipeline) -> Schedule:
         tuple(Action(Kind.FORWARD, chunk * pipeline.ranks + rank, m) for chunk, m in order)
         for rank in range(pipeline.ranks)
     )
+
+
+def fill_s(forward_s: float, backward_s: float, weight_s: float, virtual_stages: int) -> float:
+    """Seconds by which each further rank makes the step longer: the forward pass of one of its stages."""
+    return forward_s / virtual_stages

@@ -39,3 +39,15 @@ def actions(pipeline: Pipeline) -> Schedule:
         )
         for rank in range(ranks)
     )
+
+
+def in_flight(pipeline: Pipeline) -> tuple[int, ...]:
+    """For each rank, the most passes in flight: what it warms up with, and one more."""
+    ranks, virtual = pipeline.ranks, pipeline.virtual_stages
+    every = virtual * pipeline.micro_batches
+    return tuple(min(2 * (ranks - 1 - rank) + (virtual - 1) * ranks + 1, every) for rank in range(ranks))
+
+
+def fill_s(forward_s: float, backward_s: float, weight_s: float, virtual_stages: int) -> float:
+    """Seconds by which each further rank makes the step longer: the passes of one of its stages."""
+    return (forward_s + backward_s) / virtual_stages

@@ -39,3 +39,8 @@ def actions(pipeline: Pipeline) -> Schedule:
 def in_flight(pipeline: Pipeline) -> tuple[int, ...]:
     """For each rank, the most micro-batches in flight: what it warms up with, and one more."""
     return tuple(min(pipeline.ranks - stage, pipeline.micro_batches) for stage in range(pipeline.ranks))
+
+
+def fill_s(forward_s: float, backward_s: float, weight_s: float, virtual_stages: int) -> float:
+    """Seconds by which each further rank makes the step longer: its forward and backward pass of one micro-batch."""
+    return forward_s + backward_s

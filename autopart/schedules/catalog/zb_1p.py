@@ -19,3 +19,8 @@ def actions(pipeline: Pipeline) -> Schedule:
     Where F, B and W take the same time it idles as long as ZB-H1; unlike ZB-H1 it follows the times of the pipeline.
     """
     return search_order(pipeline, limit=pipeline.ranks)
+
+
+def fill_s(forward_s: float, backward_s: float, weight_s: float, virtual_stages: int) -> float:
+    """Seconds by which each further rank makes the step longer: section 2.3; never less than it waits for its input."""
+    return max(forward_s, forward_s + backward_s - weight_s)

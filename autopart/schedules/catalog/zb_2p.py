@@ -20,3 +20,8 @@ def actions(pipeline: Pipeline) -> Schedule:
     and last action, as in ZB-H2; unlike ZB-H2 it follows the times of the pipeline.
     """
     return search_order(pipeline, limit=2 * pipeline.ranks)
+
+
+def fill_s(forward_s: float, backward_s: float, weight_s: float, virtual_stages: int) -> float:
+    """Seconds by which each further rank makes the step longer: section 2.3; never less than it waits for its input."""
+    return max(forward_s, forward_s + backward_s - 2 * weight_s)

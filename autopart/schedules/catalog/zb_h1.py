@@ -27,3 +27,13 @@ def actions(pipeline: Pipeline) -> Schedule:
     #   rank 2 |       F0 B0 F1 B1 F2 B2 W0 F3 B3 W1 W2 W3
     ranks, micro_batches = pipeline.ranks, pipeline.micro_batches
     return tuple(delay_weights(stage, micro_batches, warm_up=ranks - 1 - stage, delay=stage) for stage in range(ranks))
+
+
+def in_flight(pipeline: Pipeline) -> tuple[int, ...]:
+    """For each rank, the most micro-batches in flight: as many as there are ranks."""
+    return (min(pipeline.ranks, pipeline.micro_batches),) * pipeline.ranks
+
+
+def fill_s(forward_s: float, backward_s: float, weight_s: float, virtual_stages: int) -> float:
+    """Seconds by which each further rank makes the step longer: section 2.3; never less than it waits for its input."""
+    return max(forward_s, forward_s + backward_s - weight_s)

@@ -31,3 +31,13 @@ def actions(pipeline: Pipeline) -> Schedule:
     return tuple(
         delay_weights(stage, micro_batches, warm_up=2 * (ranks - 1 - stage), delay=2 * stage) for stage in range(ranks)
     )
+
+
+def in_flight(pipeline: Pipeline) -> tuple[int, ...]:
+    """For each rank, the most micro-batches in flight: one less than twice the ranks."""
+    return (min(2 * pipeline.ranks - 1, pipeline.micro_batches),) * pipeline.ranks
+
+
+def fill_s(forward_s: float, backward_s: float, weight_s: float, virtual_stages: int) -> float:
+    """Seconds by which each further rank makes the step longer: section 2.3; never less than it waits for its input."""
+    return max(forward_s, forward_s + backward_s - 2 * weight_s)

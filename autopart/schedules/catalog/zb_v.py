@@ -46,3 +46,8 @@ def _rank(rank: int, ranks: int, micro_batches: int) -> Iterator[Action]:
     for letter in passes:
         stage = rank if letter.isupper() else 2 * ranks - 1 - rank
         yield Action(Kind(letter.upper()), stage, next(counts[letter]))
+
+
+def fill_s(forward_s: float, backward_s: float, weight_s: float, virtual_stages: int) -> float:
+    """Seconds by which each further rank makes the step longer: it waits for the forward pass of half of a rank's."""
+    return max(forward_s, forward_s + backward_s - 2 * weight_s) / virtual_stages

@@ -1,0 +1,104 @@
+"""all_points: what a request and the software leave open, multiplied out."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+from autopart.schedules.find import find_schedule
+from autopart.search.layouts import micro_batches, variants
+from autopart.search.point import Point
+from autopart.search.request import Request, divisors, divisors_up_to
+
+DEFAULT_SCHEDULE, DEFAULT_VIRTUAL = "1f1b", "interleaved-1f1b"
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What may be chosen for a request.
+
+    Attributes:
+        unit_count: how many pieces the model has.
+        shares_work: whether a tp degree divides any work at all.
+        lengths: of the sequence, all that cp has to divide.
+    """
+
+    request: Request
+    unit_count: int
+    shares_work: Callable[[int], bool]
+    lengths: tuple[int, ...]
+
+    def points(self) -> list[Point]:
+        """All points, in the order in which those of equal time and memory are preferred."""
+        request = self.request
+        kinds = (request.recompute,) if request.recompute else request.stack.space.recompute
+        return [
+            Point(tp, pp, dp, cp, size, share // size, variant, recompute, zero, schedule, virtual)
+            for tp, pp, dp, cp in self.degrees()
+            for share in (request.global_batch // dp,)
+            for size in micro_batches(request, share)
+            for variant in variants(request, tp)
+            for recompute in kinds
+            for zero in self._zero(dp * cp)
+            for schedule, virtual in self.pipelines(pp, share // size)
+        ]
+
+    def degrees(self) -> Iterator[tuple[int, int, int, int]]:
+        """Every tp, pp, dp and cp that make the world, and among which the batch can be shared."""
+        request, space = self.request, self.request.stack.space
+        for tp in (request.tp,) if request.tp else divisors(request.world):
+            alone = tp > request.cluster.devices_per_node or not space.tensor_parallel
+            if not request.tp and tp > 1 and (alone or not self.shares_work(tp)):
+                continue
+            rest = request.world // tp
+            for pp in (request.pp,) if request.pp else divisors(rest):
+                if rest % pp or not self._stage_counts(pp):
+                    continue
+                for cp in (request.cp,) if request.cp else divisors_up_to(rest // pp, space.most_cp):
+                    dp = rest // pp // cp
+                    if rest // pp % cp or request.dp not in (None, dp) or request.global_batch % dp:
+                        continue
+                    if request.cp or all(length % cp == 0 for length in self.lengths) and (cp == 1 or self.lengths):
+                        yield tp, pp, dp, cp
+
+    def pipelines(self, pp: int, count: int) -> tuple[tuple[str, int], ...]:
+        """The schedules and virtual stages for `count` micro-batches on `pp` ranks."""
+        return tuple(
+            (name, virtual)
+            for name, virtual in self._stage_counts(pp)
+            if not (find_schedule(name).whole_rounds and count % pp)
+        )
+
+    def _zero(self, replicas: int) -> tuple[int, ...]:
+        """The ZeRO stages; without replicas all are one."""
+        if self.request.zero is not None:
+            return (self.request.zero,)
+        return self.request.stack.space.zero if replicas > 1 else self.request.stack.space.zero[:1]
+
+    def _stage_counts(self, pp: int) -> tuple[tuple[str, int], ...]:
+        return _stage_counts(self.request, pp, self.unit_count)
+
+
+@lru_cache(maxsize=4096)
+def _stage_counts(request: Request, pp: int, unit_count: int) -> tuple[tuple[str, int], ...]:
+    """Every schedule with every number of virtual stages that the model can be cut into."""
+    space, pinned = request.stack.space, request.virtual_stages
+    if request.schedule:
+        names: tuple[str, ...] = (request.schedule,)
+    elif not space.schedules and pp > 1 and not request.pp:
+        names = ()
+    else:
+        names = (*space.schedules, DEFAULT_SCHEDULE, DEFAULT_VIRTUAL)
+        names = tuple(name for name in names if find_schedule(name).takes(pinned or 1) or (pp > 1 and not pinned))
+        known = tuple(name for name in names if name in space.schedules)
+        names = (known or names[:1]) if pp > 1 else names[:1]
+    found = []
+    for name in names:
+        least, most = find_schedule(name).virtual_stages
+        largest = max(least, space.most_virtual_stages if pp > 1 else 1)
+        options = range(least, min(largest, most or largest) + 1) if pinned is None else (pinned,)
+        for virtual in options:
+            stages = pp * virtual
+            fits = find_schedule(name).takes(virtual) and stages <= unit_count
+            if fits and (request.cuts is None or len(request.cuts) + 1 == stages):
+                found.append((name, virtual))
+    return tuple(found)
