@@ -1,6 +1,6 @@
 """What the training software does: its kernels, what it overlaps, how it keeps gradients and state."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cost_models.catalogue import file_names, find_file
@@ -88,7 +88,7 @@ class Stack:
     time_error: float
     reports: str
     sources: tuple[tuple[str, str], ...]
-    space: Space = Space()
+    space: Space = field(default_factory=Space)
 
 
 def stack_names() -> tuple[str, ...]:

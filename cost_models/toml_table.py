@@ -10,6 +10,7 @@ from cost_models.errors import CostModelFileError
 
 Item = TypeVar("Item", str, int)
 
+
 class TomlTable:
     """One table of a toml file. Take each key with a typed method, then call `finish`.
 

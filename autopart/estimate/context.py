@@ -33,6 +33,11 @@ class Context:
 WHOLE = Context(1, MappingProxyType({}))
 
 
+def sequence_lengths(axes: Axes) -> frozenset[int]:
+    """The lengths of the sequences, all of which the degree has to divide; none in a model that has no sequence."""
+    return frozenset(axis.size for axis in axes.axes if axis.name == SEQUENCE and isinstance(axis.size, int))
+
+
 def find_context(graph: Graph, axes: Axes, degree: int) -> Context:
     """Where the sequence lies in every value of `graph`: in a dim of its axis, or flattened into one with the batch.
 
@@ -41,7 +46,7 @@ def find_context(graph: Graph, axes: Axes, degree: int) -> Context:
     """
     if degree == 1:
         return WHOLE
-    lengths = {axis.size for axis in axes.axes if axis.name == SEQUENCE and isinstance(axis.size, int)}
+    lengths = sequence_lengths(axes)
     if not lengths or any(length % degree for length in lengths):
         why = f"its sequence is {', '.join(map(str, sorted(lengths)))} long" if lengths else "it has no sequence"
         raise PinError(f"cp={degree} does not divide the sequence of {graph.name}: {why}")

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import pairwise
 
 from autopart.estimate.block import UnitCost
@@ -11,7 +11,8 @@ from autopart.estimate.replicas import Replicas
 from autopart.ir.action import Kind, Schedule
 from autopart.ir.plan import Memory, StagePlan
 from autopart.ir.units import Unit
-from autopart.schedules.find import find_schedule
+from autopart.schedules.find import Definition, find_schedule
+from autopart.schedules.in_flight import peak_in_flight
 from autopart.schedules.makespan import makespan_s
 from autopart.schedules.pipeline import Pipeline
 from autopart.schedules.simulate import simulate
@@ -23,8 +24,6 @@ from cost_models.collective import Group, all_gather_s, all_reduce_s, send_s
 Times = tuple[float, ...]
 Played = tuple[Schedule, Times, Times, Times, bool, Times | None]
 STEADY = 4  # a pipeline is filled long before four micro-batches a stage
-# Of a backward pass, where the gradients of weights have a pass of their own: those of a matmul's weight and of its
-# input are products of the same size. Activations that are computed again come with the gradients of inputs.
 
 
 @dataclass(frozen=True)
@@ -172,7 +171,12 @@ class Candidate:
     @property
     def tail_s(self) -> float:
         """Seconds of a step after the schedule."""
-        return sum(self.tails_s)
+        sums_s, optimizer_s = self.tails_s
+        return sums_s + optimizer_s
+
+    @property
+    def _definition(self) -> Definition:
+        return find_schedule(self.schedule)
 
     @cached_property
     def _passes(self) -> tuple[Times, Times, Times]:
@@ -183,8 +187,7 @@ class Candidate:
             return self.forward_s, nothing, nothing
         if Kind.WEIGHT not in kinds:
             return self.forward_s, self.backward_s, nothing
-        pace = self._pace
-        weight_s = tuple(pace * sum(cost.weight_s for cost in stage) for stage in self.stages)
+        weight_s = tuple(self.pace * sum(cost.weight_s for cost in stage) for stage in self.stages)
         return self.forward_s, tuple(b - w for b, w in zip(self.backward_s, weight_s, strict=True)), weight_s
 
     def _of_ranks(self, times_s: Times) -> Times:
@@ -202,34 +205,35 @@ class Candidate:
     def estimated_s(self) -> float:
         """Seconds a step: the slowest rank sets the pace, and each other one adds the fill of the schedule."""
         passes = [self._of_ranks(times_s) for times_s in self._passes]
-        paces = [f + b + w + sent for f, b, w, sent in zip(*passes, self._blocked_s, strict=True)]
+        paces: list[float] = [f + b + w + sent for f, b, w, sent in zip(*passes, self._blocked_s, strict=True)]
         slowest = paces.index(max(paces))
-        fills = [self._definition.fill_s(f, b, w, self.virtual_stages) for f, b, w in zip(*passes, strict=True)]
+        fills: list[float] = [
+            self._definition.fill_s(f, b, w, self.virtual_stages) for f, b, w in zip(*passes, strict=True)
+        ]
         sent_s = 2 * sum(self.sends_s) / self.virtual_stages
-        return self.micro_batches * paces[slowest] + sum(fills) - fills[slowest] + sent_s + self.tail_s
+        filled_s: float = sum(fills) - fills[slowest]
+        return self.micro_batches * paces[slowest] + filled_s + sent_s + self.tail_s
 
     @cached_property
     def least_step_s(self) -> float:
         """Seconds that `step_s` cannot be below, without playing the schedule out.
 
         A rank is busy for all micro-batches, after the first has come to its first stage and, where the backward pass
-        is not split, before the last has gone back from it. And a rank that has at most k passes in flight has done no
-        more forward passes when the first gradients arrive at its last stage: that is after a forward pass of all
-        stages and a backward pass of those behind it; what it has left comes after.
+        is not split, before the last has gone back from it. And a stage that has at most k micro-batches in flight has
+        done no more forward passes when the gradients of the first arrive: that is after a forward pass of all stages
+        and a backward pass of those behind it; what it has left, and then a backward pass of those before it, come
+        after.
         """
         forward_s, backward_s, weight_s = self._passes
-        count, split = self.micro_batches, self._definition.splits_backward
-        sends = (*self.sends_s, 0.0)
-        once_s, back_s, before, behind = 0.0, 0.0, [], []  # behind[s]: from the end of all forwards to the B of stage s
-        for f, b, sent in zip(forward_s, backward_s, sends, strict=True):
-            before.append((once_s, 0.0 if split else back_s))
-            once_s, back_s = once_s + f + sent, back_s + b + sent
-        for b, sent in zip(reversed(backward_s), reversed(sends), strict=True):
-            behind.append((behind[-1] if behind else 0.0) + sent)
-            behind[-1] += 0.0
-            behind.append(behind.pop())
-            _ = b
-        least_s = 0.0
+        count, turns_back = self.micro_batches, self._definition.kinds == (Kind.FORWARD, Kind.BACKWARD)
+        before_s = [0.0]
+        for f, b, sent in zip(forward_s, backward_s, (*self.sends_s, 0.0), strict=True):
+            before_s.append(before_s[-1] + (f + b + 2 * sent if turns_back else f + sent))
+        busy_s = self._of_ranks(tuple(f + b + w for f, b, w in zip(forward_s, backward_s, weight_s, strict=True)))
+        least_s = max(before_s[min(own)] + count * busy for own, busy in zip(self.homes, busy_s, strict=True))
+        if turns_back and self.virtual_stages == 1:
+            for f, b, flying in zip(forward_s, backward_s, self.in_flight, strict=True):
+                least_s = max(least_s, before_s[-1] + (count - 1) * b + (count - min(count, flying)) * f)
         return least_s + self.tail_s
 
     @property
@@ -244,19 +248,17 @@ class Candidate:
 
     def _played(self) -> Played:
         """What `simulate` and `makespan_s` take."""
-        definition = find_schedule(self.schedule)
-        actions = definition(self.pp, self.micro_batches, self.virtual_stages)
-        weight_s, backward_s = None, self.backward_s
-        if definition.splits_backward:
-            weight_s = tuple(sum(cost.weight_s for cost in stage) for stage in self.stages)
-            backward_s = tuple(own - weight for own, weight in zip(backward_s, weight_s, strict=True))
-        return actions, self.forward_s, backward_s, self.sends_s, self.keeping.stack.blocking_sends, weight_s
+        actions = self._definition(self.pp, self.micro_batches, self.virtual_stages)
+        forward_s, backward_s, weight_s = self._passes
+        weights = weight_s if self._definition.splits_backward else None
+        if Kind.BACKWARD not in self._definition.kinds:
+            backward_s = self.backward_s
+        return actions, forward_s, backward_s, self.sends_s, self.keeping.stack.blocking_sends, weights
 
     def stage_plans(self, units: Sequence[Unit]) -> tuple[StagePlan, ...]:
         """What a reader is told of each stage."""
         bounds = [0, *self.cuts, len(units)]
         plans = []
-        rank_of = {index: rank for rank, own in enumerate(self.homes) for index in own}
         for index, stage in enumerate(self.stages):
             start, stop = bounds[index], bounds[index + 1]
             plans.append(
@@ -270,8 +272,8 @@ class Candidate:
                     self.forward_s[index],
                     self.backward_s[index],
                     sum(cost.communication_s for cost in stage),
-                    self.memory[rank_of[index]],
-                    sum(cost.weight_s for cost in stage),
+                    self.memory[self.rank_of[index]],
+                    self.pace * sum(cost.weight_s for cost in stage),
                     self.sends_s[index] if index < len(self.sends_s) else 0.0,
                 )
             )
@@ -295,6 +297,22 @@ def rank_peaks(schedule: str, stages: int, micro_batches: int, virtual_stages: i
     before, after = (_counted_peaks(schedule, stages, count, virtual_stages) for count in counts)
     rounds = (micro_batches - short) // stages
     return tuple(a + (b - a) * rounds for a, b in zip(before, after, strict=True))
+
+
+@lru_cache(maxsize=512)
+def rank_stages(schedule: str, ranks: int, virtual_stages: int) -> tuple[tuple[int, ...], ...]:
+    """For each rank of a schedule, the stages that it has."""
+    if virtual_stages == 1:
+        return tuple((rank,) for rank in range(ranks))
+    return tuple(
+        tuple(sorted({action.stage for action in actions}))
+        for actions in find_schedule(schedule)(ranks, ranks, virtual_stages)
+    )
+
+
+@lru_cache(maxsize=64)
+def _written(schedule: str, ranks: int, micro_batches: int, virtual_stages: int) -> Schedule:
+    return find_schedule(schedule)(ranks, micro_batches, virtual_stages)
 
 
 def _counted_peaks(schedule: str, stages: int, micro_batches: int, virtual_stages: int) -> tuple[int, ...]:

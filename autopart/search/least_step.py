@@ -39,7 +39,9 @@ def totals(costs: Sequence[UnitCost], recompute: Recompute) -> Totals:
     times = [(cost.forward_s, cost.backward_s + recompute.again_s(cost), cost.weight_s) for cost in costs]
     both = [(own, own[0] + own[1]) for own in times]
     return Totals(
-        *(sum(own[k] for own in times) for k in range(3)),
+        sum(own[0] for own in times),
+        sum(own[1] for own in times),
+        sum(own[2] for own in times),
         max(seconds for _, seconds in both),
         parameter_bytes(costs)[0],
         min((cost.crossing_bytes for cost in costs[:-1]), default=0.0),
@@ -96,7 +98,8 @@ class LeastStep:
 
     def _fill(self, point: Point, own: Totals, shared: bool) -> tuple[float, float]:
         """The largest share of its work that any unit's fill has (1 where sharing parameters changes the times), and
-        the fill of all."""
+        the fill of all.
+        """
         key = own, point.schedule, point.virtual_stages, shared
         if key not in self._fills:
             definition, virtual = find_schedule(point.schedule), point.virtual_stages

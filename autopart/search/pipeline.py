@@ -13,6 +13,59 @@ from autopart.estimate.memory import BUCKET_BYTES, Keeping, crossing_bytes
 Matrix: TypeAlias = NDArray[np.float64]
 
 
+class CutSearch:
+    """The cuts of one chain of units under one way of keeping; its tables serve every number of stages.
+
+    Args:
+        costs: of the units.
+        keeping: what is computed again, and how the state of parameters is kept.
+        allowed: cut only before these units; left out, before any.
+    """
+
+    def __init__(self, costs: Sequence[UnitCost], keeping: Keeping, allowed: Sequence[int] | None = None) -> None:
+        self._keeping, self._count = keeping, len(costs)
+        time = _prefix([cost.forward_s + cost.backward_s + keeping.recompute.again_s(cost) for cost in costs])
+        self._duration = time[None, :] - time[:, None]
+        usable = np.ones(len(costs) + 1, dtype=bool)
+        if allowed is not None:
+            usable[:] = False
+            usable[[0, *allowed, len(costs)]] = True
+        self._possible = np.triu(usable[:, None] & usable[None, :], 1)
+        self._memory = _Memory.of(costs, keeping)
+
+    def cuts(self, stages: int, in_flight: Sequence[int], limit_bytes: float) -> tuple[int, ...] | None:
+        """The cuts that make the slowest stage fastest, and among those the other stages even; None if none fits.
+
+            first[s][j]  = min over i of max(first[s-1][i], time(i, j))         the least slowest stage
+            second[s][j] = min over i of second[s-1][i] + time(i, j)**2         where no time exceeds first[stages][all]
+
+        for i < j and memory(s, i, j) <= limit.
+
+        Args:
+            stages: how many stages.
+            in_flight: for each stage, the most micro-batches in flight.
+            limit_bytes: what tensors can have of a device.
+
+        Returns:
+            The indices of the units that begin the second and later stages.
+        """
+        if stages > self._count:
+            return None
+        room = self._memory.room_bytes(limit_bytes, self._keeping)
+        possible = self._possible & (room >= 0)
+        known: dict[int, NDArray[np.bool_]] = {}
+        for flying in in_flight[:stages]:
+            if flying not in known:
+                known[flying] = possible & (self._memory.kept * flying <= room)
+        fits = [known[flying] for flying in in_flight[:stages]]
+        slowest, _ = _best(self._duration, fits, np.maximum)
+        if not np.isfinite(slowest):
+            return None
+        even = self._duration <= slowest * (1 + 1e-9)
+        paced = {flying: own & even for flying, own in known.items()}
+        return _best(self._duration**2, [paced[flying] for flying in in_flight[:stages]], np.add)[1]
+
+
 def search_cuts(
     costs: Sequence[UnitCost],
     stages: int,
@@ -21,43 +74,8 @@ def search_cuts(
     keeping: Keeping,
     allowed: Sequence[int] | None = None,
 ) -> tuple[int, ...] | None:
-    """The cuts that make the slowest stage fastest, and among those the other stages even; None if none fits.
-
-        first[s][j]  = min over i of max(first[s-1][i], time(i, j))         the least slowest stage
-        second[s][j] = min over i of second[s-1][i] + time(i, j)**2         where no time is above first[stages][all]
-
-    for i < j and memory(s, i, j) <= limit.
-
-    Args:
-        costs: of the units.
-        stages: how many stages.
-        in_flight: for each stage, the most micro-batches in flight.
-        limit_bytes: what tensors can have of a device.
-        keeping: what is computed again, and how the state of parameters is kept.
-        allowed: cut only before these units; left out, before any.
-
-    Returns:
-        The indices of the units that begin the second and later stages.
-    """
-    count = len(costs)
-    if stages > count:
-        return None
-    time = _prefix([cost.forward_s + cost.backward_s + keeping.recompute.again_s(cost) for cost in costs])
-    duration = time[None, :] - time[:, None]
-    usable = np.ones(count + 1, dtype=bool)
-    if allowed is not None:
-        usable[:] = False
-        usable[[0, *allowed, count]] = True
-    possible = np.triu(usable[:, None] & usable[None, :], 1)
-    memory = _Memory.of(costs, keeping)
-    room = memory.room_bytes(limit_bytes, keeping)
-    possible &= room >= 0
-    fits = [possible & (memory.kept * flying <= room) for flying in in_flight[:stages]]
-    slowest, _ = _best(duration, fits, np.maximum)
-    if not np.isfinite(slowest):
-        return None
-    paced = [own & (duration <= slowest * (1 + 1e-9)) for own in fits]
-    return _best(duration**2, paced, np.add)[1]
+    """The best cuts of one chain into one number of stages; arguments and result are those of `CutSearch`."""
+    return CutSearch(costs, keeping, allowed).cuts(stages, in_flight, limit_bytes)
 
 
 def _best(

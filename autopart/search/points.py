@@ -57,7 +57,7 @@ class Choices:
                     dp = rest // pp // cp
                     if rest // pp % cp or request.dp not in (None, dp) or request.global_batch % dp:
                         continue
-                    if request.cp or all(length % cp == 0 for length in self.lengths) and (cp == 1 or self.lengths):
+                    if request.cp or (all(length % cp == 0 for length in self.lengths) and (cp == 1 or self.lengths)):
                         yield tp, pp, dp, cp
 
     def pipelines(self, pp: int, count: int) -> tuple[tuple[str, int], ...]:
@@ -84,21 +84,18 @@ def _stage_counts(request: Request, pp: int, unit_count: int) -> tuple[tuple[str
     space, pinned = request.stack.space, request.virtual_stages
     if request.schedule:
         names: tuple[str, ...] = (request.schedule,)
-    elif not space.schedules and pp > 1 and not request.pp:
-        names = ()
+    elif pp == 1:
+        names = (DEFAULT_SCHEDULE,)  # without a pipeline all are the same
     else:
-        names = (*space.schedules, DEFAULT_SCHEDULE, DEFAULT_VIRTUAL)
-        names = tuple(name for name in names if find_schedule(name).takes(pinned or 1) or (pp > 1 and not pinned))
-        known = tuple(name for name in names if name in space.schedules)
-        names = (known or names[:1]) if pp > 1 else names[:1]
+        names = space.schedules or ((DEFAULT_SCHEDULE,) if request.pp or request.cuts else ())
+    if pinned and not request.schedule and names and not any(find_schedule(name).takes(pinned) for name in names):
+        names = (DEFAULT_VIRTUAL,)
     found = []
     for name in names:
         least, most = find_schedule(name).virtual_stages
-        largest = max(least, space.most_virtual_stages if pp > 1 else 1)
-        options = range(least, min(largest, most or largest) + 1) if pinned is None else (pinned,)
-        for virtual in options:
-            stages = pp * virtual
-            fits = find_schedule(name).takes(virtual) and stages <= unit_count
-            if fits and (request.cuts is None or len(request.cuts) + 1 == stages):
+        largest = max(least, least if request.cuts is not None else min(space.most_virtual_stages, most or unit_count))
+        for virtual in (pinned,) if pinned else range(least, largest + 1):
+            fits = find_schedule(name).takes(virtual) and pp * virtual <= unit_count
+            if fits and (request.cuts is None or len(request.cuts) + 1 == pp * virtual):
                 found.append((name, virtual))
     return tuple(found)

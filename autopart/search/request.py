@@ -8,16 +8,14 @@ from autopart.estimate.recompute import parse_recompute
 from cost_models.cluster import Cluster
 from cost_models.stack import Stack
 
-RECOMPUTE = ("none", "full")  # what is searched; others are pins
-
 
 @dataclass(frozen=True, slots=True)
 class Request:
     """A world, a global batch and a cluster; every other field is a pin, None where it is searched.
 
     `cuts` are indices of the units that begin a stage. `sequence_parallel`: True shards what goes from layer to layer
-    along the sequence, False shards nothing along it, and what goes from layer to layer not at all. cp, zero and
-    virtual_stages are 1, 0 and 1 where they are not pinned. `memory_limit_bytes` is what a device has, left out that of
+    along the sequence, False shards nothing along it, and what goes from layer to layer not at all. `search_seconds`
+    is not a pin: after that time the best so far is taken. `memory_limit_bytes` is what a device has, left out that of
     the cluster's. `tokens_per_sample` is 0 for a model without tokens.
     """
 
@@ -40,6 +38,7 @@ class Request:
     precision: str = "as-built"
     memory_limit_bytes: float | None = None
     optimizer: str = "adamw"
+    search_seconds: float | None = None
 
     @property
     def stages(self) -> int | None:

@@ -8,11 +8,11 @@ from autopart.search.candidate import Candidate
 ROUNDING = 1e-9  # relative: the same sums, added in another order
 
 Rank = tuple[float, ...]
-Degrees = tuple[int, int, int]
+Degrees = tuple[int, int, int, int]
 
 
 class Shortlist:
-    """Keeps the `length` fastest candidates and the fastest of each tp x pp x dp, of which `others` will be named."""
+    """Keeps the `length` fastest candidates and the fastest of each set of degrees, of which `others` will be named."""
 
     def __init__(self, length: int, others: int) -> None:
         self._length, self._others = length, others
@@ -27,7 +27,7 @@ class Shortlist:
 
     def add(self, candidate: Candidate, number: int) -> None:
         """Take a candidate; among equals the one with the lower `number` is preferred."""
-        degrees, own = (candidate.tp, candidate.pp, candidate.dp), (_rank(candidate, number), candidate)
+        degrees, own = (candidate.tp, candidate.pp, candidate.dp, candidate.cp), (_rank(candidate, number), candidate)
         self._ranked = nsmallest(self._length, [*self._ranked, own], key=lambda item: item[0])
         self._of_degrees[degrees] = min(self._of_degrees.get(degrees, own), own, key=lambda item: item[0])
         if len(self._ranked) == self._length:
@@ -50,7 +50,7 @@ class Shortlist:
 
     def runners_up(self, winner: Candidate) -> tuple[Candidate, ...]:
         """The fastest of other degrees than the winner's, in order."""
-        degrees = (winner.tp, winner.pp, winner.dp)
+        degrees = (winner.tp, winner.pp, winner.dp, winner.cp)
         others = sorted((own for key, own in self._of_degrees.items() if key != degrees), key=lambda item: item[0])
         return tuple(candidate for _, candidate in others[: self._others])
 

@@ -79,7 +79,7 @@ def solve(
         parameters=tuple(ParameterChoice(n, x) for n, x in best.tensor.parameters.items()) if best.tp > 1 else (),
         axes=_sharded_axes(folded, axes, best),
         traffic=_traffic(folded, search, axes, units, best),
-        replicated=_replicated(folded, rules, best, search.layouts.options(best.tp)),
+        replicated=_replicated(folded, rules, best, search.pricing.layouts(best.cp).options(best.tp)),
         alternatives=_alternatives(found),
         decisions=(),
         optimality=_optimality(found),
@@ -175,7 +175,7 @@ def _traffic(
 ) -> tuple[LayerTraffic, ...]:
     if best.tp == 1:
         return ()
-    prices = search.layouts.prices(best.tp, best.micro_batch)
+    prices = search.pricing.layouts(best.cp).prices(best.tp, best.micro_batch)
     found = []
     for unit, cost in zip(units, best.costs, strict=True):
         if unit.loop is None or unit.run:

@@ -14,7 +14,6 @@ from torch import nn
 from autopart.errors import PlanningError
 from autopart.search.candidate import Candidate
 from autopart.search.degrees import DegreeSearch, Found
-from autopart.search.least_step import least_played_s, least_step_s, totals
 from autopart.search.shortlist import fastest
 from tests.capture.models import tiny_gpt, tiny_llama, token_batch
 from tests.search.problems import Problem, problem
@@ -113,18 +112,14 @@ def test_the_bounds_hold(name: str) -> None:
         search = model(name).search(world, batch, cluster, **pins)
         if run(search) is None:
             continue
-        for point in search._points():
-            candidate = search._candidate(point, float("inf"))
+        for point in search.points:
+            candidate = search.pricing.candidate(point, float("inf"))
             if candidate is None:
                 continue
-            own = totals(candidate.costs, candidate.keeping.recompute)
-            bound_s = least_step_s(point, own, candidate.keeping, search.request)
-            assert bound_s <= candidate.estimated_s * (1 + 1e-9), point
+            assert search.pricing.bound_s(point) <= candidate.estimated_s * (1 + 1e-9), point
             if candidate.micro_batches * candidate.pp < 200:
                 assert candidate.least_step_s <= candidate.step_s * (1 + 1e-9), point
-                in_turn = candidate.schedule != "zb-h1"
-                played_s = least_played_s(point, own, candidate.keeping, search.request, in_turn)
-                assert played_s <= candidate.step_s * (1 + 1e-9), point
+                assert search.pricing.played_s(point) <= candidate.step_s * (1 + 1e-9), point
             checked += 1
     assert checked > 50
 
@@ -132,7 +127,7 @@ def test_the_bounds_hold(name: str) -> None:
 def test_the_fastest_is_that_of_playing_all_out() -> None:
     for schedule in ("1f1b", "gpipe", "zb-h1"):
         search = model("deep gpt").search(16, 64, schedule=schedule)
-        found = [search._candidate(point, float("inf")) for point in search._points()[::7]]
+        found = [search.pricing.candidate(point, float("inf")) for point in search.points[::7]]
         candidates = [own for own in found if own is not None]
         assert len(candidates) > 10
         assert fastest(candidates).step_s == min(own.step_s for own in candidates)
@@ -143,6 +138,6 @@ def test_nothing_is_below_what_is_said_to_be_the_least(name: str) -> None:
     search = model(name).search(8, 32)
     found = search.run()
     limit_bytes = search.request.cluster.device.memory_bytes
-    every = [search._candidate(point, float("inf")) for point in search._points()]
+    every = [search.pricing.candidate(point, float("inf")) for point in search.points]
     fitting = [own.step_s for own in every if own is not None and own.peak_bytes <= limit_bytes]
     assert min(fitting) >= min(found.least_s, found.best.step_s) * (1 - 1e-9)

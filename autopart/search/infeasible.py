@@ -1,0 +1,120 @@
+"""Why there is no plan, and which changes would give one: every one that is named was searched."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
+from typing import NoReturn
+
+from autopart.errors import InfeasiblePlanError, PlanningError
+from autopart.schedules.find import find_schedule
+from autopart.search.candidate import Candidate
+from autopart.search.layouts import micro_batches
+from autopart.search.point import Point
+from autopart.search.pricing import Pricing
+from autopart.search.request import Request, divisors
+
+Again = Callable[[Request], Candidate | None]
+
+
+def explain_infeasible(pricing: Pricing, points: Sequence[Point], again: Again) -> NoReturn:
+    """Raise the error that says why none of the points gives a plan; `again` searches for another request.
+
+    Raises:
+        InfeasiblePlanError: nothing fits the memory; the message names the stage and what would fit.
+        PlanningError: no way to use so many devices.
+    """
+    request = pricing.request
+    if not points:
+        _check_schedule(request)
+        named = {
+            axis.name: axis.size for axis in pricing.axes.axes if isinstance(axis.size, int) and "[" not in axis.name
+        }
+        sizes = ", ".join(f"{name} {size}" for name, size in sorted(named.items()) if size > 1) or "it has none"
+        raise PlanningError(
+            f"no tp x pp x dp makes world={request.world}: tp must divide an axis (among them {sizes}), pp can be "
+            f"at most {len(pricing.units)}, and dp must divide global_batch={request.global_batch}; try "
+            f"world={_nearby(request)}"
+        )
+    # Of all schedules, the first one needs the least.
+    first = [point for point in points if (point.schedule, point.virtual_stages) == _simplest(points)]
+    made = (pricing.candidate(point, float("inf")) for point in first)
+    unlimited = [candidate for candidate in made if candidate is not None]
+    least = min(unlimited, key=lambda c: c.peak_bytes)
+    stage, memory = max(enumerate(least.memory), key=lambda item: item[1].total_bytes)
+    device = request.cluster.device
+    gib = 2**30
+    raise InfeasiblePlanError(
+        f"stage {stage} needs {memory.total_bytes / gib:.1f} GiB at the least (parameters "
+        f"{memory.parameters_bytes / gib:.1f}, "
+        f"gradients {memory.gradients_bytes / gib:.1f}, optimizer {memory.optimizer_bytes / gib:.1f}, activations "
+        f"{memory.activations_bytes / gib:.1f}, temporary {memory.temporary_bytes / gib:.1f}, reserve "
+        f"{memory.reserve_bytes / gib:.1f}), {device.name} has {device.memory_bytes / gib:.1f}, with tp={least.tp} "
+        f"pp={least.pp} "
+        f"dp={least.dp} micro_batch={least.micro_batch} recompute={least.recompute!r}: {_remedies(pricing, again)}"
+    )
+
+
+def _simplest(points: Sequence[Point]) -> tuple[str, int]:
+    """The schedule of the first point, which is that of least memory, and its virtual stages."""
+    return points[0].schedule, points[0].virtual_stages
+
+
+def _check_schedule(request: Request) -> None:
+    """Raise the error of a schedule that was asked for, if only that stands in the way."""
+    if request.schedule is None:
+        return
+    definition = find_schedule(request.schedule)
+    virtual = request.virtual_stages or definition.virtual_stages[0]
+    for pp in (request.pp,) if request.pp else divisors(request.world):
+        replicas = request.world // pp // (request.tp or 1) // (request.cp or 1)
+        dp = request.dp or replicas
+        for size in micro_batches(request, request.global_batch // max(1, dp)):
+            definition.check(pp, request.global_batch // max(1, dp) // size, virtual)
+
+
+def _remedies(pricing: Pricing, again: Again) -> str:
+    """Changes that were searched and found to fit."""
+    request, gib, found = pricing.request, 2**30, []
+    for name in ("recompute", "micro_batch", "tp", "pp", "dp", "cuts"):
+        if getattr(request, name) is not None:
+            plan = again(_without(request, name))
+            if plan is not None:
+                found.append(f"{name}={_shown(pricing, plan, name)} ({plan.peak_bytes / gib:.1f} GiB)")
+    pinned = [name for name in ("tp", "pp", "dp") if getattr(request, name) is not None]
+    if len(pinned) > 1 and not found:  # degrees make the world together, so they are changed together
+        plan = again(replace(request, tp=None, pp=None, dp=None))
+        if plan is not None:
+            degrees = " ".join(f"{name}={getattr(plan, name)}" for name in ("tp", "pp", "dp"))
+            found.append(f"{degrees} ({plan.peak_bytes / gib:.1f} GiB)")
+    free = None in (request.tp, request.pp, request.dp)
+    for factor in (2, 4, 8, 16) if free and not found else ():
+        larger = replace(request, world=request.world * factor, global_batch=request.global_batch * factor)
+        plan = again(larger)
+        if plan is not None:
+            found.append(f"world={larger.world} ({plan.peak_bytes / gib:.1f} GiB, global_batch={larger.global_batch})")
+            break
+    return f"try {' or '.join(found)}" if found else "use more devices, or larger ones"
+
+
+def _shown(pricing: Pricing, plan: Candidate, pin: str) -> str:
+    """What `plan` has for `pin`, as a caller writes it."""
+    value = getattr(plan, pin)
+    return repr([pricing.units[index].name for index in value] if pin == "cuts" else value)
+
+
+def _nearby(request: Request) -> int:
+    """The next smaller world that the pins and the batch allow."""
+    virtual = request.virtual_stages or 1
+    pp = (len(request.cuts) + 1) // virtual if request.cuts is not None else request.pp or 1
+    fixed = (request.tp or 1) * pp * (request.cp or 1)
+    possible = [
+        fixed * dp for dp in divisors(request.global_batch) if fixed * dp < request.world and request.dp in (None, dp)
+    ]
+    return max(possible, default=fixed * (request.dp or 1))
+
+
+def _without(request: Request, pin: str) -> Request:
+    """The request with one pin taken off; without cuts it keeps the number of stages."""
+    values = {item.name: getattr(request, item.name) for item in fields(Request)}
+    virtual = request.virtual_stages or 1
+    stages = {"pp": (len(request.cuts) + 1) // virtual} if pin == "cuts" and request.cuts is not None else {}
+    return Request(**(values | {pin: None} | stages))

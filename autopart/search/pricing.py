@@ -1,0 +1,127 @@
+"""Pricing: what every point of a search costs: bounds from the units alone, then candidates with their best cuts."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from autopart.estimate.memory import Keeping
+from autopart.estimate.recompute import parse_recompute
+from autopart.ir.folded import Folded
+from autopart.ir.units import Unit
+from autopart.search.candidate import Candidate, rank_peaks
+from autopart.search.layouts import Layouts
+from autopart.search.least_step import LeastStep, Totals, totals
+from autopart.search.pipeline import CutSearch
+from autopart.search.point import Point
+from autopart.search.request import Request
+from autopart.sharding.infer_axes import Axes
+from autopart.sharding.rule import Rule
+from cost_models.dtype import dtype_bytes
+from cost_models.precision import State, computed_dtype, state
+
+Layout = tuple[int, int, int, str]
+
+
+@dataclass
+class Pricing:
+    """Of one model for one request; what points share is computed once."""
+
+    folded: Folded
+    rules: Mapping[str, Rule | None]
+    axes: Axes
+    units: tuple[Unit, ...]
+    request: Request
+    _layouts: dict[int, Layouts] = field(default_factory=dict)
+    _flying: dict[tuple[str, int, int, int], tuple[int, ...]] = field(default_factory=dict)
+    _totals: dict[tuple[Layout, str], Totals] = field(default_factory=dict)
+    _keepings: dict[tuple[int, int, str], Keeping] = field(default_factory=dict)
+    _cuts: dict[tuple[Layout, str, int, int], CutSearch] = field(default_factory=dict)
+
+    def layouts(self, cp: int) -> Layouts:
+        """The layouts that candidates have at a degree of context parallelism."""
+        if cp not in self._layouts:
+            self._layouts[cp] = Layouts(self.folded, self.rules, self.axes, self.units, self.request, cp)
+        return self._layouts[cp]
+
+    def shares_work(self, tp: int) -> bool:
+        """Whether any matmul-like node can be divided by `tp` ranks at all."""
+        if tp == 1:
+            return True
+        options = self.layouts(1).options(tp)
+        return any(s.divided and any(x.shard for x in (*s.inputs, *s.outputs)) for own in options.values() for s in own)
+
+    def bound_s(self, point: Point) -> float:
+        """Seconds that no candidate of `point` is estimated below."""
+        return self._least_step.estimated_s(point, self._total(point), self.keeping(point))
+
+    def played_s(self, point: Point) -> float:
+        """Seconds that no candidate of `point` takes less than."""
+        return self._least_step.played_s(point, self._total(point), self.keeping(point))
+
+    def least_bytes(self, point: Point) -> float:
+        """Bytes that the tensors of some rank take at the least: the state of a pp-th of the parameters."""
+        return self.keeping(point).copies * self._total(point).held_bytes / point.pp
+
+    def keeping(self, point: Point) -> Keeping:
+        """How its stages keep the state of their parameters."""
+        key = point.zero, point.dp * point.cp, point.recompute
+        if key not in self._keepings:
+            device, stack = self.request.cluster.device, self.request.stack
+            zero, replicas, recompute = key
+            self._keepings[key] = Keeping(*self._state, zero, replicas, parse_recompute(recompute), device, stack)
+        return self._keepings[key]
+
+    def candidate(self, point: Point, limit: float) -> Candidate | None:
+        """A point with its best cuts; None where no cuts fit `limit` bytes of tensors."""
+        if self.least_bytes(point) > limit:
+            return None
+        keeping, pp, virtual = self.keeping(point), point.pp, point.virtual_stages
+        layouts = self.layouts(point.cp)
+        costs = layouts.costs(*point.layout[1:])
+        pipeline = (point.schedule, pp, point.micro_batches, virtual)
+        if pipeline not in self._flying:
+            self._flying[pipeline] = rank_peaks(*pipeline)
+        flying = self._flying[pipeline]
+        # Stages of one rank are taken to share its memory evenly.
+        per_stage = [flying[stage % pp] for stage in range(pp * virtual)]
+        key = (point.layout, point.recompute, point.zero, keeping.replicas)
+        if key not in self._cuts:
+            self._cuts[key] = CutSearch(costs, keeping, self.request.cuts)
+        cuts = self._cuts[key].cuts(pp * virtual, per_stage, limit / virtual)
+        if cuts is None:
+            return None
+        return Candidate(
+            point.tp,
+            pp,
+            point.dp,
+            point.cp,
+            point.micro_batch,
+            point.micro_batches,
+            point.schedule,
+            virtual,
+            point.recompute,
+            cuts,
+            costs,
+            layouts.plan(*point.layout[1:]),
+            self.request.cluster,
+            keeping,
+            flying,
+        )
+
+    @cached_property
+    def _least_step(self) -> LeastStep:
+        return LeastStep(self.request)
+
+    @cached_property
+    def _state(self) -> tuple[State, int]:
+        """Bytes of the state of a parameter element, and of the element as it is computed with."""
+        request, dtype = self.request, self.layouts(1).prices(1, 1).main_dtype
+        own = state(request.precision, dtype, request.optimizer, request.stack)
+        return own, dtype_bytes(computed_dtype(request.precision, dtype))
+
+    def _total(self, point: Point) -> Totals:
+        key = point.layout, point.recompute
+        if key not in self._totals:
+            costs = self.layouts(point.cp).costs(*point.layout[1:])
+            self._totals[key] = totals(costs, parse_recompute(point.recompute))
+        return self._totals[key]
