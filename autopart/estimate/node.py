@@ -6,7 +6,7 @@ from math import prod
 
 from autopart.estimate.attention import BACKWARD, Attention, AttentionSizes, price_attention
 from autopart.estimate.conversions import Conversions, Cost
-from autopart.estimate.fusion import Fusion, find_fusion
+from autopart.estimate.fusion import LOSSES, Fusion, find_fusion
 from autopart.estimate.work import Work, short_name, work_of
 from autopart.ir.graph import Node
 from autopart.ir.placement import REPLICATED, Layout, Shard
@@ -40,7 +40,7 @@ class Prices(Conversions):
     @cached_property
     def fusion(self) -> Fusion:
         """Which values the stack's kernels read, write and keep."""
-        return find_fusion(self.graph, self.stack.fusion, self.bytes_of)
+        return find_fusion(self.graph, self.stack.fusion, self.stack.fused_loss, self.bytes_of)
 
     def node(self, node: Node, strategy: Strategy) -> Cost:
         """Seconds of one node on one rank, without conversions and without the sums of its inputs' gradients."""
@@ -116,13 +116,23 @@ class Prices(Conversions):
         return sum(kept.bytes for kept in self.kept(node, strategy))
 
     def transient_bytes(self, node: Node, strategy: Strategy) -> float:
-        """Bytes that exist only while the node runs backward: the gradients of its outputs and inputs."""
+        """Bytes that exist only while the node runs backward: the gradients of what its kernel wrote and read."""
+        if work_of(node) is Work.VIEW:
+            return 0.0
+        pairs = list(zip(node.inputs, strategy.inputs, strict=True))
         inputs = sum(
             self.local_bytes(name, layout)
-            for name, layout in zip(node.inputs, strategy.inputs, strict=True)
+            for name, layout in (pairs[slot] for slot in self.fusion.reads[node.name])
             if self.graph.values[name].requires_grad and name not in self.graph.parameter_of
         )
-        return inputs + sum(self.local_bytes(v.name, x) for v, x in zip(node.outputs, strategy.outputs, strict=True))
+        if self._loss_alone(node):
+            inputs *= 2  # the gradient of the logarithms too
+        written = self.fusion.writes[node.name]
+        return inputs + sum(self.local_bytes(node.outputs[x].name, strategy.outputs[x]) for x in written)
+
+    def _loss_alone(self, node: Node) -> bool:
+        """Whether a node is a cross-entropy in torch's two steps: the logarithm of a softmax, and picking from it."""
+        return short_name(node.op) in LOSSES and not self.stack.fused_loss
 
     def _kernels(self, node: Node, strategy: Strategy) -> Cost:
         work, device = work_of(node), self.cluster.device
@@ -155,6 +165,8 @@ class Prices(Conversions):
                 if self.graph.values[n].requires_grad and self.shapes[n] != shape
             ]
             return Cost(memory_bound_s(ins + out, device), sum(memory_bound_s(out + term, device) for term in terms))
+        if self._loss_alone(node):  # logits read, logarithms written; backward, zeros and gradients of both
+            return Cost(memory_bound_s(2 * ins, device), memory_bound_s(4 * trained, device) if has_backward else 0.0)
         mask = self._mask_bytes(node, strategy)
         # Backward, what was kept and the gradients of what was written are read, those of what was read are written.
         return Cost(
