@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -10,16 +11,21 @@ import torch.distributed as dist
 from torch import nn
 
 from autopart.calibration import calibrate
+from autopart.capture.example_inputs import example_inputs
 from autopart.capture.front_end import find_front_end
+from autopart.capture.keep_as_needed import AUTO
 from autopart.capture.keep_whole import KeepWhole
+from autopart.capture.returned import Returned
+from autopart.capture.torch_export import Captured
 from autopart.emit.function import Sharded
 from autopart.emit.stages import emit_program
 from autopart.errors import LaunchError, PinError, PlanMismatchError
+from autopart.evaluation import evaluation_variant
 from autopart.ir.placement import REPLICATED
 from autopart.ir.plan import PlanData
 from autopart.ir.program import Program
 from autopart.planning import Pins, check_names, check_plan, check_runnable, make_plan
-from autopart.prepared import LossFunction, Prepared, prepare
+from autopart.prepared import LossFunction, Prepared, capture, prepare
 from autopart.report.load import load_plan
 from autopart.report.printed_plan import Plan
 from autopart.runtime.launch import run
@@ -94,7 +100,8 @@ def plan(
         memory_limit_bytes: of a device. Left out: what the cluster's have.
         keep_whole: names of modules that cannot be captured, or should not be: each is called as it is, on one stage,
             by every tensor-parallel rank. `*` stands for one name: "model.layers.*.mlp". To see what it returns, a copy
-            is run on random numbers; a mapping can give a function to run instead.
+            is run on random numbers; a mapping can give a function to run instead. "auto" keeps what stands in the
+            way, the smallest modules that can be, and warns.
 
     Raises:
         CaptureError: the model cannot be captured, or no example batch is known.
@@ -196,7 +203,15 @@ def parallelize(
         made = make_plan(prepared, world or 1, cluster, global_batch, pins)
     check_runnable(made)
     program = make_program(made, prepared)
-    return Parallel(made, program, prepared.captured.graph, model, prepared.captured.constants)
+    example = example_inputs(model, inputs)
+
+    def again(returned: Returned | None) -> Captured:
+        kept = prepared.kept_unasked if keep_whole == AUTO else keep_whole
+        return capture(model, example, returned or loss, kept, front_end)
+
+    variant = partial(evaluation_variant, made, program, model, again, rules)
+
+    return Parallel(made, program, prepared.captured.graph, model, prepared.captured.constants, variant)
 
 
 def make_program(plan: PlanData, prepared: Prepared) -> Program:

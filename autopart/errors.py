@@ -13,6 +13,7 @@ AutopartError
 ├── LaunchError              `train_step` outside a job of the plan's size, or ranks that disagree
 │   └── WorkerError          a rank of `autopart.run` failed
 ├── BatchError               a batch that the plan cannot take
+├── CheckpointError          a checkpoint that does not fit the model, or weights that have no values yet
 └── UnsupportedError         known, wanted, and not built: says so instead of being wrong
 """
 
@@ -30,6 +31,7 @@ class Place:
             the model itself and for the loss.
         construct: what it is, in words.
         advice: what to write instead.
+        modules: the paths of all the modules whose forward it ran in, without `*`.
     """
 
     location: str
@@ -37,6 +39,7 @@ class Place:
     module: str
     construct: str
     advice: str
+    modules: tuple[str, ...] = ()
 
 
 class AutopartError(Exception):
@@ -93,6 +96,10 @@ class WorkerError(LaunchError):
 
 class BatchError(AutopartError):
     """A batch that the plan cannot take."""
+
+
+class CheckpointError(AutopartError):
+    """A checkpoint that does not fit the model, or weights that have no values yet."""
 
 
 class UnsupportedError(AutopartError):

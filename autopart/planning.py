@@ -22,6 +22,7 @@ DEFAULT_CLUSTER = "dgx-h100"
 DEFAULT_STACK = "autopart"
 DEFAULT_TOKENS = 4 * 2**20
 DEFAULT_SAMPLES_PER_DEVICE = 32
+RUN_PRECISIONS = ("as-built", "bf16-mixed", "fp16-mixed")  # of those that can be planned
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,9 @@ def make_plan(
         notes.append(
             Note("loss", "the model returns none: priced without; to train, pass loss=, a function of (output, batch)")
         )
+    if prepared.kept_unasked:
+        text = "as they cannot be captured, keep_whole='auto' keeps these, each computed by every tensor-parallel rank"
+        notes.append(Note("keep_whole", f"{text}: {', '.join(prepared.kept_unasked)}"))
     kept = [node.scope for node in prepared.folded.graph.nodes if node.op == KEPT and not function_name(node)]
     if kept:
         guess = (
@@ -169,13 +173,21 @@ def check_runnable(plan: PlanData) -> None:
     wanted = (
         ("cp", plan.cp, 1),
         ("zero", plan.zero, 0),
-        ("precision", plan.precision, "as-built"),
     )
     for name, value, runs in wanted:
         if value != runs:
             raise UnsupportedError(
                 f"{name}={value!r} can be planned but not run yet: leave it out, which is {name}={runs!r}"
             )
+    if plan.precision not in RUN_PRECISIONS:
+        raise UnsupportedError(
+            f"precision={plan.precision!r} can be planned but not run yet: choose among {', '.join(RUN_PRECISIONS)}"
+        )
+    if plan.precision != "as-built" and plan.dtype != "float32":
+        raise UnsupportedError(
+            f"precision={plan.precision!r} trains float32 weights, and those of {plan.model} are {plan.dtype}: build "
+            "the model in float32 (model.float()), or leave precision out"
+        )
     if plan.recompute not in ("none", "full"):
         raise UnsupportedError(
             f"recompute={plan.recompute!r} can be planned but not run yet: choose recompute='full' or recompute='none'"

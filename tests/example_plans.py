@@ -4,10 +4,23 @@ from dataclasses import replace
 from itertools import pairwise
 
 from autopart.ir.placement import PARTIAL_GRADIENT, PARTIAL_VALUE, REPLICATED, sharded
-from autopart.ir.plan import Alternative, LayerTraffic, Memory, NodeChoice, Note, ParameterChoice, Prediction, StagePlan
+from autopart.ir.plan import (
+    Alternative,
+    Decision,
+    LayerTraffic,
+    Memory,
+    NodeChoice,
+    Note,
+    ParameterChoice,
+    Parts,
+    Prediction,
+    StagePlan,
+)
 from autopart.report.printed_plan import Plan
 
 GIB = 1 << 30
+TOKEN_PARTS = Parts(35.2, 4.1, 7.9, 2.6, 0.0, 0.6, 0.5, 0.334)
+IMAGE_PARTS = Parts(0.0253, 0.0113, 0.0, 0.0, 0.0, 0.0, 0.0012, 0.002021)
 
 
 def token_plan() -> Plan:
@@ -40,6 +53,7 @@ def token_plan() -> Plan:
         zero=0,
         precision="as-built",
         stack="autopart",
+        blocking_sends=False,
         optimizer="adamw",
         cuts=bounds[1:-1],
         stages=stages,
@@ -52,6 +66,7 @@ def token_plan() -> Plan:
             mfu=0.59971,
             bubble_fraction=0.011673,
             peak_memory_bytes=tuple(stage.memory.total_bytes for stage in stages),
+            parts=TOKEN_PARTS,
         ),
         nodes=(
             NodeChoice("linear_3", "o", (PARTIAL_GRADIENT, sharded(0)), (sharded(2),), None),
@@ -84,6 +99,11 @@ def token_plan() -> Plan:
             Alternative(4, 8, 2, 1, "1f1b", "full", 52.31, 61 * GIB),
             Alternative(8, 8, 1, 2, "gpipe", "none", 71.9, 78 * GIB),
         ),
+        decisions=(
+            Decision("tp", "8", "4", (("pp", "8"),), True, 52.31, replace(TOKEN_PARTS, waiting_s=1.9), 0, 61 * GIB),
+            Decision("recompute", "full", "none", (), False, 43.4, replace(TOKEN_PARTS, recompute_s=0.0), 0, 98 * GIB),
+            Decision("recompute", "full", "none", (("pp", "8"), ("tp", "4")), True, 53.0, TOKEN_PARTS, 0, 70 * GIB),
+        ),
         optimality=(
             "within 0.3 % of the optimum among 612 candidates under the model; layout for its objective exact, "
             "cuts for the pace"
@@ -112,13 +132,15 @@ def _token_stage(names: list[str], start: int, stop: int, in_flight: int) -> Sta
         layers * 5.701e-3,
         layers * 8.312e-4,
         memory,
+        layers * 1.8e-3,
+        2.1e-3,
     )
 
 
 def image_plan() -> Plan:
     """A small convolutional net on 8 devices, in data parallel only."""
     memory = Memory(102_228_128, 102_228_128, 204_456_256, 2_211_450_880, 411_041_792, 1_300_000_000)
-    stage = StagePlan(0, 54, "conv1", "fc", 16, 25_557_032, 0.012345, 0.02531, 0.0, memory)
+    stage = StagePlan(0, 54, "conv1", "fc", 16, 25_557_032, 0.012345, 0.02531, 0.0, memory, 0.0121, 0.0)
     return replace(
         token_plan(),
         model="ResNet",
@@ -142,13 +164,14 @@ def image_plan() -> Plan:
         optimizer="sgd",
         cuts=(),
         stages=(stage,),
-        predicted=Prediction(0.039821, 0.0, 0.0, 6428.77, 9.8e12, 0.50257, 0.0, (memory.total_bytes,)),
+        predicted=Prediction(0.039821, 0.0, 0.0, 6428.77, 9.8e12, 0.50257, 0.0, (memory.total_bytes,), IMAGE_PARTS),
         nodes=(),
         parameters=(),
         axes=(),
         traffic=(),
         replicated=(),
         alternatives=(),
+        decisions=(),
         optimality="optimal among 12 candidates under the model; layout for its objective exact, cuts for the pace",
         notes=(Note("bn1", "its statistics mix the batch: they are of a micro-batch, not of the global batch"),),
     )

@@ -93,6 +93,11 @@ def test_plan_passes_everything_on(tiny: str, asked: dict[str, Any]) -> None:
     }
 
 
+def test_plan_keeps_modules_whole_by_itself(tiny: str, asked: dict[str, Any]) -> None:
+    assert main(["plan", f"{tiny}:build", "--world", "64", "--keep-whole", "auto"]) == 0
+    assert asked["keep_whole"] == "auto"
+
+
 def test_plan_as_json_and_saved(
     tiny: str, asked: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -109,6 +114,23 @@ def test_show(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     image_plan().save(path)
     assert main(["show", str(path)]) == 0
     assert capsys.readouterr().out == f"{image_plan()}\n"
+
+
+def test_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "plan.json"
+    token_plan().save(path)
+    assert main(["why", str(path)]) == 0
+    assert capsys.readouterr().out == f"{token_plan().explain()}\n"
+
+
+def test_timeline(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plan, picture = tmp_path / "plan.json", tmp_path / "step.svg"
+    token_plan().save(plan)
+    assert main(["timeline", str(plan), "--output", str(picture), "--micro-batches", "8"]) == 0
+    assert capsys.readouterr().out == f"saved {picture}\n"
+    assert "8 micro-batches" in picture.read_text()
+    assert main(["timeline", str(plan), "--output", str(tmp_path / "step.txt")]) == 2
+    assert "end its name in .svg, .png, .json" in capsys.readouterr().err
 
 
 def test_diff(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

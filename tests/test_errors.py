@@ -90,7 +90,10 @@ class TestPlanning:
         ("pins", "message"),
         [
             ({"zero": 1, "world": 2, "dp": 2}, "zero=1 can be planned but not run yet: leave it out, which is zero=0"),
-            ({"precision": "bf16-mixed"}, "precision='bf16-mixed' can be planned but not run yet"),
+            (
+                {"precision": "fp8-mixed"},
+                "precision='fp8-mixed' can be planned but not run yet: choose among as-built,",
+            ),
             ({"recompute": "selective"}, "recompute='selective' can be planned but not run yet: choose"),
             ({"recompute": "full:1/2"}, "recompute='full:1/2' can be planned but not run yet: choose"),
         ],

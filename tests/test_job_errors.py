@@ -47,7 +47,8 @@ def _another_world() -> tuple[str, str]:
 
 
 def _on_meta() -> tuple[str, str]:
-    return _message(autopart.parallelize, mlp("meta"), 1, inputs=BATCH, loss=mean, global_batch=8)
+    par = autopart.parallelize(mlp("meta"), 1, inputs=BATCH, loss=mean, global_batch=8)
+    return _message(par.train_step, BATCH)
 
 
 def _batches(world: int) -> dict[str, tuple[str, str]]:
@@ -62,7 +63,8 @@ def _batches(world: int) -> dict[str, tuple[str, str]]:
         "type": "a batch",
     }
     found = {name: _message(par.train_step, batch) for name, batch in batches.items()}
-    found["global"] = _message(par.shard_batch, torch.zeros(6, 8))
+    found["global"] = _message(par.shard_batch, torch.zeros(9, 8))
+    found["few"] = _message(par.shard_batch, torch.zeros(world - 1, 8))
     found["right"] = _message(par.train_step, par.shard_batch(torch.zeros(8, 8)))
     return found
 
@@ -80,9 +82,10 @@ class TestInAJob:
             [{"pp": 2, "schedule": "1f1b"}, {"pp": 2, "schedule": "gpipe"}],
             [{"pp": 2, "recompute": "none"}, {"pp": 2, "recompute": "full"}],
             [{"cuts": ["layers.1"]}, {"cuts": ["layers.2"]}],
+            [{"precision": "bf16-mixed"}, {"precision": "as-built"}],
             [{"dp": 2, "micro_batch": 2, "global_batch": 8}, {"dp": 2, "micro_batch": 2, "global_batch": 16}],
         ],
-        ids=["degrees", "micro_batch", "schedule", "recompute", "cuts", "global_batch"],
+        ids=["degrees", "micro_batch", "schedule", "recompute", "cuts", "precision", "global_batch"],
     )
     def test_ranks_that_disagree(self, worker_pool: WorkerPool, pins: list[dict[str, Any]]) -> None:
         for name, message in worker_pool.run(_different_pins, 2, pins):
@@ -96,8 +99,9 @@ class TestInAJob:
 
     def test_a_model_without_weights(self, worker_pool: WorkerPool) -> None:
         ((name, message),) = worker_pool.run(_on_meta, 1)
-        assert name == "UnsupportedError"
-        assert "enter.weight is on the meta device" in message
+        assert name == "CheckpointError"
+        assert "ResidualMLP was built on meta, and 'enter.bias' and " in message
+        assert "par.init_weights(seed), par.load_pretrained(directory) or par.load(directory) first" in message
 
     @pytest.mark.parametrize("world", [1, 2])
     def test_batches(self, worker_pool: WorkerPool, world: int) -> None:
@@ -116,7 +120,8 @@ class TestInAJob:
             assert "is torch.float64 of shape" in found["dtype"][1]
             assert "the batch has no tensor '0': the plan was made with ['0']" in found["key"][1]
             assert "a batch is a mapping, a tuple or a tensor, not a str" in found["type"][1]
-            assert "the batch has 6 samples, the plan was made for global_batch=8" in found["global"][1]
+            assert f"the batch has 9 samples, the plan was made for global_batch=8 on dp={world}" in found["global"][1]
+            assert f"the batch has {world - 1} samples" in found["few"][1]
 
     def test_no_loss(self, worker_pool: WorkerPool) -> None:
         ((name, message),) = worker_pool.run(_without_loss, 1)

@@ -13,9 +13,10 @@ from autopart.api import Parallel
 ROOT = Path(__file__).parents[1]
 
 NAMES = [
-    "AutopartError", "BatchError", "CaptureError", "InfeasiblePlanError", "InputsError", "LaunchError", "Parallel",
-    "PinError", "Plan", "PlanFileError", "PlanMismatchError", "PlanningError", "RuleError", "UnknownNameError",
-    "UnsupportedError", "WorkerError", "load_plan", "parallelize", "plan", "prepare", "rules", "run",
+    "AutopartError", "BatchError", "CaptureError", "CheckpointError", "InfeasiblePlanError", "InputsError",
+    "LaunchError", "Parallel", "PinError", "Plan", "PlanFileError", "PlanMismatchError", "PlanningError", "RuleError",
+    "UnknownNameError", "UnsupportedError", "WorkerError", "load_plan", "parallelize", "plan", "prepare", "rules",
+    "run",
 ]  # fmt: skip
 PINS = ["tp", "pp", "dp", "micro_batch", "recompute", "schedule", "cuts", "zero", "sequence_parallel"]
 PINS += ["cp", "virtual_stages", "precision", "stack", "memory_limit_bytes"]
@@ -84,13 +85,18 @@ def test_load_plan_and_run() -> None:
 @pytest.mark.parametrize(
     ("method", "expected"),
     [
-        ("train_step", ["self", "batch"]),
+        ("train_step", ["self", "batch", "trace="]),
+        ("evaluate", ["self", "batch"]),
+        ("predict", ["self", "batch", "everywhere="]),
+        ("clip_grad_norm_", ["self", "max_norm", "norm_type=", "error_if_nonfinite="]),
         ("shard_batch", ["self", "batch"]),
         ("parameters", ["self"]),
         ("named_parameters", ["self"]),
         ("full_state_dict", ["self"]),
         ("full_gradients", ["self"]),
         ("emit", ["self", "directory"]),
+        ("save", ["self", "directory", "optimizer="]),
+        ("load", ["self", "directory", "optimizer="]),
     ],
 )
 def test_methods_of_parallel(method: str, expected: list[str]) -> None:
@@ -100,8 +106,8 @@ def test_methods_of_parallel(method: str, expected: list[str]) -> None:
 def test_no_other_method_is_public() -> None:
     public = {name for name in vars(Parallel) if not name.startswith("_")}
     assert public == {
-        "train_step", "shard_batch", "parameters", "named_parameters", "full_state_dict", "full_gradients", "emit",
-        "module",
+        "train_step", "evaluate", "predict", "clip_grad_norm_", "shard_batch", "parameters", "named_parameters",
+        "full_state_dict", "full_gradients", "emit", "module", "loss_scale", "recorded", "save", "load",
     }  # fmt: skip
 
 
@@ -112,7 +118,7 @@ def test_methods_of_a_plan() -> None:
 
 def test_every_error_is_an_autopart_error() -> None:
     errors = [getattr(autopart, name) for name in NAMES if name.endswith("Error")]
-    assert len(errors) == 14
+    assert len(errors) == 15
     assert all(issubclass(error, autopart.AutopartError) for error in errors)
     assert issubclass(autopart.InputsError, autopart.CaptureError)
     assert issubclass(autopart.InfeasiblePlanError, autopart.PlanningError)

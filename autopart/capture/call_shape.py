@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from autopart.errors import CaptureError
+from autopart.capture.not_kept import not_kept
 from autopart.ir.size import Size
 from autopart.ir.size import evaluate as size_at
 
@@ -62,9 +62,10 @@ def call_parts(path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tupl
             return escaped(repr(item))
         if type(item) is float:
             return repr(item) if abs(item) < float("inf") else f'float("{item}")'
-        raise CaptureError(
-            f"{path} cannot be kept whole: its argument {name!r} is a {type(item).__name__}, and only tensors, plain "
-            "values and tuples, lists and dicts of them are supported. Keep a smaller or a larger module whole"
+        raise not_kept(
+            path,
+            f"its argument {name!r} is a {type(item).__name__}, and only tensors, plain "
+            "values and tuples, lists and dicts of them are supported. Keep a smaller or a larger module whole",
         )
 
     shown = [show(item, str(number)) for number, item in enumerate(args)]

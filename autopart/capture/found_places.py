@@ -1,7 +1,7 @@
 """FoundPlaces: collects the places that stand in the way of capture, and writes the report about them."""
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from traceback import FrameSummary
 
@@ -34,7 +34,7 @@ class FoundPlaces:
     def places(self) -> tuple[Place, ...]:
         """All of them, in the order of discovery, each with the modules that it ran in."""
         return tuple(
-            Place(place.location, place.source, pattern(list(modules)), place.construct, place.advice)
+            replace(place, module=pattern(list(modules)), modules=tuple(modules))
             for place, modules in self._modules.items()
         )
 
@@ -57,7 +57,7 @@ class FoundPlaces:
             whole = ", ".join(f'"{module}"' for module in modules)
             lines.append(
                 f"Change these lines, or keep these modules whole: keep_whole=[{whole}]. Each is then called as it is, "
-                "by every tensor-parallel rank"
+                'by every tensor-parallel rank. keep_whole="auto" keeps what has to be'
             )
         return CaptureError("\n".join(lines), places)
 
@@ -91,3 +91,8 @@ def holds(pattern: str, path: str) -> bool:
     """Whether the module that `pattern` names, `*` standing for one name, is the one at `path` or has it inside."""
     own, other = pattern.split("."), path.split(".")
     return len(own) <= len(other) and all(fnmatchcase(b, a) for a, b in zip(own, other, strict=False))
+
+
+def matches(pattern: str, path: str) -> bool:
+    """Whether the module that `pattern` names is the one at `path`."""
+    return pattern.count(".") == path.count(".") and holds(pattern, path)

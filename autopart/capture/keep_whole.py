@@ -12,8 +12,9 @@ import torch
 from torch import nn
 
 from autopart.capture.call_shape import CallShape, TensorShape, call_parts
-from autopart.capture.found_places import holds
+from autopart.capture.found_places import matches
 from autopart.capture.kept_op import kept
+from autopart.capture.not_kept import not_kept
 from autopart.capture.output_shape import OutputShape, output_shape
 from autopart.capture.own_gradients import Applied, calling_functions
 from autopart.capture.translate import to_size
@@ -42,12 +43,15 @@ class KeptModules:
     """
 
     def __init__(self, model: nn.Module, wanted: KeepWhole) -> None:
+        if isinstance(wanted, str):
+            raise UnknownNameError(f"keep_whole={wanted!r} is neither 'auto' nor a list of names: [{wanted!r}]")
         fakes = wanted if isinstance(wanted, Mapping) else dict.fromkeys(wanted)
         named = {name: module for name, module in model.named_modules() if name}
+        self._paths = {id(vars(module)): name for name, module in named.items()}
         self._modules: dict[str, nn.Module] = {}
         self._fakes: dict[str, FakeFunction | None] = {}
         for pattern, fake in fakes.items():
-            found = [name for name in named if name.count(".") == pattern.count(".") and holds(pattern, name)]
+            found = [name for name in named if matches(pattern, name)]
             if not found:
                 children = ", ".join(name for name, _ in model.named_children())
                 raise UnknownNameError(
@@ -89,7 +93,7 @@ class KeptModules:
         for path, module in self._modules.items():
             vars(module)["forward"] = self._forward(path, module)
         try:
-            with calling_functions(self._apply):
+            with calling_functions(self._apply, self._paths):
                 yield
         finally:
             for path, module in self._modules.items():
@@ -107,7 +111,7 @@ class KeptModules:
     def _call(self, path: str, module: nn.Module, function: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """One call of the operator in place of all that `module` does."""
         if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
-            raise CaptureError(f"{path} cannot be kept whole: it is called under autocast. Keep a larger module whole")
+            raise not_kept(path, "it is called under autocast. Keep a larger module whole")
         text, inputs = call_parts(path, args, kwargs)
         shapes = [TensorShape(tuple(map(to_size, tensor.shape)), tensor.dtype) for tensor in inputs]
         call = CallShape(text, tuple(shapes))
@@ -124,7 +128,7 @@ class KeptModules:
         dtypes = " ".join(str(tensor.dtype).removeprefix("torch.") for tensor in known.tensors)
         weights = [*module.parameters(), *module.buffers()]
         if not inputs and not weights:
-            raise CaptureError(f"{path} takes no tensor and has none: there is no need to keep it whole")
+            raise not_kept(path, "it takes no tensor and has none")
         facts = known.samplewise, function, known.elementwise
         return known.rebuild(kept(inputs, weights, text, *facts, sizes, ranks, dtypes), inputs)
 
@@ -172,9 +176,8 @@ class _Asked(dict[int, object]):
 def _check_alone(path: str, module: nn.Module, model: nn.Module) -> None:
     """See that a copy of `module` can do what it does."""
     if module._forward_hooks or module._forward_pre_hooks:
-        raise CaptureError(
-            f"{path} cannot be kept whole: it has forward hooks, which would run outside of it. Keep a larger module "
-            "whole, or remove them"
+        raise not_kept(
+            path, "it has forward hooks, which would run outside of it. Keep a larger module whole, or remove them"
         )
     tensors: dict[str, torch.Tensor] = dict((*model.named_parameters(), *model.named_buffers()))
     asked = _Asked({id(tensor): tensor for tensor in tensors.values()})
@@ -182,9 +185,8 @@ def _check_alone(path: str, module: nn.Module, model: nn.Module) -> None:
     own = {id(tensor) for tensor in (*module.parameters(), *module.buffers())}
     for name, tensor in tensors.items():
         if id(tensor) in asked.asked - own:
-            raise CaptureError(
-                f"{path} cannot be kept whole: it refers to {name}, which lies outside of it. Keep a module whole that "
-                "has both inside"
+            raise not_kept(
+                path, f"it refers to {name}, which lies outside of it. Keep a module whole that has both inside"
             )
 
 
@@ -202,5 +204,5 @@ def _in_trace(path: str, size: Size, batch: int | None) -> int:
     if isinstance(size, int):
         return size
     if batch is None:
-        raise CaptureError(f"{path} cannot be kept whole: none of its inputs has the batch as a dim")
+        raise not_kept(path, "none of its inputs has the batch as a dim")
     return int(size / BATCH) * batch

@@ -9,8 +9,8 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from autopart.capture.call_shape import CallShape, TensorShape
+from autopart.capture.not_kept import not_kept
 from autopart.capture.trial_run import HandedOn, Ran, TrialRun, faked
-from autopart.errors import CaptureError
 from autopart.ir.size import BATCH, Size
 
 BATCH_SIZE = 8
@@ -86,9 +86,10 @@ def output_shape(
             whole, first, second = (run_fake(own) for own in (inputs, *halves))
             others, again = [second], whole
     except Exception as error:
-        raise CaptureError(
-            f"{path} cannot be kept whole: its output's shape is not known, as on random inputs a copy of it raised "
-            f"{type(error).__name__}: {error}. {_hint(path)}"
+        raise not_kept(
+            path,
+            f"its output's shape is not known, as on random inputs a copy of it raised "
+            f"{type(error).__name__}: {error}. {_hint(path)}",
         ) from error
     leaves = _shapes(path, whole, first, others)
     apart = elementwise = False
@@ -103,23 +104,31 @@ def _check_size(path: str, module: nn.Module, fake: Callable[..., Any] | None) -
     tensors = [*module.parameters(), *module.buffers()]
     size_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     if fake is None and size_bytes > MOST_BYTES:
-        raise CaptureError(
-            f"{path} has {size_bytes / 2**30:.1f} GiB of weights, too much to run a copy of it only to see the shape "
-            f"of its output. {_hint(path)}"
+        raise not_kept(
+            path,
+            f"it has {size_bytes / 2**30:.1f} GiB of weights, too much to run a copy of it only to see the shape "
+            f"of its output. {_hint(path)}",
         )
 
 
 def _shapes(path: str, whole: Ran, first: Ran, others: list[Ran]) -> tuple[Any, ...]:
     leaves: list[Any] = []
     for large, small, *same in zip(whole.leaves, first.leaves, *(other.leaves for other in others), strict=True):
+        if len({type(leaf) for leaf in (large, small, *same)}) > 1:
+            raise not_kept(
+                path,
+                "it returns an input for some values and something else for others. Keep a larger module whole, which "
+                "does not",
+            )
         if not isinstance(large, torch.Tensor):
             leaves.append(large)
         elif any(other.shape != small.shape for other in same):
             shapes = " and ".join(sorted({str(tuple(tensor.shape)) for tensor in (small, *same)}))
-            raise CaptureError(
-                f"{path} cannot be kept whole: the shape of its output depends on the values of its inputs "
+            raise not_kept(
+                path,
+                f"the shape of its output depends on the values of its inputs "
                 f"({shapes} for {BATCH_SIZE // 2} samples). Keep a larger module whole, whose output has a shape that "
-                "the batch size decides"
+                "the batch size decides",
             )
         else:
             shape = tuple(_size(path, a, b) for a, b in zip(large.shape, small.shape, strict=True))
@@ -130,17 +139,19 @@ def _shapes(path: str, whole: Ran, first: Ran, others: list[Ran]) -> tuple[Any, 
 def _check_runs(path: str, leaves: tuple[Any, ...], whole: Ran, again: Ran) -> None:
     for leaf, before, after in zip(leaves, whole.leaves, again.leaves, strict=True):
         if not (_close(before, after) if isinstance(leaf, TensorShape) else before == after):
-            raise CaptureError(
-                f"{path} cannot be kept whole: called again with the same inputs it returns something else. A module "
-                "that remembers earlier calls would compute otherwise with another number of micro-batches"
+            raise not_kept(
+                path,
+                "called again with the same inputs it returns something else. A module "
+                "that remembers earlier calls would compute otherwise with another number of micro-batches",
             )
     *parts, summed = whole.gradients or ((),)
     largest = _largest(*summed)
     for own, *others in zip(summed, *parts, strict=True):
         if own is not None and not _close(own, sum(others[1:], others[0]), largest):
-            raise CaptureError(
-                f"{path} cannot be kept whole: its backward is not linear in the gradient of its output, as clipping "
-                "is. It would train otherwise with another number of micro-batches"
+            raise not_kept(
+                path,
+                "its backward is not linear in the gradient of its output, as clipping "
+                "is. It would train otherwise with another number of micro-batches",
             )
 
 
@@ -209,9 +220,10 @@ def _size(path: str, large: int, small: int) -> Size:
         return large
     slope, rest = divmod(large - small, BATCH_SIZE // 2)
     if rest or large != slope * BATCH_SIZE:
-        raise CaptureError(
-            f"{path} cannot be kept whole: a size of its output is {large} for {BATCH_SIZE} samples and {small} for "
-            f"{BATCH_SIZE // 2}, which is no multiple of the batch size. Keep a larger module whole"
+        raise not_kept(
+            path,
+            f"a size of its output is {large} for {BATCH_SIZE} samples and {small} for "
+            f"{BATCH_SIZE // 2}, which is no multiple of the batch size. Keep a larger module whole",
         )
     return slope * BATCH
 

@@ -6,7 +6,7 @@ kernels would train with other gradients, silently. So each call is carried over
 
 import importlib
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import reduce
 from typing import Any
@@ -14,12 +14,12 @@ from typing import Any
 from torch import nn
 from torch.autograd import Function
 
-from autopart.capture.user_lines import user_frame
-from autopart.errors import CaptureError
+from autopart.capture.user_lines import running_module, user_frame
+from autopart.errors import CaptureError, Place
 
 ADVICE = (
     "a graph holds its forward pass only, and its own backward would be lost. Write it in differentiable operations, "
-    "or keep the module that calls it whole: keep_whole=[...]"
+    "or keep the module that calls it whole"
 )
 
 
@@ -36,8 +36,14 @@ class Applied(nn.Module):
 
 
 @contextmanager
-def calling_functions(call: Callable[[Applied, tuple[Any, ...]], Any]) -> Iterator[None]:
+def calling_functions(
+    call: Callable[[Applied, tuple[Any, ...]], Any], paths: Mapping[int, str] | None = None
+) -> Iterator[None]:
     """While it lasts, `call` is asked for what a `torch.autograd.Function` that is not torch's own gives.
+
+    Args:
+        call: takes the function and its arguments.
+        paths: of modules, by the ids of their `vars`, to name the one that calls a function.
 
     Raises:
         CaptureError: within the block, naming the function and the line: it has no name by which it could be imported,
@@ -54,10 +60,14 @@ def calling_functions(call: Callable[[Applied, tuple[Any, ...]], Any]) -> Iterat
             return call(Applied(cls, _name(cls)), args)
         except CaptureError as error:
             frame = user_frame(traceback.extract_stack())
-            where = f'{frame.filename}:{frame.lineno}: "{frame.line}"' if frame else "a line that is not known"
+            place, line = (f"{frame.filename}:{frame.lineno}", frame.line or "") if frame else ("", "")
+            where = f'{place}: "{line}"' if frame else "a line that is not known"
+            module = running_module(paths or {})
+            whole = f': keep_whole=["{module}"], or keep_whole="auto"' if module else ""
+            reason = f"calls {cls.__qualname__}, a torch.autograd.Function"
             raise CaptureError(
-                f"{where} calls {cls.__qualname__}, a torch.autograd.Function: {ADVICE}. It cannot be carried over as "
-                f"it is: {error}"
+                f"{where} {reason}: {ADVICE}{whole}. It cannot be carried over as it is: {error}",
+                (Place(place, line, module, reason, ADVICE, (module,)),),
             ) from error
 
     Function.apply = classmethod(apply)  # type: ignore[assignment, method-assign]

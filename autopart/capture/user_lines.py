@@ -1,12 +1,13 @@
 """User lines: where in the user's code something happened during capture."""
 
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 TORCH_FOLDER = str(Path(torch.__file__).parent)
@@ -24,6 +25,15 @@ def running_frame() -> traceback.FrameSummary | None:
     stack = traceback.extract_stack()
     inside = [i for i, frame in enumerate(stack) if frame.name == "forward" and frame.filename.startswith(OWN_FOLDER)]
     return user_frame(stack[inside[0] :]) if inside else None
+
+
+def running_module(paths: Mapping[int, str]) -> str:
+    """The path of the innermost module whose method runs now, by the ids of the modules' `vars`; "" if none does."""
+    for frame, _ in traceback.walk_stack(None):  # from the innermost outwards
+        own = frame.f_locals.get("self")
+        if isinstance(own, nn.Module) and id(vars(own)) in paths:
+            return paths[id(vars(own))]
+    return ""
 
 
 def running_in_torch() -> frozenset[str]:

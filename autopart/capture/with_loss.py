@@ -10,7 +10,7 @@ from torch import nn
 from autopart.capture.example_inputs import Batch
 from autopart.errors import CaptureError
 
-LossFunction = Callable[[Any, Any], torch.Tensor]
+LossFunction = Callable[[Any, Any], Any]  # gives the loss, or all tensors that are to leave the graph
 
 
 class ForwardError(Exception):
@@ -70,15 +70,18 @@ class WithLoss(nn.Module):
         batch = self._rebuild(tensors)
         call = self.model if self._call is None else self._call
         output = call(**batch) if isinstance(batch, Mapping) else call(*batch)
-        loss = self._loss(output, batch) if self._loss is not None else _own_loss(output)
+        loss = self._loss(output, batch) if self._loss is not None else own_loss(output)
         if loss is None:
             return _tensors(output)
+        if isinstance(loss, tuple):
+            return loss
         if loss.ndim:
             raise CaptureError(f"the loss has shape {tuple(loss.shape)}: it must be a scalar, for example its mean")
         return loss
 
 
-def _own_loss(output: Any) -> torch.Tensor | None:
+def own_loss(output: Any) -> torch.Tensor | None:
+    """The loss in what a model returns: a scalar, or the entry `loss`; None where there is none."""
     if isinstance(output, torch.Tensor):
         return output if output.ndim == 0 else None
     candidate = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)

@@ -51,7 +51,7 @@ class StageSource:
         runtime = [
             name
             for name in ("Comm", "Weights", "constant", "grouped_mm", "parameter")
-            if f"{name}(" in body or f": {name}" in body
+            if f"{name}(" in body or f": {name}" in body or f"({name})" in body
         ]
         imports = ["import torch"]
         if "F." in body:

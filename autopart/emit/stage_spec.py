@@ -50,7 +50,7 @@ def stage_specs(folded: Folded, units: Sequence[Unit], cuts: Sequence[int]) -> t
     model_inputs = {item.value.name for item in graph.inputs}
     specs: list[StageSpec] = []
     needs: list[set[str]] = []
-    results = [graph.loss] if graph.loss is not None else list(graph.outputs)
+    results = graph.outputs
     for stage, (items, own) in enumerate(zip(all_items, made, strict=True)):
         last = stage == len(made) - 1
         updates = _updates(folded, stage, own)

@@ -34,7 +34,7 @@ class StageWriter:
     def __init__(self, sharded: Sharded, spec: StageSpec, recompute: bool, last: bool) -> None:
         self.sharded, self.spec, self.recompute = sharded, spec, recompute
         graph = sharded.graph
-        self.results = ((graph.loss,) if graph.loss is not None else graph.outputs) if last else ()
+        self.results = graph.outputs if last else ()
         own = [graph.nodes[item] for item in spec.items if isinstance(item, int)]
         self.counted = [node for node in own if node.name in sharded.batch.counted]
         self.layers = tuple((layer_parts(sharded.folded, r.loop) or ())[r.first : r.stop] for r in self._runs)
@@ -140,9 +140,10 @@ class StageWriter:
         results = [*self.spec.gives, *(function.wanted(name, REPLICATED) for name in self.results)]
         if sharded.batch.weighted and self.results:
             # The loss is no sum over samples: each micro-batch's counts by its share of them.
-            shared = Statement(("loss",), (results[-1],), lambda x: f"self.comm.share({x[0]})", "loss")
+            place = len(self.spec.gives) + self.results.index(graph.loss or "")
+            shared = Statement(("loss",), (results[place],), lambda x: f"self.comm.share({x[0]})", "loss")
             function.statements.append(shared)
-            results[-1] = "loss"
+            results[place] = "loss"
         lines, returned = write_body(arguments, function.statements, results)
         if function.needs_batch:
             line = batch_line(graph, arguments)

@@ -13,6 +13,9 @@ from autopart.ir.units import Unit
 from autopart.sharding.strategies import Strategy, without_gradient
 from cost_models.dtype import dtype_bytes
 
+PRODUCTS = (Work.MATMUL, Work.ATTENTION)
+NOTHING = Cost()
+
 
 @dataclass(frozen=True, slots=True)
 class UnitCost:
@@ -32,6 +35,8 @@ class UnitCost:
         crossing_bytes: a rank's bytes that cross a cut right after this unit.
         crossing_whole_bytes: of these, what every tp rank holds whole.
         conversions: (value, layout it has, layout it is given) of all conversions in the unit.
+        products: seconds of matrix products, convolutions and attention.
+        communication_forward_s: of the communication, that of the forward pass.
     """
 
     forward_s: float
@@ -49,6 +54,8 @@ class UnitCost:
     crossing_bytes: float
     crossing_whole_bytes: float = 0.0
     conversions: tuple[tuple[str, Layout, Layout], ...] = ()
+    products: Cost = NOTHING
+    communication_forward_s: float = 0.0
 
 
 def unit_costs(
@@ -77,6 +84,7 @@ def unit_costs(
                 forward_s=cost.forward_s + communication.forward_s,
                 backward_s=cost.backward_s + communication.backward_s + sums.backward_s,
                 communication_s=cost.communication_s + communication.total_s,
+                communication_forward_s=cost.communication_forward_s + communication.forward_s,
             )
         parameters = walker.parameters(unit)
         costs.append(
@@ -136,6 +144,8 @@ class _Walker:
             self._partial(nodes),
             0.0,
             conversions=conversions,
+            products=sum((own for node, own in zip(nodes, costs, strict=True) if work_of(node) in PRODUCTS), Cost()),
+            communication_forward_s=communication.forward_s,
         )
 
     def _selective(

@@ -11,7 +11,7 @@ from typing import Any, get_args, get_origin
 from autopart.errors import PlanFileError
 from autopart.ir.placement import Layout, Partial, Placement, Replicate, Shard
 
-FORMAT = 2
+FORMAT = 3
 _SHARD = re.compile(r"S\((?P<dim>\d+)(@(?P<by>\w+))?(,(?P<parts>[1-9]\d*(:[1-9]\d*)*))?\)", re.ASCII)
 
 
@@ -62,7 +62,8 @@ class StagePlan:
     """One pipeline stage: units `start` up to `stop` of the model; seconds are for one micro-batch on one device.
 
     `forward_s` and `backward_s` contain the communication inside the stage, which `communication_s` gives for both
-    passes together. `parameters` counts elements of the whole stage, over all its tp ranks.
+    passes together; `weight_s` is the part of `backward_s` for the gradients of weights, and `send_s` the transfer to
+    the next stage. `parameters` counts elements of the whole stage, over all its tp ranks.
     """
 
     start: int
@@ -75,6 +76,8 @@ class StagePlan:
     backward_s: float
     communication_s: float
     memory: Memory
+    weight_s: float
+    send_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +110,31 @@ class LayerTraffic:
 
 
 @dataclass(frozen=True, slots=True)
+class Parts:
+    """What the seconds of a step are spent on, in the mean over the ranks of the pipeline; together they are the step.
+
+    Attributes:
+        products_s: matrix products, convolutions and attention.
+        kernels_s: all other kernels, which the memory's bandwidth or their launches pace.
+        recompute_s: activations computed again.
+        communication_s: collectives between the tp ranks.
+        gathers_s: gathering parameters that the replicas share (ZeRO 3), as far as computing does not hide it.
+        waiting_s: the pipeline's bubble, with sends that nothing hides.
+        gradients_s: sums of gradients that nothing hides.
+        optimizer_s: the optimizer, and what the software does once a step.
+    """
+
+    products_s: float
+    kernels_s: float
+    recompute_s: float
+    communication_s: float
+    gathers_s: float
+    waiting_s: float
+    gradients_s: float
+    optimizer_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Prediction:
     """What a plan is predicted to do; `peak_memory_bytes` is by rank of the pipeline.
 
@@ -122,6 +150,7 @@ class Prediction:
     mfu: float
     bubble_fraction: float
     peak_memory_bytes: tuple[int, ...]
+    parts: Parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +164,30 @@ class Alternative:
     schedule: str
     recompute: str
     step_time_s: float
+    peak_memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What a decision is worth: the fastest plan in which it falls otherwise, or a near one that does not fit.
+
+    Attributes:
+        name: of the decision, as it is pinned ("micro_batch").
+        chosen, other: what it is in the plan, and what it is otherwise.
+        besides: (name, value) of other decisions that then change too.
+        fits: whether that plan fits the memory; if not, it is the plan itself with this one decision changed.
+        step_time_s, parts: what it takes.
+        stage, peak_memory_bytes: its fullest rank of the pipeline, and what that needs.
+    """
+
+    name: str
+    chosen: str
+    other: str
+    besides: tuple[tuple[str, str], ...]
+    fits: bool
+    step_time_s: float
+    parts: Parts
+    stage: int
     peak_memory_bytes: int
 
 
@@ -159,12 +212,14 @@ class PlanData:
         virtual_stages: how many stages each rank of the pipeline has.
         precision: a name that `cost_models.precision` knows.
         stack: the software whose behaviour is predicted.
+        blocking_sends: a rank computes nothing while it sends to another stage.
         cluster: its name; `device` and `memory_limit_bytes` are of one of its devices.
         cuts: indices of the units that begin a stage, the first stage left out.
         nodes, parameters: the tensor-parallel choices; empty for tp=1.
         axes: (name, size) of the logical axes that tp shards.
         traffic: of the repeated layers, what the tp ranks send each other; empty for tp=1.
         replicated: what every tp rank computes whole though it could matter, and why.
+        decisions: for each decision that was searched, what the next best would have cost.
         optimizer: whose state the memory is reckoned for.
         optimality: what is proved of the plan: that it is optimal under the model, or how far from it at the most.
     """
@@ -191,6 +246,7 @@ class PlanData:
     zero: int
     precision: str
     stack: str
+    blocking_sends: bool
     optimizer: str
     cuts: tuple[int, ...]
     stages: tuple[StagePlan, ...]
@@ -201,6 +257,7 @@ class PlanData:
     traffic: tuple[LayerTraffic, ...]
     replicated: tuple[Note, ...]
     alternatives: tuple[Alternative, ...]
+    decisions: tuple[Decision, ...]
     optimality: str
     notes: tuple[Note, ...]
 
@@ -336,7 +393,7 @@ def _load(kind: Any, value: Any, path: str) -> Any:
         value = float(value)
     wanted = (str, type(None)) if kind == (str | None) else (kind,)
     if type(value) not in wanted or (kind is float and not math.isfinite(value)):
-        name = {int: "a whole number", float: "a number"}.get(kind, "a text")
+        name = {int: "a whole number", float: "a number", bool: "true or false"}.get(kind, "a text")
         raise ValueError(f"entry {path!r} is {_short(value)}, not {name}")
     return value
 

@@ -45,7 +45,7 @@ class Comm:
 
     def __init__(self, group: dist.ProcessGroup | None = None, rank: int = 0, size: int = 1) -> None:
         self.group, self.rank, self.size = group, rank, size
-        self.fraction: float = 1.0
+        self.fraction: float | torch.Tensor = 1.0
         self.totals: list[torch.Tensor] = []
 
     def share(self, mean: torch.Tensor) -> torch.Tensor:
@@ -138,6 +138,8 @@ class Comm:
         self, logits: torch.Tensor, targets: torch.Tensor, reduction: str = "mean", ignore_index: int = -100
     ) -> torch.Tensor:
         """Cross-entropy over classes of which this rank holds its piece (Shoeybi et al. 2019, section 3)."""
+        if torch.is_autocast_enabled(logits.device.type):
+            logits = logits.float()  # as autocast does for the whole one
         losses = _applied(ShardedCrossEntropy, logits, targets, self, ignore_index)
         if reduction == "none":
             return losses

@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from autopart.runtime.precision import as_computed
+
 
 class Deferred(TorchFunctionMode):
     """While it is entered, products with a parameter leave the parameter's gradient to `add_gradients`.
@@ -45,7 +47,7 @@ class Deferred(TorchFunctionMode):
     def add_gradients(self) -> None:
         """Compute all gradients that were put off, and add them to the `grad` of their weights."""
         for weight, compute in zip(self._weights, self._pending, strict=True):
-            gradient = compute()
+            gradient = compute().to(weight.dtype)
             weight.grad = gradient if weight.grad is None else weight.grad.add_(gradient)
         self._weights.clear()
         self._pending.clear()
@@ -102,6 +104,7 @@ class _Product(torch.autograd.Function):
     def forward(
         ctx: Any, x: torch.Tensor, weight: nn.Parameter, bias: torch.Tensor | None, transposed: bool, deferred: Deferred
     ) -> torch.Tensor:
+        x = as_computed(x)
         ctx.save_for_backward(x)
         ctx.weight, ctx.transposed, ctx.deferred = weight, transposed, deferred
         return F.linear(x, weight.t() if transposed else weight, bias)
@@ -111,7 +114,8 @@ class _Product(torch.autograd.Function):
         (x,) = ctx.saved_tensors
         weight, x_gradient, bias_gradient = ctx.weight, None, None
         if ctx.needs_input_grad[0]:
-            x_gradient = gradient @ (weight.t() if ctx.transposed else weight)
+            own = weight.to(gradient.dtype)
+            x_gradient = gradient @ (own.t() if ctx.transposed else own)
         if ctx.needs_input_grad[2]:
             bias_gradient = gradient.reshape(-1, gradient.shape[-1]).sum(dim=0)
         into, out = (x, gradient) if ctx.transposed else (gradient, x)
@@ -132,6 +136,7 @@ class _Convolution(torch.autograd.Function):
         ctx: Any, function: Callable[..., torch.Tensor], x: torch.Tensor, weight: nn.Parameter, *rest: Any
     ) -> Any:
         bias, stride, padding, dilation, groups, deferred = rest
+        x = as_computed(x)
         ctx.save_for_backward(x)
         ctx.weight, ctx.deferred = weight, deferred
         ctx.geometry = (stride, padding, dilation, False, [0] * len(stride), groups)
@@ -140,9 +145,9 @@ class _Convolution(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> Any:
         (x,) = ctx.saved_tensors
-        weight = ctx.weight
+        weight, own = ctx.weight, ctx.weight.to(gradient.dtype)
         gradients = partial(
-            torch.ops.aten.convolution_backward.default, gradient, x, weight, [weight.shape[0]], *ctx.geometry
+            torch.ops.aten.convolution_backward.default, gradient, x, own, [weight.shape[0]], *ctx.geometry
         )
         x_gradient, _, bias_gradient = gradients([ctx.needs_input_grad[1], False, ctx.needs_input_grad[3]])
         ctx.deferred.put_off(weight, lambda: gradients([False, True, False])[1])

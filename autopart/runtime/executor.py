@@ -1,7 +1,7 @@
 """Executor: runs the actions of a schedule on this rank's stages."""
 
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,19 +12,25 @@ from autopart.ir.action import Action, Kind
 from autopart.ir.program import Program, StageProgram, Transfer
 from autopart.runtime.comm import Comm
 from autopart.runtime.deferred import Deferred
+from autopart.runtime.failure import located
 from autopart.runtime.mesh import Mesh
-from autopart.runtime.p2p import P2P, Pending
+from autopart.runtime.p2p import P2P, Pending, dtype_of
+from autopart.runtime.precision import without_autocast
+from autopart.runtime.recorder import Recorder
 
 MicroBatch = Mapping[str, torch.Tensor]
 
 
 @dataclass
 class _InFlight:
-    """What a forward pass leaves for its backward pass; `deferred` where that leaves weights' gradients for later."""
+    """What a forward pass leaves for its backward pass; `deferred` where that leaves weights' gradients for later.
+
+    `results` are the model's outputs, where the stage has them; to train, that is the loss.
+    """
 
     received: list[torch.Tensor]
     given: list[torch.Tensor]
-    loss: torch.Tensor | None
+    results: tuple[torch.Tensor, ...]
     deferred: Deferred | None
 
 
@@ -46,44 +52,92 @@ class Executor:
         self._p2p = P2P(mesh, transfers)
 
     def run(
-        self, actions: Sequence[Action], micro_batches: Sequence[MicroBatch], micro_batch: int, global_batch: int
+        self,
+        actions: Sequence[Action],
+        micro_batches: Sequence[MicroBatch],
+        sizes: Sequence[int],
+        scale: float = 1.0,
+        recorder: Recorder | None = None,
     ) -> torch.Tensor:
         """All actions of a step; gradients are left in the parameters' `grad`, summed over micro-batches.
 
-        Every micro-batch has `micro_batch` of the `global_batch` samples.
+        `sizes` are the samples of each micro-batch; gradients are those of the loss times `scale`. A `recorder` is told
+        when each action begins and ends.
 
         Returns the loss over the global batch, on every rank.
         """
-        for stage in self._stages.values():
-            stage.comm.totals = self._count(stage, micro_batches)
-            stage.comm.fraction = micro_batch / global_batch
         flying: dict[tuple[int, int], _InFlight] = {}
         deferred: dict[tuple[int, int], Deferred] = {}
         splits = any(action.kind is Kind.WEIGHT for action in actions)
-        total = torch.zeros(
-            (), dtype=torch.float64 if self._mesh.device.type == "cpu" else torch.float32, device=self._mesh.device
-        )
-        ahead = self._receive(actions[0], micro_batch) if actions else []
-        for position, action in enumerate(actions):
-            pending = ahead
-            arrived = [[item.wait() for item in group] for group in pending]
-            # Posted before the computation, so that the next input travels while this action computes.
-            ahead = self._receive(actions[position + 1], micro_batch) if position + 1 < len(actions) else []
+        losses: list[torch.Tensor] = []
+        for action, arrived in self._arrivals(actions, micro_batches, sizes, recorder):
             key = action.stage, action.micro_batch
             if action.kind is Kind.FORWARD:
                 batch = micro_batches[action.micro_batch]
                 flying[key] = self._forward(action, batch, [group[0] for group in arrived], splits)
-                if (loss := flying[key].loss) is not None:
-                    total += loss.detach()
+                losses += [loss.detach() for loss in flying[key].results]
             elif action.kind is Kind.BACKWARD:
                 flight = flying.pop(key)  # what is put off has its own hold of the activations that it needs
-                self._backward(action, flight, arrived)
+                with without_autocast(self._mesh.device):
+                    self._backward(action, flight, arrived, scale)
                 if flight.deferred is not None:
                     deferred[key] = flight.deferred
             else:
-                deferred.pop(key).add_gradients()
+                with without_autocast(self._mesh.device):
+                    deferred.pop(key).add_gradients()
+        return self.total(losses)
+
+    @torch.no_grad()
+    def forward(
+        self, actions: Sequence[Action], micro_batches: Sequence[MicroBatch], sizes: Sequence[int]
+    ) -> list[tuple[torch.Tensor, ...]]:
+        """Forward passes alone: what the model returns, of each micro-batch; nothing where it is not returned."""
+        found: dict[int, tuple[torch.Tensor, ...]] = {}
+        for action, arrived in self._arrivals(actions, micro_batches, sizes):
+            batch = micro_batches[action.micro_batch]
+            flight = self._forward(action, batch, [group[0] for group in arrived], splits=False)
+            if self._stages[action.stage].program.outputs:
+                found[action.micro_batch] = flight.results
+        return [found[micro_batch] for micro_batch in sorted(found)]
+
+    def _arrivals(
+        self,
+        actions: Sequence[Action],
+        micro_batches: Sequence[MicroBatch],
+        sizes: Sequence[int],
+        recorder: Recorder | None = None,
+    ) -> Iterator[tuple[Action, list[list[torch.Tensor]]]]:
+        """Each action in turn, with what it receives; at the end everything has been sent."""
+        fractions = self._fractions(sizes)
+        for stage in self._stages.values():
+            stage.comm.totals = self._count(stage, micro_batches)
+        ahead = self._receive(actions[0], sizes) if actions else []
+        for position, action in enumerate(actions):
+            pending = ahead
+            with self._located(action, "waiting for what it takes"):
+                arrived = [[item.wait() for item in group] for group in pending]
+            # Posted before the computation, so that the next input travels while this action computes.
+            ahead = self._receive(actions[position + 1], sizes) if position + 1 < len(actions) else []
+            # Before a backward pass too, in which parts of the forward may be computed again.
+            self._stages[action.stage].comm.fraction = fractions[action.micro_batch]
+            if recorder is not None:
+                recorder.begin()
+            yield action, arrived
+            if recorder is not None:
+                recorder.end(action)
         self._p2p.finish()
-        return self._everywhere(total)
+
+    def _located(self, action: Action, doing: str = "") -> AbstractContextManager[None]:
+        stage = self._stages[action.stage]
+        return located(stage.module, stage.program, action, doing)
+
+    def _fractions(self, sizes: Sequence[int]) -> list[torch.Tensor]:
+        """The part that each micro-batch has of the global batch's samples; replicas may have different shares."""
+        own = torch.tensor(sizes, dtype=torch.float64, device=self._mesh.device)
+        total = own.sum()
+        if self._mesh.size("dp") > 1:
+            dist.all_reduce(total, group=self._mesh.group("dp"))
+        return list(own / total)
 
     def _count(self, stage: RankStage, micro_batches: Sequence[MicroBatch]) -> list[torch.Tensor]:
         """How many targets of the global batch each averaged loss of this stage counts."""
@@ -96,16 +150,15 @@ class Executor:
         dist.all_reduce(total, group=self._mesh.group("dp"))
         return list(total)
 
-    def _receive(self, action: Action, micro_batch: int) -> list[list[Pending]]:
+    def _receive(self, action: Action, sizes: Sequence[int]) -> list[list[Pending]]:
         program, index = self._stages[action.stage].program, action.micro_batch
+        samples = sizes[index]
         if action.kind is Kind.FORWARD:
-            return [
-                [self._p2p.receive_value(transfer, action.stage, index, micro_batch)] for transfer in program.receives
-            ]
+            return [[self._p2p.receive_value(transfer, action.stage, index, samples)] for transfer in program.receives]
         if action.kind is Kind.WEIGHT:
             return []
         return [
-            self._p2p.receive_gradients(transfer, index, micro_batch)
+            self._p2p.receive_gradients(transfer, index, samples)
             for transfer in program.sends
             if transfer.requires_grad
         ]
@@ -114,16 +167,17 @@ class Executor:
         stage = self._stages[action.stage]
         program, deferred = stage.program, Deferred() if splits else None
         for transfer, tensor in zip(program.receives, received, strict=True):
-            tensor.requires_grad_(transfer.requires_grad)
-        with deferred or nullcontext():
+            tensor.requires_grad_(transfer.requires_grad and torch.is_grad_enabled())
+        with self._located(action), deferred or nullcontext():
             result: Any = stage.module(*(batch[path] for path in program.inputs), *received)
         results = result if isinstance(result, tuple) else (result,)
         given = list(results[: len(program.sends)])
         for transfer, tensor in zip(program.sends, given, strict=True):
-            self._p2p.send_value(transfer, tensor, action.micro_batch)
-        return _InFlight(received, given, results[-1] if program.outputs else None, deferred)
+            # In the dtype that is expected: under a mixed precision it may have been computed in half.
+            self._p2p.send_value(transfer, tensor.detach().to(dtype_of(transfer)), action.micro_batch)
+        return _InFlight(received, given, results[len(program.sends) :], deferred)
 
-    def _backward(self, action: Action, flight: _InFlight, gradients: list[list[torch.Tensor]]) -> None:
+    def _backward(self, action: Action, flight: _InFlight, gradients: list[list[torch.Tensor]], scale: float) -> None:
         program = self._stages[action.stage].program
         roots: list[torch.Tensor] = []
         seeds: list[torch.Tensor] = []
@@ -131,24 +185,29 @@ class Executor:
         for tensor, incoming in zip(differentiable, gradients, strict=True):
             if tensor.requires_grad:
                 roots.append(tensor)
-                seeds.append(incoming[0] if len(incoming) == 1 else torch.stack(incoming).sum(dim=0))
-        if flight.loss is not None and flight.loss.requires_grad:
-            roots.append(flight.loss)
-            seeds.append(torch.ones_like(flight.loss))
+                whole = incoming[0] if len(incoming) == 1 else torch.stack(incoming).sum(dim=0)
+                seeds.append(whole.to(tensor.dtype))
+        for loss in flight.results:
+            if loss.requires_grad:
+                roots.append(loss)
+                seeds.append(torch.full_like(loss, scale))
         if roots:
             # Edges, not tensors: torch hands a backward pass of tensors to the mode that is entered, and what it
             # computes again would run without it.
             edges = [torch.autograd.graph.get_gradient_edge(root) for root in roots]
-            with flight.deferred or nullcontext():
+            with self._located(action), flight.deferred or nullcontext():
                 torch.autograd.backward(edges, seeds)
         for transfer, tensor in zip(program.receives, flight.received, strict=True):
             if transfer.requires_grad:
                 gradient = tensor.grad if tensor.grad is not None else torch.zeros_like(tensor)
                 self._p2p.send_gradient(transfer, gradient, action.stage, action.micro_batch)
 
-    def _everywhere(self, total: torch.Tensor) -> torch.Tensor:
-        """The sum over stages and replicas of what one tp rank each has."""
-        if self._mesh.tp_rank != 0:
-            total.zero_()
+    def total(self, losses: Sequence[torch.Tensor]) -> torch.Tensor:
+        """The sum of the losses of all stages and replicas, of which one tp rank each counts."""
+        kind = torch.float64 if self._mesh.device.type == "cpu" else torch.float32
+        total = torch.zeros((), dtype=kind, device=self._mesh.device)
+        if self._mesh.tp_rank == 0:
+            for loss in losses:
+                total += loss
         dist.all_reduce(total)
         return total

@@ -1,6 +1,6 @@
 """Gather: whole tensors under the original names, brought to rank 0 from the ranks that hold their pieces."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
 import torch.distributed as dist
@@ -16,7 +16,19 @@ def gather(
     local: Callable[[str], torch.Tensor | None],
     held: Callable[[StageProgram], Iterable[ParameterShard]],
 ) -> Mapping[str, torch.Tensor]:
-    """On rank 0, every held tensor whole, on the CPU; elsewhere an empty mapping. All ranks call it together.
+    """On rank 0, every held tensor whole, on the CPU; elsewhere an empty mapping. See `gathered`."""
+    return {name: whole for name, whole in gathered(program, mesh, local, held) if whole is not None}
+
+
+def gathered(
+    program: Program,
+    mesh: Mesh,
+    local: Callable[[str], torch.Tensor | None],
+    held: Callable[[StageProgram], Iterable[ParameterShard]],
+) -> Iterator[tuple[str, torch.Tensor | None]]:
+    """Every held tensor with its name, one after another: whole, on the CPU of rank 0; None elsewhere.
+
+    All ranks go through all of it together.
 
     Args:
         program: says who holds which piece.
@@ -24,7 +36,6 @@ def gather(
         local: this rank's piece of a parameter, or of its gradient; None counts as zeros.
         held: what is gathered of a stage.
     """
-    found: dict[str, torch.Tensor] = {}
     rank = dist.get_rank()
     done: set[str] = set()
     for stage, own in enumerate(program.stages):
@@ -34,11 +45,12 @@ def gather(
             done.add(parameter.name)
             holders = range(mesh.size("tp")) if parameter.layout.shard is not None else range(1)
             ranks = [mesh.rank_of(stage, 0, tp_rank) for tp_rank in holders]
+            whole = None
             if rank == 0:
-                found[parameter.name] = _collect(parameter, ranks, mesh, local)
+                whole = _collect(parameter, ranks, mesh, local)
             elif rank in ranks:
                 dist.send(_piece(parameter, mesh, local), 0)
-    return found
+            yield parameter.name, whole
 
 
 def _collect(

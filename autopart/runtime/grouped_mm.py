@@ -3,6 +3,8 @@
 import torch
 import torch.nn.functional as F
 
+from autopart.runtime.precision import as_computed
+
 ALIGNMENT_BYTES = 16  # what the kernel asks of every row of an operand
 
 
@@ -18,6 +20,7 @@ def grouped_mm(x: torch.Tensor, weight: torch.Tensor, offs: torch.Tensor | None 
     Elements after the last group are zeros. Takes PyTorch's kernel where it has one for the dtype, device and sizes;
     else a loop over the groups, which waits for `offs` to reach the CPU.
     """
+    x, weight = as_computed(x), as_computed(weight)
     if offs is None:
         return torch.bmm(x, weight)
     if _has_kernel(x, weight):

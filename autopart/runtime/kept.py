@@ -2,7 +2,7 @@
 
 import copy
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import reduce
 from typing import Any
 
@@ -30,8 +30,11 @@ class Kept:
         return tensors[0] if len(tensors) == 1 else tensors
 
 
-def bind_kept(stage: nn.Module, program: StageProgram, model: nn.Module) -> None:
-    """Give `stage` what it keeps whole: functions, and copies of modules of `model` whose tensors are the stage's."""
+def bind_kept(stage: nn.Module, program: StageProgram, model: nn.Module, evaluates: bool = False) -> None:
+    """Give `stage` what it keeps whole: functions, and copies of modules of `model` whose tensors are the stage's.
+
+    The copies are in the mode that the modules are in; where the stage only `evaluates`, in that one.
+    """
     if not program.kept:
         return
     own = {**dict(stage.named_parameters(remove_duplicate=False)), **dict(stage.named_buffers(remove_duplicate=False))}
@@ -39,13 +42,23 @@ def bind_kept(stage: nn.Module, program: StageProgram, model: nn.Module) -> None
     held = {id(tensor): own[name] for name, tensor in whole if name in own}
     for item in program.kept:
         holder: Any = stage if item.loop is None else stage.stacks[item.loop][item.run]  # type: ignore[index]
-        holder.kept[item.key] = Kept(_forward(item, model, dict(held)))
+        holder.kept[item.key] = Kept(_forward(item, model, dict(held), evaluates))
 
 
-def _forward(item: KeptModule, model: nn.Module, held: dict[int, Any]) -> Callable[..., Any]:
+def kept_modules(stage: nn.Module, program: StageProgram) -> Iterator[tuple[str, nn.Module]]:
+    """The modules that a stage keeps whole, each with its path in the model."""
+    for item in program.kept:
+        holder: Any = stage if item.loop is None else stage.stacks[item.loop][item.run]  # type: ignore[index]
+        owner = getattr(holder.kept[item.key].forward, "__self__", None)
+        if isinstance(owner, nn.Module):
+            yield item.path, owner
+
+
+def _forward(item: KeptModule, model: nn.Module, held: dict[int, Any], evaluates: bool) -> Callable[..., Any]:
     module, colon, name = item.path.partition(":")
     if not colon:
-        found: Callable[..., Any] = copy.deepcopy(model.get_submodule(item.path), held).forward
+        copied = copy.deepcopy(model.get_submodule(item.path), held)
+        found: Callable[..., Any] = (copied.eval() if evaluates else copied).forward
         return found
     function: Any = reduce(getattr, name.split("."), importlib.import_module(module))
     applied: Callable[..., Any] = function.apply

@@ -1,10 +1,12 @@
 """Launch: run a function on local processes, as `torchrun` would, and bring back what it returns."""
 
 import os
+import signal
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -17,6 +19,7 @@ import torch.multiprocessing as multiprocessing
 from autopart.errors import WorkerError
 
 GRACE_S = 5.0
+SETTLE_S = 0.5
 COLLECTIVE_TIMEOUT_S = 600.0
 MOST_STARTS = 3
 
@@ -86,29 +89,60 @@ def _end(processes: Sequence[Any]) -> None:
 
 
 def _collect(pipes: Sequence[Connection], processes: Sequence[Any], timeout_s: float | None) -> list[Any]:
-    results: dict[int, Any] = {}
+    answers: dict[int, _Answer] = {}
     waiting = {pipe: rank for rank, pipe in enumerate(pipes)}
     end_s = None if timeout_s is None else time.monotonic() + timeout_s
     while waiting:
+        failed = any(answer.error is not None for answer in answers.values())
         ready = wait(list(waiting), None if end_s is None else max(0.0, end_s - time.monotonic()))
+        if not ready and failed:
+            break
         if not ready:
             raise WorkerError(f"ranks {sorted(waiting.values())} did not finish within {timeout_s:.0f} s")
         for pipe in ready:
-            if not isinstance(pipe, Connection):
-                continue
-            rank = waiting.pop(pipe)
-            try:
-                error, result = pipe.recv()
-            except EOFError:
-                processes[rank].join(GRACE_S)
-                code = processes[rank].exitcode
-                raise WorkerError(
-                    f"rank {rank} of {len(pipes)} died with exit code {code} and without an error message"
-                ) from None
-            if error is not None:
-                raise error(f"rank {rank} of {len(pipes)} failed:\n{result}")
-            results[rank] = result
-    return [results[rank] for rank in range(len(pipes))]
+            if isinstance(pipe, Connection):
+                rank = waiting.pop(pipe)
+                answers[rank] = _answer(pipe, processes[rank])
+        if not failed and any(answer.error is not None for answer in answers.values()):
+            # One failure makes others, which may be heard of first: a moment for the one that began.
+            end_s = time.monotonic() + SETTLE_S
+    failures = {rank: answer for rank, answer in answers.items() if answer.error is not None}
+    if failures:
+        raise _failure(failures, len(pipes))
+    return [answers[rank].result for rank in range(len(pipes))]
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """What came of a rank: its result, or the type of its error with the traceback; and when, in seconds.
+
+    A process that died has no traceback, but an `exit_code`.
+    """
+
+    error: type[WorkerError] | None
+    result: Any
+    at_s: float
+    exit_code: int | None = None
+
+
+def _answer(pipe: Connection, process: Any) -> _Answer:
+    try:
+        return _Answer(*pipe.recv())
+    except EOFError:
+        process.join(GRACE_S)
+        return _Answer(WorkerError, "", 0.0, process.exitcode)
+
+
+def _failure(failures: Mapping[int, _Answer], world: int) -> WorkerError:
+    """The error of the rank that failed first; one that died did so before others could notice."""
+    rank, first = min(failures.items(), key=lambda item: item[1].at_s)
+    error = first.error or WorkerError
+    if first.exit_code is None:
+        return error(f"rank {rank} of {world} failed:\n{first.result}")
+    killed = ", as when the system is out of memory" if first.exit_code == -signal.SIGKILL else ""
+    message = f"rank {rank} of {world} died with exit code {first.exit_code}{killed} and without an error message"
+    seen = [f"rank {other} then failed:\n{answer.result}" for other, answer in failures.items() if answer.result]
+    return error("\n".join([message, *seen[:1]]))
 
 
 def _worker(
@@ -126,10 +160,10 @@ def _worker(
     try:
         join_group(rank, world, Path(folder) / "rendezvous", timeout_s or COLLECTIVE_TIMEOUT_S)
         error = WorkerError
-        pipe.send((None, function(*args)))
+        pipe.send((None, function(*args), time.monotonic()))
         dist.destroy_process_group()
     except BaseException:  # whatever ends this rank must reach the parent, which ends the others
-        pipe.send((error, traceback.format_exc()))
+        pipe.send((error, traceback.format_exc(), time.monotonic()))
     finally:
         pipe.close()
 

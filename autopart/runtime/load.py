@@ -47,8 +47,7 @@ def fill_stage(
 ) -> None:
     """Copy this rank's pieces of the model's parameters, and its constants, into the stage.
 
-    Raises:
-        UnsupportedError: the model's tensors are on `meta`, so there is nothing to copy.
+    What is on `meta` has nothing to copy: its place stays as it is.
     """
     whole = dict(model.named_parameters(remove_duplicate=False))
     own = dict(module.named_parameters(remove_duplicate=False))
@@ -56,18 +55,11 @@ def fill_stage(
     with torch.no_grad():
         for parameter in stage.parameters:
             source = whole[parameter.name]
-            _check_real(parameter.name, source)
+            if source.is_meta:
+                continue
             shard = parameter.layout.shard
             piece = source if shard is None else own_piece(source, shard, tp_rank, tp)
             own[parameter.name].copy_(piece)
         for target in stage.constants:
-            _check_real(target, constants[target])
-            buffers[target].copy_(constants[target])
-
-
-def _check_real(name: str, tensor: torch.Tensor) -> None:
-    if tensor.is_meta:
-        raise UnsupportedError(
-            f"{name} is on the meta device, so there are no weights to train: build the model with real tensors "
-            "(planning and emitting work on meta, training does not yet)"
-        )
+            if not constants[target].is_meta:
+                buffers[target].copy_(constants[target])

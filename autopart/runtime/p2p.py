@@ -73,7 +73,7 @@ class P2P:
         if self._is_here(stage):
             return Pending(lambda: self._laid_down.pop((way, tag)))
         shape = tuple(evaluate(size, batch) for size in transfer.shape)
-        buffer = torch.empty(shape, dtype=getattr(torch, transfer.dtype), device=self._mesh.device)
+        buffer = torch.empty(shape, dtype=dtype_of(transfer), device=self._mesh.device)
         group = self._mesh.transfers[way, self._mesh.homes[stage] < self._mesh.pp_rank]
         work = dist.irecv(buffer, self._mesh.peer(stage), group=group, tag=tag)
 
@@ -86,6 +86,12 @@ class P2P:
 
     def _is_here(self, stage: int) -> bool:
         return stage in self._mesh.stages
+
+
+def dtype_of(transfer: Transfer) -> torch.dtype:
+    """The dtype in which it is sent."""
+    dtype: torch.dtype = getattr(torch, transfer.dtype)
+    return dtype
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
 """Parallel: a model with its plan, ready to train inside a job, and to be planned, printed and emitted anywhere."""
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -9,14 +10,21 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from autopart.errors import BatchError, LaunchError, UnsupportedError
+from autopart.errors import LaunchError, UnsupportedError
 from autopart.ir.action import Kind
 from autopart.ir.graph import Graph
 from autopart.ir.plan import PlanData
 from autopart.ir.program import Program
+from autopart.runtime.batches import Batches
+from autopart.runtime.checkpoint import load_checkpoint, save_checkpoint
+from autopart.runtime.evaluation import Evaluation, Variant
 from autopart.runtime.load import write_sources
+from autopart.runtime.precision import precision_named
+from autopart.runtime.recorder import Recorder
+from autopart.runtime.step_schedule import training_schedule
 from autopart.runtime.worker import Worker, check_agreement
 from autopart.schedules.find import find_schedule, schedule_names
+from autopart.schedules.timeline import Timeline
 
 PlanT = TypeVar("PlanT", bound=PlanData)
 
@@ -34,7 +42,13 @@ class Parallel(Generic[PlanT]):
     """
 
     def __init__(
-        self, plan: PlanT, program: Program, graph: Graph, model: nn.Module, constants: Mapping[str, torch.Tensor]
+        self,
+        plan: PlanT,
+        program: Program,
+        graph: Graph,
+        model: nn.Module,
+        constants: Mapping[str, torch.Tensor],
+        variant: Callable[[bool], Variant] | None = None,
     ) -> None:
         schedule = find_schedule(plan.schedule)
         if Kind.BACKWARD not in schedule.kinds:
@@ -46,82 +60,153 @@ class Parallel(Generic[PlanT]):
         self.plan = plan
         self.program = program
         self._graph, self._model = graph, model
+        self._batches = Batches(graph, plan.dp, plan.global_batch)
+        self._recorded: Timeline | None = None
         self._worker: Worker | None = None
         self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._variant = variant
+        self._evaluations: dict[bool, Evaluation] = {}
+        self._schedule = cache(partial(training_schedule, plan, program))
         if dist.is_initialized() and dist.get_world_size() == plan.world:
             sources = "\n".join(text for _, text in program.sources)
             check_agreement(
                 f"{plan.fingerprint} {plan.cuts} {plan.nodes} {plan.parameters} {plan.micro_batch} {plan.global_batch} "
-                f"{sources}"
+                f"{plan.precision} {sources}"
             )
             self._folder = tempfile.TemporaryDirectory(prefix="autopart-emitted-")
             directory = Path(self._folder.name)
             write_sources(program, directory)
-            actions = schedule(plan.pp, plan.micro_batches, plan.virtual_stages)
-            self._worker = Worker(program, actions, directory, model, constants, plan.dp)
+            share = self._schedule(plan.global_batch // plan.dp)
+            self._worker = Worker(
+                program, share.actions, directory, model, constants, plan.dp, precision_named(plan.precision)
+            )
 
     @property
     def module(self) -> nn.Module | None:
         """This rank's stage (a ModuleList where it has several), or None outside a job."""
         return None if self._worker is None else self._worker.module
 
-    def train_step(self, batch: Any) -> torch.Tensor:
+    @property
+    def loss_scale(self) -> float:
+        """What the next step multiplies the loss by, with precision="fp16-mixed"; otherwise 1."""
+        scale = self._inside().loss_scale
+        return 1.0 if scale is None else scale.value
+
+    @property
+    def recorded(self) -> Timeline | None:
+        """When each rank of the pipeline computed what in the last step with `trace=True`; rank 0 alone has it.
+
+        It is that of the first replica and its first tp ranks. `plan.save_timeline(path, recorded=...)` lays it beside
+        what was predicted.
+        """
+        return self._recorded
+
+    def train_step(self, batch: Any, trace: bool = False) -> torch.Tensor:
         """Forward, backward and gradient sums over this replica's share of the global batch.
 
         Args:
             batch: the share, in the form of the model's arguments: a mapping, a tuple or a tensor. Its size is
-                `global_batch / dp` samples; `shard_batch` takes it from a global batch.
+                `global_batch / dp` samples, or less: then the last micro-batch is smaller, or there are fewer. Replicas
+                may have shares of different sizes. `shard_batch` takes a share from a global batch.
+            trace: record when each action of the schedule begins and ends, for `recorded`; on all ranks or on none.
 
         Returns:
             The mean loss over the whole global batch, a scalar, the same on every rank. Gradients are in the `grad` of
-            the parameters, added to what is there; call the optimizer's `zero_grad` between steps as ever.
+            the parameters, added to what is there; call the optimizer's `zero_grad` between steps as ever. With
+            precision="fp16-mixed" they are those of the loss itself, not of the scaled one; where they overflowed, on
+            any rank, this step adds none on any, so that after `zero_grad` the optimizer's step changes nothing.
 
         Raises:
             LaunchError: outside a job of the plan's size.
+            CheckpointError: the model was built on `meta`, and its weights have no values yet.
             BatchError: a batch of another size or form.
             UnsupportedError: the model returns no loss and none was given.
         """
-        worker = self._inside()
-        if self._graph.loss is None:
-            raise UnsupportedError(
-                f"{self.plan.model} returns no loss: pass loss=, a function of (output, batch), to parallelize"
-            )
-        named = self._named(batch)
-        share = self.plan.global_batch // self.plan.dp
-        size = self._samples(named)
-        if size != share:
-            raise BatchError(
-                f"the batch has {size} samples, the plan gives each of dp={self.plan.dp} replicas {share} "
-                f"of global_batch={self.plan.global_batch}: pass this replica's share (par.shard_batch(batch)), or "
-                f"plan again with global_batch={size * self.plan.dp}"
-            )
-        return worker.step(named, self._graph.batched_inputs, self.plan.micro_batch, self.plan.global_batch)
+        worker = self._filled()
+        self._check_loss()
+        named = self._batches.named(batch)
+        schedule = self._schedule(self._batches.share(named))
+        if not trace:
+            return worker.step(named, self._graph.batched_inputs, schedule)
+        recorder = Recorder(worker.mesh)
+        loss = worker.step(named, self._graph.batched_inputs, schedule, recorder)
+        self._recorded = recorder.timeline()
+        return loss
+
+    def evaluate(self, batch: Any) -> torch.Tensor:
+        """The loss in evaluation mode, without gradients: no dropout, running statistics as they are.
+
+        When first called it captures the model once more, in evaluation mode. The weights are those in training.
+
+        Args:
+            batch: this replica's share, as for `train_step`.
+
+        Returns:
+            The mean loss over the whole global batch, a scalar, the same on every rank.
+
+        Raises:
+            LaunchError: outside a job of the plan's size.
+            BatchError: a batch that is larger than planned, or of another form.
+            CaptureError: the model cannot be captured in evaluation mode.
+            UnsupportedError: the model returns no loss and none was given, or evaluation needs weights on other ranks
+                than training does.
+        """
+        self._filled()
+        self._check_loss()
+        named = self._batches.named(batch)
+        self._batches.share(named)
+        return self._evaluation(False).loss(named, self._graph.batched_inputs, self.plan.micro_batch)
+
+    def predict(self, batch: Any, everywhere: bool = True) -> Any:
+        """What the model returns in evaluation mode, without gradients: a tensor, a tuple, a dict, a dataclass.
+
+        The tensors in it are whole, for all samples of `batch`; a loss that the model itself returns is that of the
+        whole global batch.
+
+        Args:
+            batch: this replica's share, as for `train_step`, labels and all.
+            everywhere: whether every rank of the replica gets the output. Otherwise those of the last stage do, which
+                spares sending it to the others; these get None.
+
+        Raises:
+            BatchError: besides the reasons of `evaluate`, an output that has no samples as a dim, as it would be
+                another in each micro-batch.
+            and what else `evaluate` raises; a loss is not needed.
+        """
+        self._filled()
+        named = self._batches.named(batch)
+        self._batches.share(named)
+        evaluation = self._evaluation(True)
+        return evaluation.outputs(named, self._graph.batched_inputs, self.plan.micro_batch, everywhere)
+
+    def clip_grad_norm_(
+        self, max_norm: float, norm_type: float = 2.0, error_if_nonfinite: bool = False
+    ) -> torch.Tensor:
+        """Clip all gradients by their norm over the whole model: `torch.nn.utils.clip_grad_norm_` of one process.
+
+        All ranks must call it together, between `train_step` and the optimizer's step.
+
+        Returns:
+            The norm before clipping, a scalar, the same on every rank: pieces of a tensor, tied weights and replicas
+            are counted once.
+
+        Raises:
+            LaunchError: outside a job of the plan's size.
+            UnsupportedError: a `norm_type` that is not above 0.
+            RuntimeError: the norm is not finite, and `error_if_nonfinite`.
+        """
+        return self._inside().clip(max_norm, norm_type, error_if_nonfinite)
 
     def shard_batch(self, batch: Any) -> Any:
         """This rank's share of a global batch, in the same form.
 
+        A batch of fewer samples than `global_batch` is shared out too; shares may then differ by one sample.
+
         Raises:
             LaunchError: outside a job of the plan's size.
-            BatchError: the batch has not `global_batch` samples.
+            BatchError: the batch has more than `global_batch` samples, or fewer than there are replicas.
         """
-        replica = self._inside().mesh.replica
-        named = self._named(batch)
-        size = self._samples(named)
-        if size != self.plan.global_batch:
-            raise BatchError(
-                f"the batch has {size} samples, the plan was made for global_batch={self.plan.global_batch}: pass such "
-                f"a batch, or plan again with global_batch={size}"
-            )
-        share = size // self.plan.dp
-
-        def own(path: str, item: Any) -> Any:
-            return item[replica * share : (replica + 1) * share] if path in self._graph.batched_inputs else item
-
-        if isinstance(batch, Mapping):
-            return {name: own(str(name), item) for name, item in batch.items()}
-        if isinstance(batch, tuple | list):
-            return type(batch)(own(str(position), item) for position, item in enumerate(batch))
-        return own("0", batch)
+        return self._batches.cut(batch, self._inside().mesh.replica)
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """This rank's parameters, for an optimizer."""
@@ -136,11 +221,13 @@ class Parallel(Generic[PlanT]):
 
         All ranks must call it together.
         """
-        found = self._inside().full_state()
+        worker = self._filled()
+        found = {name: whole for name, whole in worker.full_state() if whole is not None}
         if dist.get_rank() != 0:
             return {}
-        state = {name: tensor.detach().cpu() for name, tensor in self._model.state_dict().items()}
-        return {name: found.get(self._original(name), tensor) for name, tensor in state.items()}
+        unused = {name: x.detach().cpu() for name, x in worker.state.unused.items() if name not in worker.state.waiting}
+        state = {**unused, **found}
+        return {name: state[first] for name, first in worker.state.first_name.items() if first in state}
 
     def full_gradients(self) -> dict[str, torch.Tensor]:
         """Every parameter's gradient whole, by its original name, on the CPU of rank 0; {} elsewhere.
@@ -148,6 +235,32 @@ class Parallel(Generic[PlanT]):
         A tied parameter appears once, under its first name. All ranks must call it together.
         """
         return dict(self._inside().full_gradients())
+
+    def save(self, directory: str | Path, optimizer: torch.optim.Optimizer | None = None) -> None:
+        """Write a checkpoint into `directory`, which `load` reads on any layout and number of ranks.
+
+        It is one of `torch.distributed.checkpoint`: weights and buffers as `model.<original name>`, the optimizer's
+        state as `optimizer.state.<original name>.<key>`. What dropout draws goes on from it as well. Learning-rate
+        schedulers and data loaders have a `state_dict` of their own. All ranks must call it together, with a directory
+        that all of them share.
+
+        Raises:
+            LaunchError: outside a job of the plan's size.
+            CheckpointError: it could not be written, or weights have no values yet.
+            UnsupportedError: the optimizer has state of which it is not known how it is split.
+        """
+        save_checkpoint(Path(directory), self._filled(), optimizer)
+
+    def load(self, directory: str | Path, optimizer: torch.optim.Optimizer | None = None) -> None:
+        """Read what `save` wrote, each rank its pieces; on the same layout, training goes on to the last bit.
+
+        All ranks must call it together.
+
+        Raises:
+            LaunchError: outside a job of the plan's size.
+            CheckpointError: there is no checkpoint, it is of another model, or its optimizer is another.
+        """
+        load_checkpoint(Path(directory), self._inside(), optimizer)
 
     def emit(self, directory: str | Path) -> tuple[Path, ...]:
         """Write the source of every distinct stage, and the plan, into `directory`; works anywhere.
@@ -159,17 +272,20 @@ class Parallel(Generic[PlanT]):
         self.plan.save(folder / "plan.json")
         return paths
 
-    def _original(self, name: str) -> str:
-        for parameter in self._graph.parameters:
-            if name in parameter.aliases:
-                return parameter.target
-        return name
+    def _check_loss(self) -> None:
+        if self._graph.loss is None:
+            raise UnsupportedError(
+                f"{self.plan.model} returns no loss: pass loss=, a function of (output, batch), to parallelize"
+            )
 
-    def _samples(self, named: Mapping[str, torch.Tensor]) -> int:
-        sizes = {path: named[path].shape[0] for path in self._graph.batched_inputs}
-        if len(set(sizes.values())) != 1:
-            raise BatchError(f"the items of the batch have different numbers of samples: {sizes}")
-        return next(iter(sizes.values()))
+    def _evaluation(self, returns: bool) -> Evaluation:
+        """The model in evaluation mode, with what it `returns` or with its loss; made when it is first asked for."""
+        if returns not in self._evaluations:
+            if self._variant is None or self._folder is None:
+                raise UnsupportedError("this was not made by autopart.parallelize, and knows no evaluation mode")
+            directory = Path(self._folder.name) / ("predict" if returns else "evaluate")
+            self._evaluations[returns] = Evaluation(self._variant(returns), self._inside(), directory, self._model)
+        return self._evaluations[returns]
 
     def _inside(self) -> Worker:
         if self._worker is not None:
@@ -184,33 +300,7 @@ class Parallel(Generic[PlanT]):
             f"SCRIPT.py`, or run a function on local processes with autopart.run(function, world={world})"
         )
 
-    def _named(self, batch: Any) -> dict[str, torch.Tensor]:
-        """The tensors that the graph takes, by their paths."""
-        if isinstance(batch, torch.Tensor):
-            batch = (batch,)
-        if isinstance(batch, Mapping):
-            items = {str(name): item for name, item in batch.items()}
-        elif isinstance(batch, tuple | list):
-            items = {str(position): item for position, item in enumerate(batch)}
-        else:
-            raise BatchError(f"a batch is a mapping, a tuple or a tensor, not a {type(batch).__name__}")
-        named = {}
-        for item in self._graph.inputs:
-            tensor = items.get(item.path)
-            if not isinstance(tensor, torch.Tensor):
-                raise BatchError(
-                    f"the batch has no tensor {item.path!r}: the plan was made with "
-                    f"{[known.path for known in self._graph.inputs]}"
-                )
-            expected = tuple(item.value.shape)
-            fits = tensor.ndim == len(expected) and all(
-                not isinstance(size, int) or size == own for size, own in zip(expected, tensor.shape, strict=True)
-            )
-            if not fits or str(tensor.dtype) != f"torch.{item.value.dtype}":
-                raise BatchError(
-                    f"batch item {item.path!r} is {tensor.dtype} of shape {tuple(tensor.shape)}, the plan was made for "
-                    f"torch.{item.value.dtype} of shape ({', '.join(map(str, expected))}): pass such a batch, or plan "
-                    "again with inputs="
-                )
-            named[item.path] = tensor
-        return named
+    def _filled(self) -> Worker:
+        worker = self._inside()
+        worker.state.check_filled()
+        return worker

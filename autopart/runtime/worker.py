@@ -1,7 +1,9 @@
 """Worker: this rank's part of a plan inside a job: its stages, its groups, and how a step runs."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import accumulate
 from pathlib import Path
 
 import torch
@@ -12,14 +14,19 @@ from autopart.errors import LaunchError
 from autopart.ir.action import Schedule
 from autopart.ir.placement import Partial
 from autopart.ir.program import ParameterShard, Program
+from autopart.runtime.clip import clip_gradients
 from autopart.runtime.comm import Comm
 from autopart.runtime.executor import Executor, MicroBatch, RankStage
-from autopart.runtime.gather import gather
+from autopart.runtime.gather import gather, gathered
 from autopart.runtime.gradients import Reduction, reduce_gradients
+from autopart.runtime.job_state import JobState
 from autopart.runtime.kept import bind_kept
 from autopart.runtime.load import fill_stage, load_stage
+from autopart.runtime.loss_scale import LossScale
 from autopart.runtime.mesh import Mesh, build_mesh
-from autopart.runtime.message_order import check_message_order
+from autopart.runtime.precision import Precision
+from autopart.runtime.recorder import Recorder
+from autopart.runtime.step_schedule import StepSchedule
 from autopart.schedules.homes import homes
 
 
@@ -30,12 +37,16 @@ class Worker:
         program: what all stages do.
         schedule: what every pipeline rank does when; it says which stages a rank has.
         directory: where this rank's source files are.
-        model: gives the weights.
+        model: gives the weights; those on `meta` get their values later.
         constants: gives the constants.
         replicas: the data-parallel degree.
+        precision: in which dtypes passes are computed.
+
+    Attributes:
+        state: what this rank holds of the model's state.
 
     Raises:
-        UnsupportedError: the model is on `meta`, or NCCL could not tell messages of this schedule apart.
+        UnsupportedError: NCCL could not tell messages of this schedule apart.
     """
 
     def __init__(
@@ -46,17 +57,17 @@ class Worker:
         model: nn.Module,
         constants: Mapping[str, torch.Tensor],
         replicas: int,
+        precision: Precision,
     ) -> None:
-        self.program = program
-        if dist.get_backend() == "nccl":
-            check_message_order(program, schedule)
+        self.program, self.precision = program, precision
+        self.loss_scale = LossScale() if precision.scales else None
         self.mesh: Mesh = build_mesh(homes(schedule), replicas, program.tp)
         self.stages = {stage: self._load(stage, directory, model, constants) for stage in self.mesh.stages}
-        self._actions = schedule[self.mesh.pp_rank]
         self._named = share_parameters([stage.module for stage in self.stages.values()])
         self._shards = {p.name: p for stage in self.stages.values() for p in stage.program.parameters}
+        self.state = JobState(program, self.mesh, self.stages, self._named, model, constants)
         self._ties = self._tie()
-        self._agree()
+        self.agree()
         self._reductions = self._reductions_of(tuple(self._shards.values()))
         self._executor = Executor(program, self.stages, self.mesh)
         self._seed = self._common_seed()
@@ -80,38 +91,91 @@ class Worker:
         """This rank's pieces, by the original names."""
         return self._named
 
+    def buffers(self) -> dict[str, torch.Tensor]:
+        """This rank's constants, by the original names."""
+        return {name: x for stage in self.stages.values() for name, x in stage.module.named_buffers()}
+
     def step(
-        self, batch: Mapping[str, torch.Tensor], batched: Sequence[str], micro_batch: int, global_batch: int
+        self,
+        batch: Mapping[str, torch.Tensor],
+        batched: Sequence[str],
+        schedule: StepSchedule,
+        recorder: Recorder | None = None,
     ) -> torch.Tensor:
         """Forward, backward and gradient sums over this replica's share; the loss of the global batch.
 
-        `batched` are the paths of the items that have samples, cut into micro-batches of `micro_batch`.
+        `batched` are the paths of the items that have samples, cut into micro-batches as `schedule` has them. A
+        `recorder` is told of the actions.
         """
-        micro_batches = [
-            {path: tensor.to(self.mesh.device) for path, tensor in piece.items()}
-            for piece in split_batch(batch, batched, micro_batch)
-        ]
+        micro_batches = self.micro_batches(batch, batched, schedule.sizes)
         before = {name: parameter.grad for name, parameter in self._named.items()}
         for parameter in self._named.values():
             parameter.grad = None
-        devices = [self.mesh.device] if self.mesh.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
-            # The same numbers on tp ranks of the same stages, which agree where nothing is sharded; others elsewhere.
-            torch.manual_seed(_digest(f"{self._seed} {self._steps} {self.mesh.pp_rank} {self.mesh.replica}"))
-            loss = self._executor.run(self._actions, micro_batches, micro_batch, global_batch)
+        actions, scale = schedule.actions[self.mesh.pp_rank], self.loss_scale
+        with self.random(str(self._steps)), self.precision.computing(self.mesh.device):
+            factor = scale.value if scale else 1.0
+            loss = self._executor.run(actions, micro_batches, schedule.sizes, factor, recorder)
         self._steps += 1
         reduce_gradients(self._reductions)
+        if scale is not None:
+            scale.unscale(self._named.values(), self.mesh.device)
         for name, parameter in self._named.items():
             earlier = before[name]
             if earlier is not None:  # gradients of steps before, not yet cleared, add up as they do in torch
                 parameter.grad = earlier if parameter.grad is None else earlier.add_(parameter.grad)
         return loss
 
-    def full_state(self) -> Mapping[str, torch.Tensor]:
-        """Every parameter whole, and every constant that training changes (the first replica's), on rank 0."""
-        buffers = {name: x for stage in self.stages.values() for name, x in stage.module.named_buffers()}
-        own = {**self._named, **buffers}
-        return gather(self.program, self.mesh, own.get, lambda stage: (*stage.parameters, *stage.updated))
+    @property
+    def random_state(self) -> tuple[int, int]:
+        """What decides all random numbers of the steps to come: the job's seed, and how many steps there were."""
+        return self._seed, self._steps
+
+    @random_state.setter
+    def random_state(self, seed_and_steps: tuple[int, int]) -> None:
+        self._seed, self._steps = seed_and_steps
+
+    def full_state(self) -> Iterator[tuple[str, torch.Tensor | None]]:
+        """Every parameter and buffer of the model's `state_dict` that a stage has, one after another.
+
+        Whole on rank 0, None elsewhere. Of a buffer that training changes it is the first replica's.
+        """
+        own = {name: held.local for name, held in {**self.state.parameters, **self.state.buffers}.items()}
+        return gathered(self.program, self.mesh, own.get, self.state.saved_of)
+
+    @contextmanager
+    def random(self, occasion: str) -> Iterator[None]:
+        """Random ops draw numbers that the job's seed and the `occasion` decide; afterwards all is as it was.
+
+        The same numbers on tp ranks of the same stages, which agree where nothing is sharded; others elsewhere.
+        """
+        devices = [self.mesh.device] if self.mesh.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(_digest(f"{self._seed} {occasion} {self.mesh.pp_rank} {self.mesh.replica}"))
+            yield
+
+    def micro_batches(
+        self, batch: Mapping[str, torch.Tensor], batched: Sequence[str], sizes: Sequence[int]
+    ) -> list[MicroBatch]:
+        """The micro-batches of a replica's share, on this rank's device."""
+        pieces = split_batch(batch, batched, sizes)
+        return [{path: tensor.to(self.mesh.device) for path, tensor in piece.items()} for piece in pieces]
+
+    def clip(self, max_norm: float, norm_type: float, error_if_nonfinite: bool) -> torch.Tensor:
+        """Scale the gradients so that their norm over the whole model is no more than `max_norm`; the norm before."""
+        groups = [self.mesh.group("tp"), self.mesh.group("pp")]
+        device = self.mesh.device
+        return clip_gradients(self._named, self._counted(), groups, device, max_norm, norm_type, error_if_nonfinite)
+
+    def _counted(self) -> frozenset[str]:
+        """The parameters that this rank counts in sums over its replica: of tied ones and of whole ones, one rank."""
+        first: dict[str, int] = {}
+        for home, own in zip(self.mesh.homes, self.program.stages, strict=True):
+            for parameter in own.parameters:
+                first[parameter.name] = min(home, first.get(parameter.name, home))
+        own_here = {name for name in self._named if first[name] == self.mesh.pp_rank}
+        return frozenset(
+            name for name in own_here if self._shards[name].layout.shard is not None or self.mesh.tp_rank == 0
+        )
 
     def full_gradients(self) -> Mapping[str, torch.Tensor]:
         """Every gradient whole, on rank 0."""
@@ -139,7 +203,7 @@ class Worker:
                         groups[pp_ranks] = group
         return [(name, groups[pp_ranks]) for name, pp_ranks in shared if pp_ranks in groups]
 
-    def _agree(self) -> None:
+    def agree(self) -> None:
         """Give all holders of a parameter the same values: replicas, tied stages, and tp ranks that hold it whole."""
         with torch.no_grad():
             for name, group in self._ties:
@@ -176,12 +240,12 @@ def share_parameters(modules: Sequence[nn.Module]) -> dict[str, nn.Parameter]:
     return named
 
 
-def split_batch(batch: Mapping[str, torch.Tensor], batched: Sequence[str], micro_batch: int) -> list[MicroBatch]:
-    """The micro-batches of a replica's share; items that are not `batched` go to each of them whole."""
-    samples = batch[batched[0]].shape[0]
+def split_batch(batch: Mapping[str, torch.Tensor], batched: Sequence[str], sizes: Sequence[int]) -> list[MicroBatch]:
+    """Micro-batches of these sizes, of a replica's share; items that are not `batched` go to each of them whole."""
+    starts = accumulate(sizes, initial=0)
     return [
-        {path: item[start : start + micro_batch] if path in batched else item for path, item in batch.items()}
-        for start in range(0, samples, micro_batch)
+        {path: item[start : start + size] if path in batched else item for path, item in batch.items()}
+        for start, size in zip(starts, sizes, strict=False)
     ]
 
 

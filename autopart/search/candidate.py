@@ -64,9 +64,13 @@ class Candidate:
         for stage in self.stages:
             forward = sum(cost.forward_s for cost in stage)
             backward = sum(cost.backward_s + self.keeping.recompute.again_s(cost) for cost in stage)
-            pace = self.cluster.device.pace(self.tp * self.pp * self.dp * self.cp) / self.cluster.device_speed
-            paces.append(self.replicas.paced(stage, pace * forward, pace * backward))
+            paces.append(self.replicas.paced(stage, self.pace * forward, self.pace * backward))
         return tuple(paces)
+
+    @property
+    def pace(self) -> float:
+        """How many times the seconds of a lone device a pass takes on the slowest of all devices."""
+        return self.cluster.device.pace(self.tp * self.pp * self.dp * self.cp) / self.cluster.device_speed
 
     @cached_property
     def forward_s(self) -> tuple[float, ...]:
@@ -125,14 +129,16 @@ class Candidate:
         return max(memory.total_bytes for memory in self.memory)
 
     @cached_property
-    def tail_s(self) -> float:
-        """What the schedule leaves out: summing gradients over tp, tied stages and replicas, and the optimizer."""
+    def tails_s(self) -> tuple[float, float]:
+        """What the schedule leaves out, of the rank that takes longest: sums of gradients over tp, tied stages and
+        replicas that nothing hides; and the optimizer, with what the stack does once a step.
+        """
         homes: dict[str, int] = {}
         ranks = [[cost for index in own for cost in self.stages[index]] for own in self.homes]
         for units in ranks:
             for target in {target for cost in units for target, _, _ in cost.parameters}:
                 homes[target] = homes.get(target, 0) + 1
-        longest = 0.0
+        longest = (0.0, 0.0)
         device, keeping = self.cluster.device, self.keeping
         bandwidth = device.memory_bandwidth_bytes_per_s * device.bandwidth_fraction
         for own, units in zip(self.homes, ranks, strict=True):
@@ -141,18 +147,23 @@ class Candidate:
             tied = sum(size for target, size in sizes.items() if homes[target] > 1)
             partial = sum(cost.partial_bytes for cost in units)
             forward_s, backward_s = (sum(times[i] for i in own) for times in (self.forward_s, self.backward_s))
-            seconds = self.replicas.step_s(held, forward_s, backward_s)
+            sums_s = self.replicas.step_s(held, forward_s, backward_s)
             ratio = keeping.state.reduced_bytes / keeping.element_bytes
-            seconds += all_reduce_s(partial * ratio, Group(self.tp, 1), self.cluster) if partial else 0.0
+            sums_s += all_reduce_s(partial * ratio, Group(self.tp, 1), self.cluster) if partial else 0.0
             stride = self.tp * self.cp * self.dp
-            seconds += all_reduce_s(tied * ratio, Group(2, stride), self.cluster) if tied else 0.0
+            sums_s += all_reduce_s(tied * ratio, Group(2, stride), self.cluster) if tied else 0.0
             # Of the first micro-batch, gradients are taken as they are: what `UnitCost` has for adding them, the sum
             # and the gradient read and the sum written, falls away.
             element = keeping.element_bytes
             moved = keeping.state.step_bytes - keeping.state.first_bytes
             share = keeping.replicas if keeping.zero >= 1 else 1
-            longest = max(longest, seconds + moved * held / element / share / bandwidth)
-        return longest + keeping.stack.step_s
+            longest = max(longest, (sums_s, moved * held / element / share / bandwidth), key=sum)
+        return longest[0], longest[1] + keeping.stack.step_s
+
+    @property
+    def tail_s(self) -> float:
+        """Seconds of a step after the schedule."""
+        return sum(self.tails_s)
 
     @cached_property
     def estimated_s(self) -> float:
@@ -221,6 +232,8 @@ class Candidate:
                     self.backward_s[index],
                     sum(cost.communication_s for cost in stage),
                     self.memory[rank_of[index]],
+                    sum(cost.weight_s for cost in stage),
+                    self.sends_s[index] if index < len(self.sends_s) else 0.0,
                 )
             )
         return tuple(plans)

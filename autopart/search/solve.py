@@ -11,6 +11,7 @@ from autopart.ir.plan import Alternative, LayerTraffic, NodeChoice, Note, Parame
 from autopart.ir.units import Unit, units_of
 from autopart.search.candidate import Candidate
 from autopart.search.degrees import DegreeSearch, Found
+from autopart.search.parts import parts
 from autopart.search.request import Request
 from autopart.sharding.batch import BatchSharding
 from autopart.sharding.infer_axes import Axes, infer_axes
@@ -69,6 +70,7 @@ def solve(
         zero=best.keeping.zero,
         precision=request.precision,
         stack=request.stack.name,
+        blocking_sends=request.stack.blocking_sends,
         optimizer=request.optimizer,
         cuts=best.cuts,
         stages=best.stage_plans(units),
@@ -79,6 +81,7 @@ def solve(
         traffic=_traffic(folded, search, axes, units, best),
         replicated=_replicated(folded, rules, best, search.layouts.options(best.tp)),
         alternatives=_alternatives(found),
+        decisions=(),
         optimality=_optimality(found),
         notes=(*notes, *(mixing_notes(batch) if graph.loss is not None else ())),
     )
@@ -152,6 +155,7 @@ def _prediction(best: Candidate, request: Request, folded: Folded) -> Prediction
         mfu=per_device / request.cluster.device.peak(dtype),
         bubble_fraction=best.timeline.bubble_fraction,
         peak_memory_bytes=tuple(memory.total_bytes for memory in best.memory),
+        parts=parts(best),
     )
 
 

@@ -108,18 +108,21 @@ class TensorSearch:
 
     def run(self, objectives: Sequence[Objective]) -> list[TensorPlan]:
         """The best choice under each of the objectives."""
-        prices = {id(objective.prices): objective.prices for objective in objectives}
-        seconds = {key: self.layout_prices.of(own) for key, own in prices.items()}
-        conversions_s, sums_s = (np.array([seconds[id(x.prices)][i] for x in objectives]) for i in range(2))
-        tables = [*self._node_tables(objectives, prices), *self._storage_tables(objectives)]
-        tables += [Table(variables, build(conversions_s, sums_s)) for variables, build in self.builds]
         plans = []
-        for found in minimize_each(tables):
+        for found in minimize_each(self.tables(objectives)):
             chosen = found.chosen
             strategies = {node.name: self.options[node.name][chosen[self.variable(node)]] for node in self.graph.nodes}
             parameters = {name: layouts[chosen[("parameter", name)]] for name, layouts in self.storage.items()}
             plans.append(TensorPlan(strategies, parameters, found.cost, found.bound))
         return plans
+
+    def tables(self, objectives: Sequence[Objective]) -> list[Table]:
+        """What is to be minimized: the sum of all tables, each a cost by the choices of its variables."""
+        prices = {id(objective.prices): objective.prices for objective in objectives}
+        seconds = {key: self.layout_prices.of(own) for key, own in prices.items()}
+        conversions_s, sums_s = (np.array([seconds[id(x.prices)][i] for x in objectives]) for i in range(2))
+        alone = [*self._node_tables(objectives, prices), *self._storage_tables(objectives)]
+        return alone + [Table(variables, build(conversions_s, sums_s)) for variables, build in self.builds]
 
     def _node_tables(self, objectives: Sequence[Objective], prices: Mapping[int, Prices]) -> list[Table]:
         """What each node costs by itself."""

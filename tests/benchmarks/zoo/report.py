@@ -16,11 +16,11 @@ ENOUGH_FLOPS = 0.99
 INTRODUCTION = f"""# The zoo
 
 Written by `make zoo`. Every causal language model of the installed transformers and some other kinds of models, with
-small random weights (tests/benchmarks/zoo): captured, planned for `{CLUSTER}` with tp={LAYOUT["tp"]} and
-pp={LAYOUT["pp"]}, written out and run for a step of {SAMPLES} samples on local processes. The loss and every gradient
-are compared with those of the unmodified model in one process, each relative to its largest entry: up to
-{TOLERANCE["float64"]:.0e} for models in float64 (most of them compute norms, softmax or the loss in float32 all the
-same), {TOLERANCE["float32"]:.0e} for those that run in float32 only.
+small random weights (tests/benchmarks/zoo): captured with `keep_whole="auto"`, planned for `{CLUSTER}` with
+tp={LAYOUT["tp"]} and pp={LAYOUT["pp"]}, written out and run for a step of {SAMPLES} samples on local processes. The
+loss and every gradient are compared with those of the unmodified model in one process, each relative to its largest
+entry: up to {TOLERANCE["float64"]:.0e} for models in float64 (most of them compute norms, softmax or the loss in
+float32 all the same), {TOLERANCE["float32"]:.0e} for those that run in float32 only.
 """
 
 

@@ -114,22 +114,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
     },
 }
 
-# Modules that cannot be captured, mostly as values of tensors decide what they compute: each is called as it is.
-KEEP_WHOLE: dict[str, tuple[str, ...]] = {
-    # All layers work on patches, whose number the entropies of the bytes decide; only the head is outside.
-    "blt": ("model",),
-    "dbrx": ("transformer.blocks.*.ffn.experts",),
-    # The projections to queries and back are experts, too.
-    "jetmoe": ("model.layers.*.self_attention", "model.layers.*.mlp"),
-    "longcat_flash": ("model.layers.*.mlp.experts",),
-    "qwen4_exp": ("model.layers.*.self_attn.indexer",),
-    "qwen4_exp_text": ("model.layers.*.self_attn.indexer",),
-    # Reversible layers: the backward pass computes them again, from the last one back.
-    "reformer": ("reformer.encoder",),
-    # Each language has an adapter of its own.
-    "xmod": ("roberta.encoder.layer.*.output",),
-}
-
 # What cannot train at all, and why.
 NOT_RUNNABLE: dict[str, str] = {
     "gemma3n": "its vision tower is built by timm, which is not installed",

@@ -23,7 +23,6 @@ from autopart.runtime.parallel import Parallel
 from cost_models.cluster import load_cluster
 from cost_models.stack import load_stack
 from tests.benchmarks.zoo.architectures import Architecture, architectures
-from tests.benchmarks.zoo.settings import KEEP_WHOLE
 from tests.worker_pool import WorkerPool
 
 CLUSTER = "local-cpu"
@@ -40,7 +39,7 @@ class Trial:
 
     Attributes:
         result: "pass", "refused" (an error said so), "wrong" (numbers differ) or "broken" (another failure).
-        kept: names of modules that were kept whole.
+        kept: names of modules that were kept whole, as they cannot be captured.
         reason: in one line, why it did not pass.
         nodes, distinct: nodes of the graph, and after folding repeated blocks.
         flops_share, bytes_share: of matmul FLOPs and of parameter bytes, what tp ranks share.
@@ -67,7 +66,7 @@ class Trial:
 
 def run_trial(pool: WorkerPool, architecture: Architecture) -> Trial:
     """Try `architecture` on four processes of `pool`."""
-    trial = Trial(architecture.name, architecture.family, kept=KEEP_WHOLE.get(architecture.name, ()))
+    trial = Trial(architecture.name, architecture.family)
     try:
         return _through(pool, architecture, trial)
     except AutopartError as error:
@@ -80,7 +79,7 @@ def _through(pool: WorkerPool, architecture: Architecture, trial: Trial) -> Tria
     _hush()
     model, batch = architecture.build()
     start = time.perf_counter()
-    prepared = api.prepare(model, batch, None, keep_whole=trial.kept)
+    prepared = api.prepare(model, batch, None, keep_whole="auto")
     captured = time.perf_counter()
     micro_batch = SAMPLES if prepared.batch.mixing else SAMPLES // 2
     pins = api.Pins(**LAYOUT, micro_batch=micro_batch)
@@ -90,6 +89,7 @@ def _through(pool: WorkerPool, architecture: Architecture, trial: Trial) -> Tria
     planned = time.perf_counter()
     trial = replace(
         trial,
+        kept=prepared.kept_unasked,
         nodes=len(prepared.captured.graph.nodes),
         distinct=len(prepared.folded.graph.nodes),
         flops_share=_flops_share(prepared, plan, _kept_flops(prepared, model, batch) / SAMPLES),

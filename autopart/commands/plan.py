@@ -1,0 +1,104 @@
+"""autopart plan: plan a model for a number of devices."""
+
+import argparse
+import json
+import sys
+
+from autopart.arguments import TARGET, load_model, names, positive, warnings_in_a_line
+
+EXAMPLES = """examples
+  autopart plan hf:config.json --world 64 --cluster dgx-h100 --global-batch 512 --save plan.json
+  autopart plan my_model.py:build --world 8 --tp 2 --recompute full
+  autopart show plan.json
+  autopart why plan.json
+  autopart diff plan.json other.json
+  autopart timeline plan.json --output timeline.svg
+  autopart sweep hf:config.json --world 64,128,256 --cluster dgx-h100,dgx-a100 --tokens 1e12 --price 2.5"""
+
+
+def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser(
+        "plan",
+        help="plan a model for a number of devices",
+        description=TARGET,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("target", metavar="TARGET", help="which model; see above")
+    parser.add_argument("--world", type=positive, required=True, metavar="N", help="number of devices")
+    parser.add_argument(
+        "--cluster", metavar="NAME", help="a name that 'autopart clusters' lists, or the path of a .toml file"
+    )
+    parser.add_argument("--global-batch", type=positive, metavar="B", help="samples a step")
+    parser.add_argument("--sequence-length", type=positive, metavar="S", help="tokens a sample, for hf: targets")
+    parser.add_argument("--front-end", metavar="NAME", help="what captures the model: torch_export (default), fx_trace")
+    parser.add_argument(
+        "--stack", metavar="NAME", help="the software whose behaviour is predicted (default: autopart's own runtime)"
+    )
+    parser.add_argument("--precision", metavar="NAME", help="as-built (default), bf16-mixed, fp16-mixed or fp8-mixed")
+    pins = parser.add_argument_group("pins", "each fixes one decision; all others are searched")
+    pins.add_argument("--tp", type=positive, metavar="N", help="tensor parallel degree")
+    pins.add_argument("--pp", type=positive, metavar="N", help="pipeline parallel degree")
+    pins.add_argument("--dp", type=positive, metavar="N", help="data parallel degree")
+    pins.add_argument("--micro-batch", type=positive, metavar="N", help="samples a micro-batch")
+    pins.add_argument("--cp", type=positive, metavar="N", help="context parallel degree")
+    pins.add_argument("--recompute", metavar="WHAT", help="activation recomputation: none, selective, full, full:1/2")
+    pins.add_argument("--zero", type=int, choices=(0, 1, 2, 3), help="ZeRO stage")
+    pins.add_argument("--virtual-stages", type=positive, metavar="N", help="stages each rank of the pipeline has")
+    pins.add_argument("--schedule", metavar="NAME", help="pipeline schedule")
+    pins.add_argument("--cuts", type=names, metavar="A,B", help="names of the modules at which the later stages begin")
+    pins.add_argument(
+        "--sequence-parallel",
+        action=argparse.BooleanOptionalAction,
+        help="shard what goes from layer to layer along the sequence, or nothing along it",
+    )
+    parser.add_argument(
+        "--keep-whole",
+        type=_kept,
+        metavar="A,B",
+        help="names of modules that are not looked into, as in 'model.layers.*.mlp'; each is called as it is. 'auto' "
+        "keeps those that cannot be captured",
+    )
+    output = parser.add_argument_group("output")
+    output.add_argument("--save", metavar="FILE", help="write the plan to this file")
+    output.add_argument("--json", action="store_true", help="print the plan as JSON")
+    parser.set_defaults(command=_plan)
+
+
+def _plan(arguments: argparse.Namespace) -> str:
+    from autopart import api
+    from autopart.ir.plan import to_json
+
+    model, inputs = load_model(arguments)
+    with warnings_in_a_line():
+        plan = api.plan(
+            model,
+            world=arguments.world,
+            cluster=arguments.cluster,
+            global_batch=arguments.global_batch,
+            inputs=inputs,
+            front_end=arguments.front_end,
+            tp=arguments.tp,
+            pp=arguments.pp,
+            dp=arguments.dp,
+            micro_batch=arguments.micro_batch,
+            recompute=arguments.recompute,
+            schedule=arguments.schedule,
+            cuts=arguments.cuts,
+            sequence_parallel=arguments.sequence_parallel,
+            zero=arguments.zero,
+            cp=arguments.cp,
+            virtual_stages=arguments.virtual_stages,
+            precision=arguments.precision,
+            stack=arguments.stack,
+            keep_whole=arguments.keep_whole,
+        )
+    if arguments.save is not None:
+        plan.save(arguments.save)
+        print(f"saved {arguments.save}", file=sys.stderr)
+    return json.dumps(to_json(plan), indent=1) if arguments.json else str(plan)
+
+
+def _kept(text: str) -> str | tuple[str, ...]:
+    return text if text == "auto" else names(text)

@@ -1,0 +1,50 @@
+"""autopart sweep: plan a model for several clusters and numbers of devices."""
+
+import argparse
+
+from autopart.arguments import TARGET, amount, counts, load_model, names, positive
+from autopart.errors import PinError, PlanningError
+
+
+def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser(
+        "sweep",
+        help="plan a model for several clusters and numbers of devices",
+        description=f"A full search for each; the model is captured once.\n\n{TARGET}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("target", metavar="TARGET", help="which model; see above")
+    parser.add_argument("--world", type=counts, required=True, metavar="N,M", help="numbers of devices")
+    parser.add_argument("--cluster", type=names, default=("dgx-h100",), metavar="A,B", help="names or paths")
+    parser.add_argument("--global-batch", type=positive, metavar="B", help="samples a step, for all")
+    parser.add_argument("--sequence-length", type=positive, metavar="S", help="tokens a sample, for hf: targets")
+    parser.add_argument("--tokens", type=amount, metavar="T", help="to train on, as 1e12: prints GPU-hours")
+    parser.add_argument(
+        "--price", type=amount, metavar="P", help="of a GPU for an hour, with --tokens: prints the cost"
+    )
+    parser.add_argument("--plot", metavar="FILE", help="draw the sweep into a .png or .svg file")
+    parser.set_defaults(command=_sweep)
+
+
+def _sweep(arguments: argparse.Namespace) -> str:
+    from autopart import api
+    from autopart.report.sweep import Budget, SweepPoint, sweep_table
+    from autopart.report.sweep_plot import check_plot, sweep_plot
+
+    if arguments.price is not None and arguments.tokens is None:
+        raise PinError("--price needs --tokens: how many are to be trained on")
+    if arguments.plot is not None:
+        check_plot(arguments.plot)
+    model, inputs = load_model(arguments)
+    prepared = api.prepare(model, inputs)
+    points = []
+    for cluster, world in [(x, y) for x in arguments.cluster for y in arguments.world]:
+        try:
+            plan = api.plan(prepared, world, cluster=cluster, global_batch=arguments.global_batch)
+            points.append(SweepPoint(cluster, world, plan))
+        except PlanningError as error:
+            points.append(SweepPoint(cluster, world, None, str(error)))
+    if arguments.plot is not None:
+        sweep_plot(points, arguments.plot)
+    return sweep_table(points, Budget(arguments.tokens, arguments.price))

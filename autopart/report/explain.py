@@ -1,0 +1,149 @@
+"""Why a plan is as it is: where its time and memory go, and what each decision is worth, as text."""
+
+import textwrap
+from dataclasses import fields
+
+from autopart.ir.plan import Decision, Parts, PlanData
+from autopart.report.grid import grid
+from autopart.report.quantity import GIB, digits, percent, scaled, seconds
+
+WIDTH = 120
+_PARTS = {
+    "products_s": "matrix products and attention",
+    "kernels_s": "other kernels",
+    "recompute_s": "activations computed again",
+    "communication_s": "collectives between tp ranks",
+    "gathers_s": "gathering shared parameters",
+    "waiting_s": "waiting in the pipeline",
+    "gradients_s": "sums of gradients",
+    "optimizer_s": "the optimizer",
+}
+_BINDS = {
+    "products_s": "compute: the devices multiply matrices",
+    "kernels_s": "the devices' memory bandwidth: kernels other than products",
+    "recompute_s": "memory: activations are computed again since they do not fit",
+    "communication_s": "the links between tp ranks",
+    "gathers_s": "the links between replicas, over which parameters are gathered",
+    "waiting_s": "the pipeline's bubble",
+    "gradients_s": "the links between replicas, over which gradients are summed",
+    "optimizer_s": "the optimizer",
+}
+_MEMORY = {
+    "parameters_bytes": "parameters",
+    "gradients_bytes": "gradients",
+    "optimizer_bytes": "optimizer state",
+    "activations_bytes": "activations",
+    "temporary_bytes": "temporaries",
+    "reserve_bytes": "reserve",
+}
+_NAMES = {
+    "micro_batch": "micro-batch",
+    "virtual_stages": "stages a rank",
+    "recompute": "recomputation",
+    "zero": "ZeRO",
+    "sequence_parallel": "sequence sharded between blocks",
+}
+_FULL = 0.9  # of the memory: a stage that uses more is called full
+_TOLD = 0.1  # a part is named if it makes so much of a difference
+
+
+def explain(plan: PlanData) -> str:
+    """What binds the step of `plan`, with seconds; what fills its memory; and for each decision the next best."""
+    sections = [[_headline(plan)], _time(plan), _memory(plan), _decisions(plan)]
+    return "\n\n".join("\n".join(line.rstrip() for line in lines) for lines in sections if lines)
+
+
+def _headline(plan: PlanData) -> str:
+    told = plan.predicted
+    degrees = f"tp {plan.tp} × pp {plan.pp} × dp {plan.dp}" + (f" × cp {plan.cp}" if plan.cp > 1 else "")
+    return f"{plan.model} on {plan.world} {plan.device}, {degrees}: {seconds(told.step_time_s)} a step, MFU " + percent(
+        told.mfu
+    )
+
+
+def _time(plan: PlanData) -> list[str]:
+    """The parts of the step, the longest first, and what the first means."""
+    told = plan.predicted
+    step_s = told.step_time_s
+    own = {item.name: getattr(told.parts, item.name) for item in fields(Parts)}
+    known = [(name, part_s) for name, part_s in sorted(own.items(), key=lambda item: -item[1]) if part_s > 0]
+    if not known or step_s <= 0:
+        return []
+    most, most_s = known[0]
+    lines = [f"What binds is {_BINDS[most]} for {seconds(most_s)} of the {seconds(step_s)}."]
+    products_s = told.parts.products_s
+    if products_s > 0 and told.mfu > 0:
+        peak = told.model_flops_per_gpu_per_s / told.mfu
+        reached = min(1.0, told.mfu * step_s / products_s)
+        lines.append(
+            f"While it multiplies, a device does {scaled(reached * peak, 'FLOP/s')}, {percent(reached)} of its peak; "
+            f"all else takes {percent(1 - products_s / step_s)} of the step."
+        )
+    rows = [(_PARTS[name], seconds(part_s), percent(part_s / step_s)) for name, part_s in known]
+    wrapped = textwrap.wrap(" ".join(lines), WIDTH, break_on_hyphens=False)
+    return [*wrapped, *grid(rows, ("a step is spent on", "time", "share"), "lrr")]
+
+
+def _memory(plan: PlanData) -> list[str]:
+    """What the fullest rank needs, and of what."""
+    peaks = plan.predicted.peak_memory_bytes
+    rank = max(range(len(peaks)), key=lambda index: peaks[index])
+    memory = max((stage.memory for stage in plan.stages), key=lambda own: own.total_bytes)
+    limit = plan.memory_limit_bytes
+    parts = sorted(
+        ((label, getattr(memory, name)) for name, label in _MEMORY.items()), key=lambda item: item[1], reverse=True
+    )
+    made_of = ", ".join(f"{label} {digits(size / GIB)}" for label, size in parts if size)
+    where = f"rank {rank} of the pipeline" if plan.pp > 1 else "a device"
+    state = "memory is full" if memory.total_bytes > _FULL * limit else "memory does not bind"
+    text = (
+        f"{state[0].upper()}{state[1:]}: {where} needs {digits(memory.total_bytes / GIB)} of {digits(limit / GIB)} GiB "
+        f"({made_of})."
+    )
+    return textwrap.wrap(text, WIDTH, break_on_hyphens=False)
+
+
+def _decisions(plan: PlanData) -> list[str]:
+    """For each decision what the next best would have cost, and where the difference lies."""
+    if not plan.decisions:
+        return []
+    labels = [f"{_NAMES.get(item.name, item.name)} {item.chosen}" for item in plan.decisions]
+    width = max(map(len, labels)) + 4
+    lines, before = ["What each decision is worth"], ""
+    for label, item in zip(labels, plan.decisions, strict=True):
+        shown = "" if label == before else label
+        lines += textwrap.wrap(
+            _otherwise(plan, item),
+            WIDTH,
+            initial_indent=f"  {shown}".ljust(width),
+            subsequent_indent=" " * width,
+            break_on_hyphens=False,
+        )
+        before = label
+    return lines
+
+
+def _otherwise(plan: PlanData, item: Decision) -> str:
+    """`4 instead, with pp 8: +2.1 %; waiting in the pipeline +1.30 s`"""
+    besides = " and ".join(f"{_NAMES.get(name, name)} {value}" for name, value in item.besides)
+    change = item.step_time_s / plan.predicted.step_time_s - 1
+    if item.fits:
+        because = _because(plan, item)
+        with_others = f", with {besides}" if besides else ""
+        return f"{item.other} instead{with_others}: {100 * change:+.1f} %" + (f"; {because}" if because else "")
+    limit, needs = digits(plan.memory_limit_bytes / GIB), digits(item.peak_memory_bytes / GIB)
+    where = f"rank {item.stage} of the pipeline" if plan.pp > 1 else "a device"
+    gain = f"; it would take {100 * change:+.1f} %" if change < 0 else ""
+    return f"{item.other} instead, all else the same: {where} needs {needs} of {limit} GiB{gain}"
+
+
+def _because(plan: PlanData, item: Decision) -> str:
+    """Where the seconds of the difference are."""
+    own, other = plan.predicted.parts, item.parts
+    changes = [(_PARTS[part.name], getattr(other, part.name) - getattr(own, part.name)) for part in fields(Parts)]
+    most_s = max((abs(change_s) for _, change_s in changes), default=0.0)
+    told = sorted(
+        ((label, change_s) for label, change_s in changes if most_s and abs(change_s) >= _TOLD * most_s),
+        key=lambda pair: -abs(pair[1]),
+    )
+    return ", ".join(f"{label} {'+' if change_s > 0 else '-'}{seconds(abs(change_s))}" for label, change_s in told[:3])

@@ -1,0 +1,98 @@
+"""Batches: what a graph takes of a caller's batch, and how replicas share it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from autopart.errors import BatchError
+from autopart.ir.graph import Graph
+
+
+class Batches:
+    """Reads batches of a plan's model.
+
+    Args:
+        graph: says which tensors there are, and which of them have samples.
+        dp: how many replicas share a global batch.
+        global_batch: the most samples that it has.
+    """
+
+    def __init__(self, graph: Graph, dp: int, global_batch: int) -> None:
+        self._graph, self._dp, self._global_batch = graph, dp, global_batch
+
+    def named(self, batch: Any) -> dict[str, torch.Tensor]:
+        """The tensors that the graph takes, by their paths.
+
+        Raises:
+            BatchError: one is missing, or of another shape or dtype than planned.
+        """
+        if isinstance(batch, torch.Tensor):
+            batch = (batch,)
+        if isinstance(batch, Mapping):
+            items = {str(name): item for name, item in batch.items()}
+        elif isinstance(batch, tuple | list):
+            items = {str(position): item for position, item in enumerate(batch)}
+        else:
+            raise BatchError(f"a batch is a mapping, a tuple or a tensor, not a {type(batch).__name__}")
+        named = {}
+        for item in self._graph.inputs:
+            tensor = items.get(item.path)
+            if not isinstance(tensor, torch.Tensor):
+                raise BatchError(
+                    f"the batch has no tensor {item.path!r}: the plan was made with "
+                    f"{[known.path for known in self._graph.inputs]}"
+                )
+            expected = tuple(item.value.shape)
+            fits = tensor.ndim == len(expected) and all(
+                not isinstance(size, int) or size == own for size, own in zip(expected, tensor.shape, strict=True)
+            )
+            if not fits or str(tensor.dtype) != f"torch.{item.value.dtype}":
+                raise BatchError(
+                    f"batch item {item.path!r} is {tensor.dtype} of shape {tuple(tensor.shape)}, the plan was made for "
+                    f"torch.{item.value.dtype} of shape ({', '.join(map(str, expected))}): pass such a batch, or plan "
+                    "again with inputs="
+                )
+            named[item.path] = tensor
+        return named
+
+    def samples(self, named: Mapping[str, torch.Tensor]) -> int:
+        """How many there are; BatchError where items disagree."""
+        sizes = {path: named[path].shape[0] for path in self._graph.batched_inputs}
+        if len(set(sizes.values())) != 1:
+            raise BatchError(f"the items of the batch have different numbers of samples: {sizes}")
+        return next(iter(sizes.values()))
+
+    def share(self, named: Mapping[str, torch.Tensor]) -> int:
+        """The samples of a replica's share, at least one and no more than the plan was made for; else BatchError."""
+        size, share = self.samples(named), self._global_batch // self._dp
+        if not 1 <= size <= share:
+            raise BatchError(
+                f"the batch has {size} samples, the plan gives each of dp={self._dp} replicas {share} "
+                f"of global_batch={self._global_batch}: pass this replica's share (par.shard_batch(batch)), or "
+                f"plan again with global_batch={max(1, size) * self._dp}"
+            )
+        return size
+
+    def cut(self, batch: Any, replica: int) -> Any:
+        """The share of a global batch that `replica` has, in the same form.
+
+        Raises:
+            BatchError: it has more samples than planned, or fewer than there are replicas.
+        """
+        dp, size = self._dp, self.samples(self.named(batch))
+        if not dp <= size <= self._global_batch:
+            raise BatchError(
+                f"the batch has {size} samples, the plan was made for global_batch={self._global_batch} on dp={dp} "
+                f"replicas: pass {dp} to {self._global_batch} samples, or plan again with global_batch={size}"
+            )
+        start, stop = (replica * size // dp, (replica + 1) * size // dp)
+
+        def own(path: str, item: Any) -> Any:
+            return item[start:stop] if path in self._graph.batched_inputs else item
+
+        if isinstance(batch, Mapping):
+            return {name: own(str(name), item) for name, item in batch.items()}
+        if isinstance(batch, tuple | list):
+            return type(batch)(own(str(position), item) for position, item in enumerate(batch))
+        return own("0", batch)

@@ -1,0 +1,161 @@
+"""Evaluation: the model in evaluation mode, on the ranks that train it, with the weights that they train."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from autopart.errors import BatchError, UnsupportedError
+from autopart.ir.graph import Graph
+from autopart.ir.program import Program, StageProgram
+from autopart.ir.size import evaluate, is_batched
+from autopart.runtime.comm import Comm
+from autopart.runtime.executor import Executor, RankStage
+from autopart.runtime.kept import bind_kept
+from autopart.runtime.load import load_stage, write_sources
+from autopart.runtime.message_order import check_message_order
+from autopart.runtime.step_schedule import micro_batch_sizes
+from autopart.runtime.worker import Worker, check_agreement
+from autopart.schedules.forward_passes import forward_passes
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Another program of the same model, cut into stages at the same places and with the same pieces of weights.
+
+    Attributes:
+        program: what all stages do.
+        graph: the graph that it was written from.
+        constants: what the graph closes over.
+        rebuild: makes what the model returns of the graph's outputs; None where the loss alone is returned.
+    """
+
+    program: Program
+    graph: Graph
+    constants: Mapping[str, torch.Tensor]
+    rebuild: Callable[[Sequence[torch.Tensor]], Any] | None = None
+
+
+class Evaluation:
+    """Built on every rank of the job at the same time.
+
+    Args:
+        variant: the model in evaluation mode.
+        worker: has this rank's weights and its place.
+        directory: where the sources are written.
+        model: gives the modules that are kept whole.
+
+    Raises:
+        LaunchError: ranks that disagree.
+        UnsupportedError: a stage needs weights that it does not train, or NCCL could not tell its messages apart.
+    """
+
+    def __init__(self, variant: Variant, worker: Worker, directory: Path, model: nn.Module) -> None:
+        self._variant, self._worker, self._mesh = variant, worker, worker.mesh
+        check_agreement("\n".join(text for _, text in variant.program.sources))
+        write_sources(variant.program, directory)
+        self._stages = {stage: self._load(stage, directory, model) for stage in self._mesh.stages}
+        self._executor = Executor(variant.program, self._stages, self._mesh)
+        self._graph = variant.graph
+
+    def _load(self, stage: int, directory: Path, model: nn.Module) -> RankStage:
+        own, mesh, trained = self._variant.program.stages[stage], self._mesh, self._worker.program.stages[stage]
+        _check_weights(stage, own, trained)
+        comm = Comm(mesh.group("tp"), mesh.tp_rank, mesh.size("tp"))
+        module = load_stage(own, directory, comm, mesh.device)
+        weights = self._worker.named_parameters()
+        for parameter in own.parameters:
+            owner, _, last = parameter.name.rpartition(".")
+            module.get_submodule(owner).register_parameter(last, weights[parameter.name])
+        bind_kept(module, own, model, evaluates=True)
+        return RankStage(module, comm, own)
+
+    def loss(self, batch: Mapping[str, torch.Tensor], batched: Sequence[str], micro_batch: int) -> torch.Tensor:
+        """The mean loss over the global batch, on every rank."""
+        results = self._run(batch, batched, micro_batch)
+        return self._executor.total([result[0] for result in results])
+
+    @torch.no_grad()
+    def outputs(
+        self, batch: Mapping[str, torch.Tensor], batched: Sequence[str], micro_batch: int, everywhere: bool
+    ) -> Any:
+        """What the model returns for this replica's share: on all its ranks, or on those of the last stage alone."""
+        graph, rebuild = self._graph, self._variant.rebuild
+        samples = batch[batched[0]].shape[0]
+        self._check_outputs(samples, micro_batch)
+        results = self._run(batch, batched, micro_batch)
+        found = []
+        home = self._mesh.homes[-1]
+        for place, name in enumerate(graph.outputs):
+            pieces = [result[place] for result in results]
+            if name == graph.loss:
+                found.append(self._executor.total(pieces).to(getattr(torch, graph.values[name].dtype)))
+                continue
+            value = graph.values[name]
+            shape = [evaluate(size, samples) for size in value.shape]
+            whole = torch.empty(shape, dtype=getattr(torch, value.dtype), device=self._mesh.device)
+            if pieces:
+                dim = next((dim for dim, size in enumerate(value.shape) if is_batched(size)), None)
+                whole.copy_(pieces[0] if dim is None else torch.cat(pieces, dim))
+            if everywhere and self._mesh.size("pp") > 1:
+                source = self._mesh.rank_at(home, self._mesh.replica, self._mesh.tp_rank)
+                dist.broadcast(whole, source, group=self._mesh.group("pp"))
+            found.append(whole)
+        if rebuild is None or not (everywhere or self._mesh.pp_rank == home):
+            return None
+        return rebuild(found)
+
+    def _check_outputs(self, samples: int, micro_batch: int) -> None:
+        """Several micro-batches give one output only where it has the samples as a dim, or is nothing computed."""
+        graph = self._graph
+        if samples <= micro_batch:
+            return
+        for name in graph.outputs:
+            value = graph.values[name]
+            if name == graph.loss or name not in graph.producer or any(map(is_batched, value.shape)):
+                continue
+            node = graph.nodes[graph.producer[name]]
+            raise BatchError(
+                f"the model returns {name} (by {node.op} in {node.scope or 'the model'}) of shape "
+                f"({', '.join(map(str, value.shape))}), which has no samples as a dim, so it is another in each "
+                f"micro-batch: pass no more than micro_batch={micro_batch} samples, or let the model leave it out"
+            )
+
+    def _run(
+        self, batch: Mapping[str, torch.Tensor], batched: Sequence[str], micro_batch: int
+    ) -> list[tuple[torch.Tensor, ...]]:
+        sizes = micro_batch_sizes(batch[batched[0]].shape[0], micro_batch)
+        schedule = forward_passes(self._mesh.homes, len(sizes))
+        if dist.get_backend() == "nccl":
+            check_message_order(self._variant.program, schedule)
+        self._refresh_constants()
+        micro_batches = self._worker.micro_batches(batch, batched, sizes)
+        with self._worker.random("evaluation"), self._worker.precision.computing(self._mesh.device):
+            return self._executor.forward(schedule[self._mesh.pp_rank], micro_batches, sizes)
+
+    @torch.no_grad()
+    def _refresh_constants(self) -> None:
+        """Bring what training changes up to date: the first replica's, as `full_state_dict` has them."""
+        trained = self._worker.buffers()
+        for number, stage in self._stages.items():
+            updated = {item.name for item in self._worker.program.stages[number].updated}
+            buffers = dict(stage.module.named_buffers(remove_duplicate=False))
+            for name in stage.program.constants:
+                buffers[name].copy_(trained.get(name, self._variant.constants[name]))
+                if name in updated and self._mesh.size("dp") > 1:
+                    group = self._mesh.group("dp")
+                    dist.broadcast(buffers[name], dist.get_global_rank(group, 0), group=group)
+
+
+def _check_weights(stage: int, own: StageProgram, trained: StageProgram) -> None:
+    held = {parameter.name: parameter.layout.shard for parameter in trained.parameters}
+    for parameter in own.parameters:
+        if parameter.name not in held or held[parameter.name] != parameter.layout.shard:
+            raise UnsupportedError(
+                f"stage {stage} needs {parameter.name} in evaluation mode, and training has it elsewhere or in other "
+                "pieces: evaluate the whole model, with the weights of full_state_dict()"
+            )

@@ -1,0 +1,45 @@
+"""StepSchedule: how one step works through a batch of some size, the same on every rank that has that batch."""
+
+from dataclasses import dataclass
+
+import torch.distributed as dist
+
+from autopart.errors import BatchError, PlanningError
+from autopart.ir.action import Schedule
+from autopart.ir.plan import PlanData
+from autopart.ir.program import Program
+from autopart.runtime.message_order import check_message_order
+from autopart.schedules.find import find_schedule
+
+
+@dataclass(frozen=True)
+class StepSchedule:
+    """`sizes` are the samples of each micro-batch in order, `actions` what every pipeline rank does with them."""
+
+    sizes: tuple[int, ...]
+    actions: Schedule
+
+
+def micro_batch_sizes(samples: int, micro_batch: int) -> tuple[int, ...]:
+    """Micro-batches of `micro_batch` samples, the last one of what is left."""
+    full, rest = divmod(samples, micro_batch)
+    return (micro_batch,) * full + ((rest,) if rest else ())
+
+
+def training_schedule(plan: PlanData, program: Program, samples: int) -> StepSchedule:
+    """How a replica trains on `samples` samples.
+
+    Raises:
+        BatchError: the plan's schedule cannot take so many micro-batches.
+        UnsupportedError: NCCL could not tell its messages apart.
+    """
+    sizes = micro_batch_sizes(samples, plan.micro_batch)
+    try:
+        actions = find_schedule(plan.schedule)(plan.pp, len(sizes), plan.virtual_stages)
+    except PlanningError as error:
+        raise BatchError(
+            f"a batch of {samples} samples is {len(sizes)} micro-batches of at most {plan.micro_batch}: {error}"
+        ) from error
+    if dist.is_initialized() and dist.get_backend() == "nccl":
+        check_message_order(program, actions)
+    return StepSchedule(sizes, actions)

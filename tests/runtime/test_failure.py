@@ -1,0 +1,121 @@
+"""One rank that fails in the middle of a step ends all, and the error says where: on processes of their own."""
+
+import os
+import signal
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import nn
+
+import autopart
+
+SECONDS = 120.0  # a hang ends here with another error, which names ranks that did not finish
+
+
+class Fragile(nn.Module):
+    """Fails, where it is told to: any value above 99 that it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(8, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x: (batch, 8) -> the same shape."""
+        result: torch.Tensor = self.inner(x)
+        if os.environ.get("FRAGILE_RANK") == str(dist.get_rank()) and bool((x > 99).any()):
+            raise MemoryError("no memory for so much")
+        return result
+
+
+class Chain(nn.Module):
+    """A lookup, four layers and a head; `fragile` may be kept whole."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(16, 8)
+        self.layers = nn.ModuleList(nn.Sequential(nn.Linear(8, 8), nn.Tanh()) for _ in range(4))
+        self.fragile = Fragile()
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, ids: torch.Tensor, offset: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """ids: (batch,), offset: (batch, 8), target: (batch,) -> mean loss."""
+        x = self.embed(ids)
+        for layer in self.layers:
+            x = x + layer(x)
+        return F.cross_entropy(self.head(self.fragile(x + offset)), target)
+
+
+def _batch() -> dict[str, torch.Tensor]:
+    return {"ids": torch.arange(8), "offset": torch.zeros(8, 8), "target": torch.arange(8) % 4}
+
+
+def _step(world: int, pins: dict[str, Any], spoil: dict[str, tuple[int, float]], die_on: int | None) -> float:
+    """A good step, and one that is spoilt: sample and value by item; or a rank that kills itself inside of it."""
+    torch.manual_seed(0)
+    par = autopart.parallelize(
+        Chain(), world, inputs=_batch(), global_batch=8, micro_batch=2, keep_whole=["fragile"], **pins
+    )
+    par.train_step(par.shard_batch(_batch()))
+    batch = _batch()
+    for name, (sample, value) in spoil.items():
+        batch[name][sample] = value
+    module = par.module
+    assert module is not None
+    if dist.get_rank() == die_on:
+        module.register_forward_pre_hook(lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    return float(par.train_step(par.shard_batch(batch)))
+
+
+def _fails(world: int, pins: dict[str, Any], spoil: dict[str, tuple[int, float]], die_on: int | None = None) -> str:
+    with pytest.raises(autopart.WorkerError) as caught:
+        autopart.run(_step, world, (world, pins, spoil, die_on), timeout_s=SECONDS)
+    return str(caught.value)
+
+
+def test_a_wrong_value_in_one_replica_names_its_place() -> None:
+    # Sample 6 is the third of the second replica: ranks 1 (stage 0) and 3 (stage 1), its micro-batch 1.
+    message = _fails(4, {"pp": 2, "dp": 2}, {"ids": (6, 99)})
+    assert message.startswith("rank 1 of 4 failed:\n")
+    assert "IndexError: index out of range in self" in message
+    assert "rank 1, stage 0 (layers.0 .. layers." in message
+    assert "forward of micro-batch 1, in embed" in message
+
+
+def test_a_rank_out_of_memory_inside_a_module_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FRAGILE_RANK", "1")
+    message = _fails(2, {"pp": 2, "cuts": ["layers.2"]}, {"offset": (4, 1000.0)})
+    assert message.startswith("rank 1 of 2 failed:\n")
+    assert "MemoryError: no memory for so much" in message
+    assert "rank 1, stage 1 (layers.2 .. layers.3), forward of micro-batch 2, in fragile" in message
+
+
+def test_a_rank_that_is_killed() -> None:
+    message = _fails(2, {"pp": 2}, {}, die_on=0)
+    assert message.startswith("rank 0 of 2 died with exit code -9, as when the system is out of memory")
+
+
+def _slow_backward(world: int) -> float:
+    torch.manual_seed(0)
+    par = autopart.parallelize(
+        Chain(), world, inputs=_batch(), global_batch=8, micro_batch=2, pp=2, keep_whole=["fragile"]
+    )
+    for parameter in par.parameters():
+        if dist.get_rank() == 1:
+            parameter.register_hook(_refuse)
+    return float(par.train_step(_batch()))
+
+
+def _refuse(gradient: torch.Tensor) -> None:
+    raise ValueError("a hook of the user's")
+
+
+def test_an_error_in_a_backward_pass() -> None:
+    with pytest.raises(autopart.WorkerError) as caught:
+        autopart.run(_slow_backward, 2, (2,), timeout_s=SECONDS)
+    message = str(caught.value)
+    assert message.startswith("rank 1 of 2 failed:\n")
+    assert "ValueError: a hook of the user's" in message
+    assert "backward of micro-batch 0" in message
