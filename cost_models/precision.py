@@ -18,7 +18,7 @@ class State:
     only the optimizer holds (its moments, and a mixed precision's float32 copy), and what its step moves in memory.
 
     `first_bytes`: the first micro-batch of a step saves moving these, where its gradients are taken as they are; a
-    mixed precision adds to zeros. `master_bytes` are those of a mixed precision's float32 copy, part of the optimizer's.
+    mixed precision adds to zeros. `master_bytes`, of the float32 copy, are among the optimizer's.
     """
 
     weight_bytes: float

@@ -43,8 +43,8 @@ class Stack:
         dispatch_s: host seconds for each op; where kernels are shorter than that, the device waits for the host.
         sums_in_products: whether a weight's gradient is added to those of earlier micro-batches in the product itself.
         gradient_bytes: of an element of a gradient that is accumulated, under a mixed precision.
-        held_gradient_bytes: of an element of its gradients in all: the sum, and the micro-batch's own where that is held
-            too; left out of a file, the sum.
+        held_gradient_bytes: of an element of its gradients in all: the sum, and the micro-batch's own where it is
+            held too; left out of a file, the sum.
         reduced_bytes: of an element of a gradient that is sent between replicas, under a mixed precision.
         reduction_overlap: share of that sending which may run beside the backward pass of the last micro-batch.
         gather_overlap: share of the gathering of sharded parameters that may run beside the forward pass.
@@ -61,7 +61,8 @@ class Stack:
         fused_loss: cross-entropy is one kernel, which takes the logits in the dtype that they are made in; otherwise
             they are cast to float32, and their logarithms and two gradients are float32 tensors.
         buffer_bytes: held on every device besides the model's tensors: workspaces and communication buffers.
-        step_copy_bytes: for each parameter element that a rank's optimizer updates, flat copies that ZeRO makes for its step.
+        step_copy_bytes: for each parameter element that a rank's optimizer updates, flat copies that ZeRO makes
+            for its step.
         norm_bytes: for each element of the largest gradient, while norms of gradients are computed.
         time_error: mean error of its predicted step times against published runs that were left out of the fit; of all
             stacks together where none was published of this one.
@@ -112,7 +113,7 @@ def load_stack(name_or_path: str | Path) -> Stack:
         CostModelFileError: the file has a missing, unknown or unfit key.
     """
     table = TomlTable.read(find_file(name_or_path, _FOLDER, "stack"))
-    apart = table.has("held_gradient_bytes")
+    gradient_bytes, apart = table.whole("gradient_bytes"), table.has("held_gradient_bytes")
     stack = Stack(
         name=table.text("name"),
         attention=table.one_of("attention", ATTENTION),
@@ -121,8 +122,8 @@ def load_stack(name_or_path: str | Path) -> Stack:
         product_speed=table.number("product_speed", at_most=1.2),
         dispatch_s=table.number("dispatch_s", least=0.0),
         sums_in_products=table.truth("sums_in_products"),
-        gradient_bytes=table.whole("gradient_bytes"),
-        held_gradient_bytes=table.whole("held_gradient_bytes" if apart else "gradient_bytes"),
+        gradient_bytes=gradient_bytes,
+        held_gradient_bytes=table.whole("held_gradient_bytes") if apart else gradient_bytes,
         reduced_bytes=table.whole("reduced_bytes"),
         reduction_overlap=table.number("reduction_overlap", least=0.0, at_most=1.0),
         gather_overlap=table.number("gather_overlap", least=0.0, at_most=1.0),

@@ -125,14 +125,10 @@ class Prices(Conversions):
             for name, layout in (pairs[slot] for slot in self.fusion.reads[node.name])
             if self.graph.values[name].requires_grad and name not in self.graph.parameter_of
         )
-        if self._loss_alone(node):
-            inputs *= 2  # the gradient of the logarithms too
+        if short_name(node.op) in LOSSES and not self.stack.fused_loss:
+            inputs *= 2  # in two steps, the logarithm of a softmax and picking from it: the gradient of the former too
         written = self.fusion.writes[node.name]
         return inputs + sum(self.local_bytes(node.outputs[x].name, strategy.outputs[x]) for x in written)
-
-    def _loss_alone(self, node: Node) -> bool:
-        """Whether a node is a cross-entropy in torch's two steps: the logarithm of a softmax, and picking from it."""
-        return short_name(node.op) in LOSSES and not self.stack.fused_loss
 
     def _kernels(self, node: Node, strategy: Strategy) -> Cost:
         work, device = work_of(node), self.cluster.device
@@ -165,8 +161,6 @@ class Prices(Conversions):
                 if self.graph.values[n].requires_grad and self.shapes[n] != shape
             ]
             return Cost(memory_bound_s(ins + out, device), sum(memory_bound_s(out + term, device) for term in terms))
-        if self._loss_alone(node):  # logits read, logarithms written; backward, zeros and gradients of both
-            return Cost(memory_bound_s(2 * ins, device), memory_bound_s(4 * trained, device) if has_backward else 0.0)
         mask = self._mask_bytes(node, strategy)
         # Backward, what was kept and the gradients of what was written are read, those of what was read are written.
         return Cost(

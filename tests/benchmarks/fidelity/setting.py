@@ -150,7 +150,7 @@ def _stack(run: Run, stacks: tuple[str, ...]) -> str:
     eager = f"{run.stack}-eager"
     if run.notes.startswith("eager") and eager in stacks:
         return eager
-    # Published with their dates: the bfloat16 optimizer of BLOOM is of 28 February 2022, its runs called "best" are older;
+    # Published with their dates: BLOOM's bfloat16 optimizer is of 28 February 2022, its runs called "best" are older;
     # torchtitan's runs on H200 are of 2025, when its loss was compiled.
     if run.stack == "megatron-deepspeed-2022" and run.precision == "bf16" and not run.id.startswith("bloom_best"):
         return "megatron-deepspeed-2022-bf16"
