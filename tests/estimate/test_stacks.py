@@ -106,7 +106,7 @@ def test_zero_makes_flat_copies_where_a_stack_does() -> None:
 
 
 def test_what_later_units_kept_is_free_by_then() -> None:
-    """While the first of two units runs backward, only its own is kept: the peak is the second's, or the first's own."""
+    """While the first of two units runs backward, only what it and those before it kept is there."""
     device, stack = load_cluster("dgx-a100").device, load_stack("megatron-2021")
     own = state("fp16-mixed", "float16", "adamw", stack)
     keeping = Keeping(own, HALF, 0, 1, parse_recompute("none"), device, stack)
