@@ -60,12 +60,12 @@ has no published run: the error printed with its plans is the mean over the othe
   rank correlation of that sweep suffers, the choice does not.
 - **Hybrid sharding.** Four runs shard parameters inside a node only; they are planned as sharded over all devices.
 - **A published limit.** BLOOM's 206B model did not fit where its 203B model took 67 GB; nothing published tells them
-  apart. NeMo's 340B and BLOOM's ten layers on one node, which the source shows at 80 GB, ran within what the reserve
-  leaves out.
+  apart. BLOOM's ten layers on one node ran at 80 GB, within what is held in reserve here. NeMo's 340B is predicted
+  to need a fifth more than it had; what it computed again is not published.
 - **The loss of tensor-parallel torchtitan.** DTensor's vocabulary-parallel loss makes more copies of the logits than
   are counted: the two 70B runs take a quarter more memory than predicted.
 - **The passes of an unfused loss.** Its memory is counted; its kernels are priced as one pass over the logits, where
   torch makes three.
-- **The figures left out** are of the last fit, which was before the memory model of fused losses; their times moved by
-  less than 1 %.
+- **The figures left out** are of the last fit, which was before the memory model of fused losses; times of FSDP stacks
+  have moved since, single ones by 2 %.
 """
