@@ -61,11 +61,11 @@ has no published run: the error printed with its plans is the mean over the othe
 - **Hybrid sharding.** Four runs shard parameters inside a node only; they are planned as sharded over all devices.
 - **A published limit.** BLOOM's 206B model did not fit where its 203B model took 67 GB; nothing published tells them
   apart. BLOOM's ten layers on one node ran at 80 GB, within what is held in reserve here. NeMo's 340B is predicted
-  to need a fifth more than it had; what it computed again is not published.
+  to need a fifth more than it had, and why is not known.
 - **The loss of tensor-parallel torchtitan.** DTensor's vocabulary-parallel loss makes more copies of the logits than
   are counted: the two 70B runs take a quarter more memory than predicted.
 - **The passes of an unfused loss.** Its memory is counted; its kernels are priced as one pass over the logits, where
   torch makes three.
-- **The figures left out** are of the last fit, which was before the memory model of fused losses; times of FSDP stacks
-  have moved since, single ones by 2 %.
+- **The figures left out** are of the last fit, which was before the memory model of fused losses; 108 times
+  have moved since, by 3 % at most.
 """
