@@ -18,7 +18,7 @@ class State:
     only the optimizer holds (its moments, and a mixed precision's float32 copy), and what its step moves in memory.
 
     `first_bytes`: the first micro-batch of a step saves moving these, where its gradients are taken as they are; a
-    mixed precision adds to zeros.
+    mixed precision adds to zeros. `master_bytes`, of the float32 copy, are among the optimizer's.
     """
 
     weight_bytes: float
@@ -27,6 +27,7 @@ class State:
     optimizer_bytes: float
     step_bytes: float
     first_bytes: float = 0.0
+    master_bytes: float = 0.0
 
 
 def check_precision(name: str) -> None:
@@ -57,4 +58,6 @@ def state(precision: str, dtype: str, optimizer: str, stack: Stack) -> State:
         return State(own, own, own, moments, 3 * own + 2 * moments, 3 * own)
     half = dtype_bytes(computed_dtype(precision, dtype))
     held = _MASTER_BYTES + optimizer_state_bytes(_MASTER_BYTES, optimizer)
-    return State(half, stack.gradient_bytes, stack.reduced_bytes, held, stack.optimizer_bytes)
+    return State(
+        half, stack.held_gradient_bytes, stack.reduced_bytes, held, stack.optimizer_bytes, master_bytes=_MASTER_BYTES
+    )

@@ -22,6 +22,7 @@ _FIGURES = (
     "sends",
     "optimizer",
     "step_s",
+    "loss",
     "time_error",
     "memory",
 )
@@ -43,6 +44,8 @@ class Stack:
         dispatch_s: host seconds for each op; where kernels are shorter than that, the device waits for the host.
         sums_in_products: whether a weight's gradient is added to those of earlier micro-batches in the product itself.
         gradient_bytes: of an element of a gradient that is accumulated, under a mixed precision.
+        held_gradient_bytes: of an element of its gradients in all: the sum, and the micro-batch's own where it is
+            held too; left out of a file, the sum.
         reduced_bytes: of an element of a gradient that is sent between replicas, under a mixed precision.
         reduction_overlap: share of that sending which may run beside the backward pass of the last micro-batch.
         gather_overlap: share of the gathering of sharded parameters that may run beside the forward pass.
@@ -56,7 +59,12 @@ class Stack:
         scattered_sends: of a value that all tp ranks hold, each sends its share to the next stage, which gathers them.
         optimizer_bytes: read and written for each parameter element in an optimizer step, under a mixed precision.
         step_s: once a step: data, logging, the host's waits.
+        fused_loss: cross-entropy is one kernel, which takes the logits in the dtype that they are made in; otherwise
+            they are cast to float32, and their logarithms and two gradients are float32 tensors.
         buffer_bytes: held on every device besides the model's tensors: workspaces and communication buffers.
+        step_copy_bytes: for each parameter element that a rank's optimizer updates, flat copies that ZeRO makes
+            for its step.
+        norm_bytes: for each element of the largest gradient, while norms of gradients are computed.
         time_error: mean error of its predicted step times against published runs that were left out of the fit; of all
             stacks together where none was published of this one.
         reports: which memory its figures are of: "allocated" tensors, "reserved" by torch's allocator, or of the whole
@@ -72,6 +80,7 @@ class Stack:
     dispatch_s: float
     sums_in_products: bool
     gradient_bytes: int
+    held_gradient_bytes: int
     reduced_bytes: int
     reduction_overlap: float
     gather_overlap: float
@@ -84,7 +93,10 @@ class Stack:
     scattered_sends: bool
     optimizer_bytes: float
     step_s: float
+    fused_loss: bool
     buffer_bytes: int
+    step_copy_bytes: float
+    norm_bytes: float
     time_error: float
     reports: str
     sources: tuple[tuple[str, str], ...]
@@ -104,6 +116,7 @@ def load_stack(name_or_path: str | Path) -> Stack:
         CostModelFileError: the file has a missing, unknown or unfit key.
     """
     table = TomlTable.read(find_file(name_or_path, _FOLDER, "stack"))
+    gradient_bytes, apart = table.whole("gradient_bytes"), table.has("held_gradient_bytes")
     stack = Stack(
         name=table.text("name"),
         attention=table.one_of("attention", ATTENTION),
@@ -112,7 +125,8 @@ def load_stack(name_or_path: str | Path) -> Stack:
         product_speed=table.number("product_speed", at_most=1.2),
         dispatch_s=table.number("dispatch_s", least=0.0),
         sums_in_products=table.truth("sums_in_products"),
-        gradient_bytes=table.whole("gradient_bytes"),
+        gradient_bytes=gradient_bytes,
+        held_gradient_bytes=table.whole("held_gradient_bytes") if apart else gradient_bytes,
         reduced_bytes=table.whole("reduced_bytes"),
         reduction_overlap=table.number("reduction_overlap", least=0.0, at_most=1.0),
         gather_overlap=table.number("gather_overlap", least=0.0, at_most=1.0),
@@ -125,7 +139,10 @@ def load_stack(name_or_path: str | Path) -> Stack:
         scattered_sends=table.truth("scattered_sends"),
         optimizer_bytes=table.number("optimizer_bytes"),
         step_s=table.number("step_s", least=0.0),
+        fused_loss=table.truth("fused_loss"),
         buffer_bytes=int(table.number("buffer_bytes", least=0.0)),
+        step_copy_bytes=table.number("step_copy_bytes", least=0.0),
+        norm_bytes=table.number("norm_bytes", least=0.0),
         time_error=table.number("time_error", least=0.0),
         reports=table.one_of("reports", REPORTS),
         sources=table.sources(_FIGURES),

@@ -22,9 +22,11 @@ _POINTWISE = frozenset((
 ))
 _REDUCTIONS = frozenset((
     "layer_norm", "native_layer_norm", "rms_norm", "mean", "sum", "amax", "var", "softmax", "_softmax", "log_softmax",
-    "_log_softmax", "cross_entropy", "nll_loss_nd", "nll_loss", "cross_entropy_loss",
+    "_log_softmax",
 ))
 # fmt: on
+LOSSES = frozenset(("cross_entropy", "cross_entropy_loss", "nll_loss", "nll_loss_nd"))
+_CASTS = frozenset(("to", "_to_copy", "type_as"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +47,41 @@ class Fusion:
     kept_outputs: Mapping[str, tuple[int, ...]]
 
 
-def find_fusion(graph: Graph, kind: str, bytes_of: Mapping[str, int]) -> Fusion:
-    """How a stack of fusion `kind` ("none", "chains" or "compiled") runs `graph`, whose values have `bytes_of`."""
+def find_fusion(graph: Graph, kind: str, fused_loss: bool, bytes_of: Mapping[str, int]) -> Fusion:
+    """How a stack runs `graph`, whose values have `bytes_of`.
+
+    Args:
+        graph: of the model.
+        kind: "none", "chains" or "compiled".
+        fused_loss: whether cross-entropy is one kernel with the casts of its logits.
+        bytes_of: the bytes of every value.
+    """
     fusable = {"none": frozenset(), "chains": _POINTWISE, "compiled": _POINTWISE | _REDUCTIONS}[kind]
-    return _Finder(graph, fusable, kind == "compiled", bytes_of).find()
+    names = {node.name for node in graph.nodes if short_name(node.op) in fusable}
+    loss = _with_casts(graph)
+    return _Finder(graph, names | loss if fused_loss else names - loss, kind == "compiled", bytes_of).find()
+
+
+def _with_casts(graph: Graph) -> set[str]:
+    """The names of cross-entropies, and of the casts of their logits."""
+    found: set[str] = set()
+    for node in graph.nodes:
+        if short_name(node.op) not in LOSSES:
+            continue
+        found.add(node.name)
+        name = node.inputs[0]
+        while (index := graph.producer.get(name)) is not None:
+            before = graph.nodes[index]
+            if short_name(before.op) in _CASTS:
+                found.add(before.name)
+            elif work_of(before) is not Work.VIEW or not before.inputs:
+                break
+            name = before.inputs[0]
+    return found
 
 
 class _Finder:
-    def __init__(self, graph: Graph, fusable: frozenset[str], compiled: bool, bytes_of: Mapping[str, int]) -> None:
+    def __init__(self, graph: Graph, fusable: set[str], compiled: bool, bytes_of: Mapping[str, int]) -> None:
         self.graph, self.fusable, self.compiled, self.bytes_of = graph, fusable, compiled, bytes_of
         self.root: dict[str, str] = {}
         self.group: dict[str, str] = {}  # name of a fused node -> name of the first node of its kernel
@@ -107,7 +136,7 @@ class _Finder:
                 for value in node.outputs:
                     self.root[value.name], level[value.name] = self._rooted(node.inputs[0]), at
                 continue
-            fused = short_name(node.op) in self.fusable
+            fused = node.name in self.fusable
             for value in node.outputs:
                 level[value.name] = at if fused else at + 1
             if not fused:
@@ -118,11 +147,11 @@ class _Finder:
                 if index is None:
                     continue
                 before = self.graph.nodes[index]
-                if short_name(before.op) in self.fusable and level[self._rooted(name)] == at:
+                if before.name in self.fusable and level[self._rooted(name)] == at:
                     joined.union(before.name, node.name)
         first: dict[str, str] = {}
         for node in self.graph.nodes:
-            if short_name(node.op) in self.fusable and work_of(node) is not Work.VIEW:
+            if node.name in self.fusable and work_of(node) is not Work.VIEW:
                 self.group[node.name] = first.setdefault(joined[node.name], node.name)
 
     def _users(self) -> dict[str, list[str]]:

@@ -1,7 +1,11 @@
 """Memory: the peak of a stage over its schedule, by what it is for."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from autopart.estimate.block import UnitCost
 from autopart.estimate.recompute import Recompute
@@ -15,6 +19,11 @@ from cost_models.stack import Stack
 BUCKET_BYTES = 2 * 25 * 2**20
 # Under ZeRO-3 one unit computes while the parameters of the next are gathered.
 UNITS_GATHERED = 2
+# Of tensors that come and go, what torch's caching allocator holds besides in blocks of other sizes. An estimate: peaks
+# of reserved memory are 5 to 15 % of that above those of allocated memory where torchtitan's logs show both.
+CACHED = 0.1
+
+Bytes = TypeVar("Bytes", float, NDArray[np.float64])
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +47,13 @@ class Keeping:
     stack: Stack
 
     def weight_bytes(self, held: float) -> float:
-        """Of parameters that take `held` bytes as they are computed with: their own, between steps."""
-        return held / (self.replicas if self.zero >= 3 else 1)
+        """Of parameters that take `held` bytes as they are computed with: their own, between steps.
+
+        Under ZeRO-3 a mixed precision makes its half copy where it gathers, of the float32 shard.
+        """
+        if self.zero < 3:
+            return held
+        return 0.0 if self.state.master_bytes else held / self.replicas
 
     def gradient_bytes(self, held: float) -> float:
         """Of their gradients."""
@@ -54,7 +68,22 @@ class Keeping:
 
         torch's optimizers take a copy of the parameters' size in their step.
         """
-        return max(self.weight_bytes(held), min(BUCKET_BYTES, 2 * held) if self.replicas > 1 else 0.0)
+        return max(self.step_bytes(held), min(BUCKET_BYTES, 2 * held) if self.replicas > 1 else 0.0)
+
+    def step_bytes(self, held: float) -> float:
+        """Of that copy."""
+        return held / (self.replicas if self.zero >= 3 else 1)
+
+    def flat_bytes(self, held: Bytes, largest: Bytes) -> Bytes:
+        """Of flat copies that the stack's ZeRO makes for its step, too large for the blocks that activations leave.
+
+        Args:
+            held: bytes of the parameters.
+            largest: bytes of the largest of them.
+        """
+        own = held / self.replicas if self.zero >= 1 else 0.0 * held
+        copies = own * self.stack.step_copy_bytes + largest * self.stack.norm_bytes
+        return copies / self.element_bytes
 
     @property
     def copies(self) -> float:
@@ -90,12 +119,20 @@ def stage_memory(costs: Sequence[UnitCost], in_flight: float, keeping: Keeping, 
         entering_bytes: activations received for one micro-batch, and those sent if the stack keeps them.
     """
     held, _ = parameter_bytes(costs)
-    kept = sum(keeping.recompute.kept_bytes(cost) for cost in costs)
-    working = max((keeping.recompute.working_bytes(cost) for cost in costs), default=0.0)
-    activations = in_flight * (kept + entering_bytes) + working
-    temporary = max((keeping.temporary_bytes(cost) for cost in costs), default=0.0)
-    temporary = max(temporary, keeping.after_bytes(held) - activations)
-    return Memory(
+    kept = [keeping.recompute.kept_bytes(cost) for cost in costs]
+    # While a unit runs backward, the units behind it have freed what they kept.
+    behind = sum(kept)
+    activations, temporary = in_flight * (behind + entering_bytes), 0.0
+    peak = activations
+    for cost, own in zip(costs, kept, strict=True):
+        behind -= own
+        there = in_flight * (sum(kept) + entering_bytes) - min(1.0, in_flight) * behind
+        working, passing = keeping.recompute.working_bytes(cost), keeping.temporary_bytes(cost)
+        if there + working + passing >= peak:
+            peak, activations, temporary = there + working + passing, there + working, passing
+    flat = keeping.flat_bytes(held, max((size for cost in costs for _, size, _ in cost.parameters), default=0.0))
+    temporary = max(temporary, keeping.after_bytes(held) - activations, flat - activations)
+    memory = Memory(
         parameters_bytes=int(keeping.weight_bytes(held)),
         gradients_bytes=int(keeping.gradient_bytes(held)),
         optimizer_bytes=int(keeping.optimizer_bytes(held)),
@@ -103,3 +140,6 @@ def stage_memory(costs: Sequence[UnitCost], in_flight: float, keeping: Keeping, 
         temporary_bytes=int(temporary + keeping.stack.buffer_bytes),
         reserve_bytes=reserve_bytes(keeping.device),
     )
+    cached = CACHED * peak + min(peak, flat)
+    room = keeping.device.memory_bytes - keeping.device.context_bytes - (memory.total_bytes - memory.reserve_bytes)
+    return replace(memory, cached_bytes=int(max(0.0, min(cached, room))))

@@ -6,7 +6,7 @@ from math import prod
 
 from autopart.estimate.attention import BACKWARD, Attention, AttentionSizes, price_attention
 from autopart.estimate.conversions import Conversions, Cost
-from autopart.estimate.fusion import Fusion, find_fusion
+from autopart.estimate.fusion import LOSSES, Fusion, find_fusion
 from autopart.estimate.work import Work, short_name, work_of
 from autopart.ir.graph import Node
 from autopart.ir.placement import REPLICATED, Layout, Shard
@@ -40,7 +40,7 @@ class Prices(Conversions):
     @cached_property
     def fusion(self) -> Fusion:
         """Which values the stack's kernels read, write and keep."""
-        return find_fusion(self.graph, self.stack.fusion, self.bytes_of)
+        return find_fusion(self.graph, self.stack.fusion, self.stack.fused_loss, self.bytes_of)
 
     def node(self, node: Node, strategy: Strategy) -> Cost:
         """Seconds of one node on one rank, without conversions and without the sums of its inputs' gradients."""
@@ -116,13 +116,19 @@ class Prices(Conversions):
         return sum(kept.bytes for kept in self.kept(node, strategy))
 
     def transient_bytes(self, node: Node, strategy: Strategy) -> float:
-        """Bytes that exist only while the node runs backward: the gradients of its outputs and inputs."""
+        """Bytes that exist only while the node runs backward: the gradients of what its kernel wrote and read."""
+        if work_of(node) is Work.VIEW:
+            return 0.0
+        pairs = list(zip(node.inputs, strategy.inputs, strict=True))
         inputs = sum(
             self.local_bytes(name, layout)
-            for name, layout in zip(node.inputs, strategy.inputs, strict=True)
+            for name, layout in (pairs[slot] for slot in self.fusion.reads[node.name])
             if self.graph.values[name].requires_grad and name not in self.graph.parameter_of
         )
-        return inputs + sum(self.local_bytes(v.name, x) for v, x in zip(node.outputs, strategy.outputs, strict=True))
+        if short_name(node.op) in LOSSES and not self.stack.fused_loss:
+            inputs *= 2  # in two steps, the logarithm of a softmax and picking from it: the gradient of the former too
+        written = self.fusion.writes[node.name]
+        return inputs + sum(self.local_bytes(node.outputs[x].name, strategy.outputs[x]) for x in written)
 
     def _kernels(self, node: Node, strategy: Strategy) -> Cost:
         work, device = work_of(node), self.cluster.device

@@ -36,7 +36,11 @@ class ParameterChoice:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Bytes of one device of a stage at its peak, by what they are for."""
+    """Bytes of one device of a stage at its peak, by what they are for.
+
+    `cached_bytes` are not part of the peak: what the allocator holds of freed memory where the device has room, and
+    gives back before it runs out.
+    """
 
     parameters_bytes: int
     gradients_bytes: int
@@ -44,11 +48,13 @@ class Memory:
     activations_bytes: int
     temporary_bytes: int
     reserve_bytes: int
+    cached_bytes: int = 0
 
     @property
     def total_bytes(self) -> int:
-        """All of them."""
-        return sum(dataclasses.astuple(self))
+        """All of them but what is only cached."""
+        own = (self.parameters_bytes, self.gradients_bytes, self.optimizer_bytes)
+        return sum(own) + self.activations_bytes + self.temporary_bytes + self.reserve_bytes
 
 
 @dataclass(frozen=True, slots=True)

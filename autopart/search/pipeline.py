@@ -102,30 +102,33 @@ class _Memory:
     """What `stage_memory` adds up, for the stage from any unit (row) up to any other (column)."""
 
     held: Matrix
+    largest: Matrix
     kept: Matrix
-    working: Matrix
-    temporary: Matrix
+    beside: Matrix
 
     @classmethod
     def of(cls, costs: Sequence[UnitCost], keeping: Keeping) -> "_Memory":
         kept = _prefix([keeping.recompute.kept_bytes(cost) for cost in costs])
+        beside = [keeping.recompute.working_bytes(cost) + keeping.temporary_bytes(cost) for cost in costs]
         cuts = np.array([(0.0, 0.0), *(crossing_bytes(cost, keeping) for cost in costs[:-1]), (0.0, 0.0)])
         held = _prefix([sum(size for _, size, _ in cost.parameters) for cost in costs])
         return cls(
             held[None, :] - held[:, None] - _held_twice(costs),
+            _largest([max((size for _, size, _ in cost.parameters), default=0.0) for cost in costs]),
             kept[None, :] - kept[:, None] + cuts[:, None, 1] + cuts[None, :, 0],
-            _largest([keeping.recompute.working_bytes(cost) for cost in costs]),
-            _largest([keeping.temporary_bytes(cost) for cost in costs]),
+            np.maximum(
+                0.0, _largest([own + there for own, there in zip(beside, kept[1:], strict=True)]) - kept[None, :]
+            ),
         )
 
     def room_bytes(self, limit_bytes: float, keeping: Keeping) -> Matrix:
         """What every stage has left for what it keeps of micro-batches in flight; below 0 where it does not fit."""
         state = self.held * keeping.copies + keeping.stack.buffer_bytes
-        after = keeping.weight_bytes(1.0) * self.held  # when no activations are left, see `Keeping.after_bytes`
+        # When no activations are left, see `Keeping.after_bytes` and `Keeping.flat_bytes`.
+        after = np.maximum(keeping.step_bytes(1.0) * self.held, keeping.flat_bytes(self.held, self.largest))
         if keeping.replicas > 1:
             after = np.maximum(after, np.minimum(BUCKET_BYTES, 2 * self.held))
-        beside = self.working + self.temporary
-        return np.where(state + after <= limit_bytes, limit_bytes - (state + beside), -1.0)
+        return np.where(state + after <= limit_bytes, limit_bytes - (state + self.beside), -1.0)
 
 
 def _held_twice(costs: Sequence[UnitCost]) -> Matrix:

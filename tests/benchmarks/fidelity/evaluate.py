@@ -87,12 +87,11 @@ def outcome_of(run: Run, captured: dict[Any, Any], constants: Mapping[Constant, 
         plan = _plan(captured[key], run, keywords)
     except (NotEvaluatedError, AutopartError) as error:
         return Outcome(run, reason=str(error).splitlines()[0])
-    reserve = max(stage.memory.reserve_bytes for stage in plan.stages)
-    context = cluster.device.context_bytes
-    counted = {"allocated": 0, "reserved": reserve - context, "device": reserve}[stack.reports]
+    context = {"device": cluster.device.context_bytes}.get(stack.reports, 0)
+    held = {"allocated": 0}.get(stack.reports, 1)
+    shown = max(s.memory.total_bytes - s.memory.reserve_bytes + held * s.memory.cached_bytes for s in plan.stages)
     peak = max(plan.predicted.peak_memory_bytes)
-    shown = (peak - reserve + counted) / GIB
-    return Outcome(run, plan.predicted.step_time_s, shown, peak <= cluster.device.memory_bytes)
+    return Outcome(run, plan.predicted.step_time_s, (shown + context) / GIB, peak <= cluster.device.memory_bytes)
 
 
 def _plan(model: Any, run: Run, keywords: dict[str, Any]) -> PlanData:

@@ -59,6 +59,13 @@ has no published run: the error printed with its plans is the mean over the othe
 - **Noise inside sweeps.** vTrain's 39.1B rows at tp=4 jump by 20 to 30 % between neighbouring micro-batches; the
   rank correlation of that sweep suffers, the choice does not.
 - **Hybrid sharding.** Four runs shard parameters inside a node only; they are planned as sharded over all devices.
-- **DeepSpeed's memory.** Its buffers are taken from its code as far as known; bfloat16 with float32 accumulation
-  holds more than is modelled, so two published out-of-memory points are predicted to fit.
+- **A published limit.** BLOOM's 206B model did not fit where its 203B model took 67 GB; nothing published tells them
+  apart. BLOOM's ten layers on one node ran at 80 GB, within what is held in reserve here. NeMo's 340B is predicted
+  to need a fifth more than it had, and why is not known.
+- **The loss of tensor-parallel torchtitan.** DTensor's vocabulary-parallel loss makes more copies of the logits than
+  are counted: the two 70B runs take a quarter more memory than predicted.
+- **The passes of an unfused loss.** Its memory is counted; its kernels are priced as one pass over the logits, where
+  torch makes three.
+- **The figures left out** are of the last fit, which was before the memory model of fused losses; 108 times
+  have moved since, by 3 % at most.
 """

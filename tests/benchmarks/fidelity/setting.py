@@ -150,6 +150,12 @@ def _stack(run: Run, stacks: tuple[str, ...]) -> str:
     eager = f"{run.stack}-eager"
     if run.notes.startswith("eager") and eager in stacks:
         return eager
+    # Published with their dates: BLOOM's bfloat16 optimizer is of 28 February 2022, its runs called "best" are older;
+    # torchtitan's runs on H200 are of 2025, when its loss was compiled.
+    if run.stack == "megatron-deepspeed-2022" and run.precision == "bf16" and not run.id.startswith("bloom_best"):
+        return "megatron-deepspeed-2022-bf16"
+    if run.stack == "torchtitan" and run.gpu.startswith("h200"):
+        return "torchtitan-2025"
     if run.stack in stacks:
         return run.stack
     near = [name for name in stacks if name in run.stack or run.stack in name]
