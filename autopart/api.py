@@ -64,8 +64,11 @@ def plan(
     stack: str | Path | Stack | None = None,
     memory_limit_bytes: float | None = None,
     keep_whole: KeepWhole | None = None,
+    search_seconds: float | None = None,
 ) -> Plan:
     """The fastest way to train `model` on `world` devices that fits their memory. Needs no GPU and no process group.
+
+    What is left out is searched, all of it jointly, among what the stack's software can do.
 
     Args:
         model: an unmodified module, whose tensors may be on `meta`; or what `prepare` made of one, where `inputs`,
@@ -88,11 +91,11 @@ def plan(
         schedule: the name of one of `autopart/schedules/catalog`; "1f1b", "gpipe", "zb-h1" and others.
         cuts: names of the modules at which the second and later stages begin.
         zero: the ZeRO stage: 1 shares the optimizer's state among the replicas, 2 the gradients too, 3 the parameters
-            too. Left out: 0.
+            too.
         sequence_parallel: True shards what goes from layer to layer along the sequence (the second dim of an input)
             wherever tp can; False shards nothing along it, and what goes from layer to layer not at all.
-        cp: degree of context parallelism, which shares the sequence; tp x pp x dp x cp is then `world`. Left out: 1.
-        virtual_stages: how many stages each rank of the pipeline has. Left out: 1.
+        cp: degree of context parallelism, which shares the sequence; tp x pp x dp x cp is then `world`.
+        virtual_stages: how many stages each rank of the pipeline has.
         precision: "as-built" computes and keeps everything in the dtypes of the model; "bf16-mixed", "fp16-mixed" and
             "fp8-mixed" keep float32 parameters beside half ones. Left out: as built.
         stack: the software whose behaviour is predicted, a name from `cost_models/stacks`, a path to such a file, or a
@@ -102,6 +105,9 @@ def plan(
             by every tensor-parallel rank. `*` stands for one name: "model.layers.*.mlp". To see what it returns, a copy
             is run on random numbers; a mapping can give a function to run instead. "auto" keeps what stands in the
             way, the smallest modules that can be, and warns.
+        search_seconds: after this time the search ends with the best plan so far, as soon as there is one, and
+            `optimality` says how far it may be from the best. Left out: it ends when it is done, and is the same
+            every time.
 
     Raises:
         CaptureError: the model cannot be captured, or no example batch is known.
@@ -127,6 +133,7 @@ def plan(
         precision,
         stack,
         memory_limit_bytes,
+        search_seconds,
     )
     check_names(cluster, pins)
     find_front_end(front_end)

@@ -43,6 +43,7 @@ class Pins:
     precision: str | None = None
     stack: str | Path | Stack | None = None
     memory_limit_bytes: float | None = None
+    search_seconds: float | None = None
 
 
 def check_names(cluster: str | Path | Cluster | None, pins: Pins) -> None:
@@ -109,6 +110,7 @@ def make_plan(
         virtual_stages=pins.virtual_stages,
         precision=pins.precision or "as-built",
         memory_limit_bytes=pins.memory_limit_bytes,
+        search_seconds=pins.search_seconds,
         stack=_stack(pins.stack),
     )
     data = solve(prepared.folded, prepared.rules, prepared.batch, request, notes)

@@ -96,8 +96,8 @@ def token_plan() -> Plan:
             ),
         ),
         alternatives=(
-            Alternative(4, 8, 2, 1, "1f1b", "full", 52.31, 61 * GIB),
-            Alternative(8, 8, 1, 2, "gpipe", "none", 71.9, 78 * GIB),
+            Alternative(4, 8, 2, 1, 1, "1f1b", 1, "full", 0, 52.31, 61 * GIB),
+            Alternative(8, 8, 1, 1, 2, "interleaved-1f1b", 4, "none", 1, 71.9, 78 * GIB),
         ),
         decisions=(
             Decision("tp", "8", "4", (("pp", "8"),), True, 52.31, replace(TOKEN_PARTS, waiting_s=1.9), 0, 61 * GIB),

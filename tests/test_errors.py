@@ -84,7 +84,8 @@ class TestPlanning:
 
     def test_a_schedule_for_several_stages_a_rank(self) -> None:
         with pytest.raises(autopart.PlanningError, match="'zb-v' takes 2 virtual stages a rank, not 1"):
-            planned(2, pp=2, schedule="zb-v")
+            planned(2, pp=2, schedule="zb-v", virtual_stages=1)
+        assert planned(2, pp=2, schedule="zb-v").virtual_stages == 2, "found where it is left out"
 
     @pytest.mark.parametrize(
         ("pins", "message"),

@@ -44,7 +44,8 @@ def test_unknown_name() -> None:
 
 def test_plan() -> None:
     keywords = ["cluster=", "global_batch=", "inputs=", "loss=", "rules=", "front_end="]
-    assert parameters(autopart.plan) == ["model", "world", "*", *keywords, *(f"{pin}=" for pin in PINS), "keep_whole="]
+    own = [*keywords, *(f"{pin}=" for pin in PINS), "keep_whole=", "search_seconds="]
+    assert parameters(autopart.plan) == ["model", "world", "*", *own]
 
 
 def test_prepare() -> None:

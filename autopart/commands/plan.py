@@ -4,7 +4,7 @@ import argparse
 import json
 import sys
 
-from autopart.arguments import TARGET, load_model, names, positive, warnings_in_a_line
+from autopart.arguments import TARGET, amount, load_model, names, positive, warnings_in_a_line
 
 EXAMPLES = """examples
   autopart plan hf:config.json --world 64 --cluster dgx-h100 --global-batch 512 --save plan.json
@@ -35,6 +35,9 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     parser.add_argument("--front-end", metavar="NAME", help="what captures the model: torch_export (default), fx_trace")
     parser.add_argument(
         "--stack", metavar="NAME", help="the software whose behaviour is predicted (default: autopart's own runtime)"
+    )
+    parser.add_argument(
+        "--search-seconds", type=amount, metavar="S", help="end the search after this time with the best so far"
     )
     parser.add_argument("--precision", metavar="NAME", help="as-built (default), bf16-mixed, fp16-mixed or fp8-mixed")
     pins = parser.add_argument_group("pins", "each fixes one decision; all others are searched")
@@ -93,6 +96,7 @@ def _plan(arguments: argparse.Namespace) -> str:
             precision=arguments.precision,
             stack=arguments.stack,
             keep_whole=arguments.keep_whole,
+            search_seconds=arguments.search_seconds,
         )
     if arguments.save is not None:
         plan.save(arguments.save)

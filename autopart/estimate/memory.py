@@ -122,11 +122,11 @@ def stage_memory(costs: Sequence[UnitCost], in_flight: float, keeping: Keeping, 
     kept = [keeping.recompute.kept_bytes(cost) for cost in costs]
     # While a unit runs backward, the units behind it have freed what they kept.
     behind = sum(kept)
-    activations, temporary = in_flight * (behind + entering_bytes), 0.0
-    peak = activations
+    flying = in_flight * (behind + entering_bytes)
+    peak, activations, temporary = flying, flying, 0.0
     for cost, own in zip(costs, kept, strict=True):
         behind -= own
-        there = in_flight * (sum(kept) + entering_bytes) - min(1.0, in_flight) * behind
+        there = flying - min(1.0, in_flight) * behind
         working, passing = keeping.recompute.working_bytes(cost), keeping.temporary_bytes(cost)
         if there + working + passing >= peak:
             peak, activations, temporary = there + working + passing, there + working, passing

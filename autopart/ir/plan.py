@@ -155,14 +155,17 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class Alternative:
-    """A plan that came close: its degrees, and how long its step takes."""
+    """A plan that came close: its degrees and policies, and how long its step takes."""
 
     tp: int
     pp: int
     dp: int
+    cp: int
     micro_batch: int
     schedule: str
+    virtual_stages: int
     recompute: str
+    zero: int
     step_time_s: float
     peak_memory_bytes: int
 

@@ -123,26 +123,30 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _runners_up(plan: PlanData) -> list[str]:
-    if not plan.alternatives:
+    """A row for each; cp and ZeRO have a column where any has them."""
+    others, best = plan.alternatives, plan.predicted.step_time_s
+    if not others:
         return []
-    best = plan.predicted.step_time_s
-    peaks = column([other.peak_memory_bytes / GIB for other in plan.alternatives])
-    rows = [
-        (
-            other.tp,
-            other.pp,
-            other.dp,
-            other.micro_batch,
-            other.schedule,
-            other.recompute,
-            seconds(other.step_time_s),
-            f"{100 * (other.step_time_s / best - 1):+.1f} %" if best else "",
-            peak,
-        )
-        for other, peak in zip(plan.alternatives, peaks, strict=True)
+    columns: list[tuple[str, str, list[str]]] = [
+        ("tp", "r", [str(other.tp) for other in others]),
+        ("pp", "r", [str(other.pp) for other in others]),
+        ("dp", "r", [str(other.dp) for other in others]),
+        ("cp", "r", [str(other.cp) for other in others] if any(other.cp > 1 for other in others) else []),
+        ("micro-batch", "r", [str(other.micro_batch) for other in others]),
+        ("schedule", "l", [_schedule(other.schedule, other.virtual_stages) for other in others]),
+        ("recompute", "l", [other.recompute for other in others]),
+        ("ZeRO", "r", [str(other.zero) for other in others] if any(other.zero for other in others) else []),
+        ("step", "r", [seconds(other.step_time_s) for other in others]),
+        ("slower by", "r", [f"{100 * (other.step_time_s / best - 1):+.1f} %" if best else "" for other in others]),
+        ("peak GiB", "r", column([other.peak_memory_bytes / GIB for other in others])),
     ]
-    headers = ("tp", "pp", "dp", "micro-batch", "schedule", "recompute", "step", "slower by", "peak GiB")
-    return ["runners-up", *grid(rows, headers, "rrrrllrrr")]
+    shown = [own for own in columns if own[2]]
+    headers, aligned, cells = zip(*shown, strict=True)
+    return ["runners-up", *grid(list(zip(*cells, strict=True)), headers, "".join(aligned))]
+
+
+def _schedule(name: str, virtual_stages: int) -> str:
+    return name if virtual_stages == 1 else f"{name} × {virtual_stages}"
 
 
 def _labelled(label: str, text: str) -> list[str]:

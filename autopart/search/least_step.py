@@ -15,9 +15,16 @@ from cost_models.collective import Group, all_reduce_s, send_s
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """Of all units: `forward_s` and `backward_s` of a micro-batch, the latter with what is computed again, and of it
-    `weight_s` of weights' gradients; both passes of the slowest unit; bytes of their parameters; the least bytes that
-    cross a cut; and the passes of the units, those that differ, as shares of both passes: (forward, backward, weight).
+    """Of all units, for a micro-batch on one rank.
+
+    Attributes:
+        forward_s, backward_s: seconds of both passes, the latter with what is computed again.
+        weight_s: of the latter, those of weights' gradients.
+        slowest_s: of both passes of the slowest unit.
+        held_bytes: of their parameters.
+        kept_bytes: from the forward pass to the backward pass.
+        crossing_bytes: the least that cross a cut.
+        shares: the passes of the units, those that differ, as shares of both: (forward, backward, weight).
     """
 
     forward_s: float
@@ -25,6 +32,7 @@ class Totals:
     weight_s: float
     slowest_s: float
     held_bytes: float
+    kept_bytes: float
     crossing_bytes: float
     shares: tuple[tuple[float, float, float], ...]
 
@@ -44,6 +52,7 @@ def totals(costs: Sequence[UnitCost], recompute: Recompute) -> Totals:
         sum(own[2] for own in times),
         max(seconds for _, seconds in both),
         parameter_bytes(costs)[0],
+        sum(recompute.kept_bytes(cost) for cost in costs),
         min((cost.crossing_bytes for cost in costs[:-1]), default=0.0),
         tuple(dict.fromkeys((f / s, b / s, w / s) for (f, b, w), s in both if s > 0)),
     )

@@ -1,6 +1,6 @@
 """The pipeline search: where to cut a chain of units into stages, exactly, by dynamic programming."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -58,12 +58,12 @@ class CutSearch:
             if flying not in known:
                 known[flying] = possible & (self._memory.kept * flying <= room)
         fits = [known[flying] for flying in in_flight[:stages]]
-        slowest, _ = _best(self._duration, fits, np.maximum)
+        slowest = _least_slowest(self._duration, fits)
         if not np.isfinite(slowest):
             return None
         even = self._duration <= slowest * (1 + 1e-9)
         paced = {flying: own & even for flying, own in known.items()}
-        return _best(self._duration**2, [paced[flying] for flying in in_flight[:stages]], np.add)[1]
+        return _most_even(self._duration**2, [paced[flying] for flying in in_flight[:stages]])
 
 
 def search_cuts(
@@ -78,23 +78,30 @@ def search_cuts(
     return CutSearch(costs, keeping, allowed).cuts(stages, in_flight, limit_bytes)
 
 
-def _best(
-    costs: Matrix, allowed: Sequence[NDArray[np.bool_]], join: Callable[[Matrix, Matrix], Matrix]
-) -> tuple[float, tuple[int, ...]]:
-    """The chain of stages from the first unit to the last whose joined `costs[start, stop]` are least, and its cuts."""
+def _least_slowest(duration: Matrix, allowed: Sequence[NDArray[np.bool_]]) -> float:
+    """The least time of the slowest stage of any chain of stages from the first unit to the last."""
+    best = np.full(len(duration), np.inf)
+    best[0] = 0.0
+    for possible in allowed:
+        best = np.where(possible, np.maximum(best[:, None], duration), np.inf).min(axis=0)
+    return float(best[-1])
+
+
+def _most_even(costs: Matrix, allowed: Sequence[NDArray[np.bool_]]) -> tuple[int, ...]:
+    """The cuts of the chain of stages, from the first unit to the last, whose `costs[start, stop]` add up to least."""
     best = np.full(len(costs), np.inf)
     best[0] = 0.0
     choices: list[NDArray[np.intp]] = []
     for possible in allowed:
-        joined = np.where(possible, join(np.broadcast_to(best[:, None], costs.shape), costs), np.inf)
+        joined = np.where(possible, best[:, None] + costs, np.inf)
         choices.append(joined.argmin(axis=0))
-        best = joined.min(axis=0)
+        best = np.take_along_axis(joined, choices[-1][None], axis=0)[0]
     cuts = []
     end = len(costs) - 1
     for choice in reversed(choices):
         end = int(choice[end])
         cuts.append(end)
-    return float(best[-1]), tuple(reversed(cuts[:-1]))
+    return tuple(reversed(cuts[:-1]))
 
 
 @dataclass(frozen=True)

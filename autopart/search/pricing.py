@@ -32,7 +32,7 @@ class Pricing:
     units: tuple[Unit, ...]
     request: Request
     _layouts: dict[int, Layouts] = field(default_factory=dict)
-    _flying: dict[tuple[str, int, int, int], tuple[int, ...]] = field(default_factory=dict)
+    _flying: dict[tuple[str, int, int, int], tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
     _totals: dict[tuple[Layout, str], Totals] = field(default_factory=dict)
     _keepings: dict[tuple[int, int, str], Keeping] = field(default_factory=dict)
     _cuts: dict[tuple[Layout, str, int, int], CutSearch] = field(default_factory=dict)
@@ -58,9 +58,26 @@ class Pricing:
         """Seconds that no candidate of `point` takes less than."""
         return self._least_step.played_s(point, self._total(point), self.keeping(point))
 
-    def least_bytes(self, point: Point) -> float:
-        """Bytes that the tensors of some rank take at the least: the state of a pp-th of the parameters."""
-        return self.keeping(point).copies * self._total(point).held_bytes / point.pp
+    def may_fit(self, point: Point, limit: float) -> bool:
+        """Whether there may be cuts with which all stages fit `limit` bytes of tensors; not looked at closely.
+
+        Stage s, with n[s] micro-batches in flight, needs at least a[s] + n[s] k[s], for its state a and what it keeps
+        k. The largest of these is no less than their mean, with any weights: equal ones, or 1/n[s], of which the k sum
+        up to that of all units.
+        """
+        own, (_, flying) = self._total(point), self._in_flight(point)
+        state = self.keeping(point).copies * own.held_bytes
+        evenly = (state + min(flying) * own.kept_bytes) / len(flying)
+        weighted = (state / max(flying) + own.kept_bytes) / sum(1 / count for count in flying)
+        return max(evenly, weighted) <= limit / point.virtual_stages
+
+    def _in_flight(self, point: Point) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Passes in flight on every rank, and micro-batches of every stage; those of one rank share memory evenly."""
+        pipeline = (point.schedule, point.pp, point.micro_batches, point.virtual_stages)
+        if pipeline not in self._flying:
+            ranks = rank_peaks(*pipeline)
+            self._flying[pipeline] = ranks, ranks * point.virtual_stages
+        return self._flying[pipeline]
 
     def keeping(self, point: Point) -> Keeping:
         """How its stages keep the state of their parameters."""
@@ -73,18 +90,13 @@ class Pricing:
 
     def candidate(self, point: Point, limit: float) -> Candidate | None:
         """A point with its best cuts; None where no cuts fit `limit` bytes of tensors."""
-        if self.least_bytes(point) > limit:
-            return None
         keeping, pp, virtual = self.keeping(point), point.pp, point.virtual_stages
+        flying, per_stage = self._in_flight(point)
+        if not self.may_fit(point, limit):
+            return None
+        key = (point.layout, point.recompute, point.zero, keeping.replicas)
         layouts = self.layouts(point.cp)
         costs = layouts.costs(*point.layout[1:])
-        pipeline = (point.schedule, pp, point.micro_batches, virtual)
-        if pipeline not in self._flying:
-            self._flying[pipeline] = rank_peaks(*pipeline)
-        flying = self._flying[pipeline]
-        # Stages of one rank are taken to share its memory evenly.
-        per_stage = [flying[stage % pp] for stage in range(pp * virtual)]
-        key = (point.layout, point.recompute, point.zero, keeping.replicas)
         if key not in self._cuts:
             self._cuts[key] = CutSearch(costs, keeping, self.request.cuts)
         cuts = self._cuts[key].cuts(pp * virtual, per_stage, limit / virtual)

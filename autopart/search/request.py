@@ -109,6 +109,8 @@ def check(request: Request, unit_count: int) -> None:
             raise PinError(f"global_batch={batch} is no multiple of {per} = {share}: nearest batches are {nearest}")
     if request.recompute is not None:
         parse_recompute(request.recompute)
+    if request.search_seconds is not None and not request.search_seconds >= 0:
+        raise PinError(f"search_seconds={request.search_seconds}: it is a time, 0 or more")
 
 
 def divisors(number: int) -> tuple[int, ...]:

@@ -245,8 +245,20 @@ def _place(node: Node) -> str:
 
 def _alternatives(found: Found) -> tuple[Alternative, ...]:
     return tuple(
-        Alternative(c.tp, c.pp, c.dp, c.micro_batch, c.schedule, c.recompute, c.step_s, c.peak_bytes)
-        for c in found.others
+        Alternative(
+            tp=own.tp,
+            pp=own.pp,
+            dp=own.dp,
+            cp=own.cp,
+            micro_batch=own.micro_batch,
+            schedule=own.schedule,
+            virtual_stages=own.virtual_stages,
+            recompute=own.recompute,
+            zero=own.keeping.zero,
+            step_time_s=own.step_s,
+            peak_memory_bytes=own.peak_bytes,
+        )
+        for own in found.others
     )
 
 

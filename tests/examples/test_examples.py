@@ -28,7 +28,8 @@ def test_train_gpt(launcher: list[str], tmp_path: Path) -> None:
     for _, parallel, single, difference in rows:
         assert parallel == single and abs(float(difference)) < 1e-9
     emitted = sorted((tmp_path / "emitted").rglob("*.py"))
-    assert [path.name for path in emitted] == ["stage_0.py", "stage_1.py"]
+    assert [path.name for path in emitted] == re.findall(r"stage_\d+\.py", printed)
+    assert len(emitted) > 1
 
 
 def test_plan_llama_70b_prints_what_the_readme_shows(tmp_path: Path, request: pytest.FixtureRequest) -> None:

@@ -33,6 +33,14 @@ def actions(pipeline: Pipeline) -> Schedule:
     )
 
 
+def in_flight(pipeline: Pipeline) -> tuple[int, ...]:
+    """For each rank, the most passes in flight: both stages of as many micro-batches as there are ranks; with few
+    micro-batches, all of them on the way down, and on the way up those that came back by then.
+    """
+    ranks, count = pipeline.ranks, pipeline.micro_batches
+    return tuple(min(2 * ranks, 2 * count, count + 1 + rank) for rank in range(ranks))
+
+
 def _rank(rank: int, ranks: int, micro_batches: int) -> Iterator[Action]:
     # 2 ranks, 4 micro-batches; capitals for the stage of a rank on the way down, small letters for that on the way up:
     #
