@@ -67,7 +67,8 @@ def test_plan_prints_the_table(tiny: str, asked: dict[str, Any], capsys: pytest.
 def test_plan_passes_everything_on(tiny: str, asked: dict[str, Any]) -> None:
     flags = "--world 16 --cluster dgx-a100 --global-batch 32 --tp 2 --pp 4 --dp 2 "
     flags += "--stack megatron-core --precision bf16-mixed --cp 1 --zero 1 --virtual-stages 2 "
-    flags += "--front-end fx_trace --micro-batch 1 --recompute full --schedule gpipe --no-sequence-parallel --search-seconds 2"
+    flags += "--front-end fx_trace --micro-batch 1 --recompute full --schedule gpipe --no-sequence-parallel"
+    flags += " --search-seconds 2"
     assert main(["plan", f"{tiny}:with_batch", *flags.split(), "--cuts", "a.1, a.2,b", "--keep-whole", "a.*.c"]) == 0
     assert asked.pop("inputs").shape == (4, 16)
     del asked["model"]

@@ -1,6 +1,7 @@
 """Why a plan is as it is: where its time and memory go, and what each decision is worth, as text."""
 
 import textwrap
+from collections.abc import Sequence
 from dataclasses import fields
 
 from autopart.ir.plan import Decision, Parts, PlanData
@@ -125,7 +126,7 @@ def _decisions(plan: PlanData) -> list[str]:
 
 def _otherwise(plan: PlanData, item: Decision) -> str:
     """`4 instead, with pp 8: +2.1 %; waiting in the pipeline +1.30 s`"""
-    besides = " and ".join(f"{_NAMES.get(name, name)} {value}" for name, value in item.besides)
+    besides = _listed([f"{_NAMES.get(name, name)} {value}" for name, value in item.besides])
     change = item.step_time_s / plan.predicted.step_time_s - 1
     if item.fits:
         because = _because(plan, item)
@@ -147,3 +148,8 @@ def _because(plan: PlanData, item: Decision) -> str:
         key=lambda pair: -abs(pair[1]),
     )
     return ", ".join(f"{label} {'+' if change_s > 0 else '-'}{seconds(abs(change_s))}" for label, change_s in told[:3])
+
+
+def _listed(items: Sequence[str]) -> str:
+    """`a, b and c`"""
+    return " and ".join(filter(None, (", ".join(items[:-1]), *items[-1:])))

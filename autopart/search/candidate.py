@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from itertools import pairwise
 
 from autopart.estimate.block import UnitCost
@@ -12,11 +12,12 @@ from autopart.ir.action import Kind, Schedule
 from autopart.ir.plan import Memory, StagePlan
 from autopart.ir.units import Unit
 from autopart.schedules.find import Definition, find_schedule
+from autopart.schedules.homes import rank_stages
 from autopart.schedules.in_flight import peak_in_flight
 from autopart.schedules.makespan import makespan_s
-from autopart.schedules.pipeline import Pipeline
 from autopart.schedules.simulate import simulate
 from autopart.schedules.timeline import Timeline
+from autopart.search.point import Point
 from autopart.search.tensor import TensorPlan
 from cost_models.cluster import Cluster
 from cost_models.collective import Group, all_gather_s, all_reduce_s, send_s
@@ -28,23 +29,60 @@ STEADY = 4  # a pipeline is filled long before four micro-batches a stage
 
 @dataclass(frozen=True)
 class Candidate:
-    """Degrees, policies and cuts, with the costs of the units at this tp and micro-batch."""
+    """A point and its cuts, with the costs of the units there."""
 
-    tp: int
-    pp: int
-    dp: int
-    cp: int
-    micro_batch: int
-    micro_batches: int
-    schedule: str
-    virtual_stages: int
-    recompute: str
+    point: Point
     cuts: tuple[int, ...]
     costs: tuple[UnitCost, ...]
     tensor: TensorPlan
     cluster: Cluster
     keeping: Keeping
     in_flight: tuple[int, ...]
+
+    @property
+    def tp(self) -> int:
+        """As the point has it."""
+        return self.point.tp
+
+    @property
+    def pp(self) -> int:
+        """As the point has it."""
+        return self.point.pp
+
+    @property
+    def dp(self) -> int:
+        """As the point has it."""
+        return self.point.dp
+
+    @property
+    def cp(self) -> int:
+        """As the point has it."""
+        return self.point.cp
+
+    @property
+    def micro_batch(self) -> int:
+        """As the point has it."""
+        return self.point.micro_batch
+
+    @property
+    def micro_batches(self) -> int:
+        """As the point has it."""
+        return self.point.micro_batches
+
+    @property
+    def schedule(self) -> str:
+        """As the point has it."""
+        return self.point.schedule
+
+    @property
+    def virtual_stages(self) -> int:
+        """As the point has it."""
+        return self.point.virtual_stages
+
+    @property
+    def recompute(self) -> str:
+        """As the point has it."""
+        return self.point.recompute
 
     @cached_property
     def stages(self) -> tuple[tuple[UnitCost, ...], ...]:
@@ -112,7 +150,7 @@ class Candidate:
         sizes = [a + b for a, b in zip(kept, entering, strict=True)]
         # When all of a rank's stages are in flight, they go on as they do: a longer schedule has the same peak.
         count = min(self.micro_batches, STEADY * self.pp)
-        peaks = peak_in_flight(_written(self.schedule, self.pp, count, self.virtual_stages), sizes)
+        peaks = peak_in_flight(self._definition(self.pp, count, self.virtual_stages), sizes)
         found = []
         for own, peak in zip(self.homes, peaks, strict=True):
             units = [cost for index in own for cost in self.stages[index]]
@@ -278,52 +316,3 @@ class Candidate:
                 )
             )
         return tuple(plans)
-
-
-def rank_peaks(schedule: str, stages: int, micro_batches: int, virtual_stages: int = 1) -> tuple[int, ...]:
-    """For each rank of a schedule, the most passes through its stages whose activations are still needed.
-
-    Raises PlanningError for counts that the schedule cannot take. Of a long schedule two short ones are looked at: from
-    there on a peak stays, or grows evenly.
-    """
-    definition = find_schedule(schedule)
-    definition.check(stages, micro_batches, virtual_stages)
-    if definition.in_flight is not None:
-        return definition.in_flight(Pipeline(stages, micro_batches, virtual_stages))
-    short = STEADY * stages * virtual_stages + micro_batches % stages
-    if micro_batches <= short + stages:
-        return _counted_peaks(schedule, stages, micro_batches, virtual_stages)
-    counts = (short, short + stages)
-    before, after = (_counted_peaks(schedule, stages, count, virtual_stages) for count in counts)
-    rounds = (micro_batches - short) // stages
-    return tuple(a + (b - a) * rounds for a, b in zip(before, after, strict=True))
-
-
-@lru_cache(maxsize=512)
-def rank_stages(schedule: str, ranks: int, virtual_stages: int) -> tuple[tuple[int, ...], ...]:
-    """For each rank of a schedule, the stages that it has."""
-    if virtual_stages == 1:
-        return tuple((rank,) for rank in range(ranks))
-    return tuple(
-        tuple(sorted({action.stage for action in actions}))
-        for actions in find_schedule(schedule)(ranks, ranks, virtual_stages)
-    )
-
-
-@lru_cache(maxsize=64)
-def _written(schedule: str, ranks: int, micro_batches: int, virtual_stages: int) -> Schedule:
-    return find_schedule(schedule)(ranks, micro_batches, virtual_stages)
-
-
-def _counted_peaks(schedule: str, stages: int, micro_batches: int, virtual_stages: int) -> tuple[int, ...]:
-    definition = find_schedule(schedule)
-    last = definition.kinds[-1]
-    peaks = []
-    for actions in definition(stages, micro_batches, virtual_stages):
-        flying = peak = 0
-        for action in actions:
-            flying += action.kind is Kind.FORWARD
-            peak = max(peak, flying)
-            flying -= action.kind is last
-        peaks.append(peak)
-    return tuple(peaks)

@@ -154,6 +154,12 @@ class DegreeSearch:
                 best = candidate
         return best
 
+    def fits(self, point: Point) -> bool:
+        """Whether there are cuts with which `point` fits the memory."""
+        limit, whole = self._limits
+        candidate = self.pricing.candidate(point, limit)
+        return candidate is not None and candidate.peak_bytes <= whole
+
     @cached_property
     def _bounds(self) -> list[float]:
         return [self.pricing.bound_s(point) if self.prune else 0.0 for point in self.points]

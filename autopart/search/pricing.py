@@ -8,7 +8,8 @@ from autopart.estimate.memory import Keeping
 from autopart.estimate.recompute import parse_recompute
 from autopart.ir.folded import Folded
 from autopart.ir.units import Unit
-from autopart.search.candidate import Candidate, rank_peaks
+from autopart.schedules.rank_peaks import rank_peaks
+from autopart.search.candidate import Candidate
 from autopart.search.layouts import Layouts
 from autopart.search.least_step import LeastStep, Totals, totals
 from autopart.search.pipeline import CutSearch
@@ -102,23 +103,8 @@ class Pricing:
         cuts = self._cuts[key].cuts(pp * virtual, per_stage, limit / virtual)
         if cuts is None:
             return None
-        return Candidate(
-            point.tp,
-            pp,
-            point.dp,
-            point.cp,
-            point.micro_batch,
-            point.micro_batches,
-            point.schedule,
-            virtual,
-            point.recompute,
-            cuts,
-            costs,
-            layouts.plan(*point.layout[1:]),
-            self.request.cluster,
-            keeping,
-            flying,
-        )
+        plan = layouts.plan(*point.layout[1:])
+        return Candidate(point, cuts, costs, plan, self.request.cluster, keeping, flying)
 
     @cached_property
     def _least_step(self) -> LeastStep:

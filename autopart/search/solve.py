@@ -10,6 +10,7 @@ from autopart.ir.kept import KEPT, function_name
 from autopart.ir.plan import Alternative, LayerTraffic, NodeChoice, Note, ParameterChoice, PlanData, Prediction
 from autopart.ir.units import Unit, units_of
 from autopart.search.candidate import Candidate
+from autopart.search.decisions import decisions
 from autopart.search.degrees import DegreeSearch, Found
 from autopart.search.parts import parts
 from autopart.search.request import Request
@@ -81,7 +82,7 @@ def solve(
         traffic=_traffic(folded, search, axes, units, best),
         replicated=_replicated(folded, rules, best, search.pricing.layouts(best.cp).options(best.tp)),
         alternatives=_alternatives(found),
-        decisions=(),
+        decisions=decisions(search, best),
         optimality=_optimality(found),
         notes=(*notes, *(mixing_notes(batch) if graph.loss is not None else ())),
     )

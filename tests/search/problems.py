@@ -47,8 +47,10 @@ class Problem:
     def prices(self, tp: int, batch: int, cluster: str = "dgx-h100") -> Prices:
         return Prices(self.folded.graph, self.rules, load_cluster(cluster), tp, batch, load_stack("autopart"))
 
-    def search(self, world: int, global_batch: int, cluster: str = "dgx-h100", **pins: Any) -> DegreeSearch:
-        request = Request(world, global_batch, load_cluster(cluster), load_stack("autopart"), **pins)
+    def search(
+        self, world: int, global_batch: int, cluster: str = "dgx-h100", stack: str = "autopart", **pins: Any
+    ) -> DegreeSearch:
+        request = Request(world, global_batch, load_cluster(cluster), load_stack(stack), **pins)
         return DegreeSearch(self.folded, self.rules, self.axes, self.units, request)
 
 

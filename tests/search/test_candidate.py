@@ -4,7 +4,7 @@ import pytest
 
 from autopart.errors import PlanningError
 from autopart.schedules.find import find_schedule, schedule_names
-from autopart.search.candidate import rank_peaks
+from autopart.schedules.rank_peaks import rank_peaks
 from tests.search.test_degrees import gpt
 
 
