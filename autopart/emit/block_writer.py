@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from autopart.emit.body import identifier, unique, write_body
-from autopart.emit.function import Function, Sharded, batch_line
+from autopart.emit.function import Function, Sharded
 from autopart.emit.source import BlockSource, path_text, weights_text
 from autopart.emit.stage_spec import Runs, taken
 from autopart.emit.weight_text import weight_text
@@ -29,10 +29,9 @@ def write_block(sharded: Sharded, loop: Loop, name: str, count_index: Mapping[st
     leaves = [graph.nodes[i] for i in range(loop.body.stop, loop.stop)]
     results = [function.wanted(node.inputs[0], sharded.strategies[node.name].inputs[0]) for node in leaves]
     lines, returned = write_body(arguments, function.statements, results)
-    if function.needs_batch and (line := batch_line(graph, arguments)):
-        lines.insert(0, line)
+    lines[:0] = function.batch_lines(arguments)
     members = weights_text({path: weight_text(sharded, key) for key, path in relative.items()}, indent=8)
-    shapes = {arg: (sharded.shape(key, sharded.layout(key)), graph.values[key].dtype) for key, arg in arguments.items()}
+    shapes = {arg: (sharded.held_shape(key), graph.values[key].dtype) for key, arg in arguments.items()}
     about = f"One of {loop.region.count} equal blocks of the model, {layer_names(folded, loop)[0]} the first."
     return BlockSource(name, about, members, tuple(arguments.values()), shapes, tuple(lines), returned)
 

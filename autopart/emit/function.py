@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+import sympy
+
 from autopart.emit.body import Statement
 from autopart.emit.kept import block_key, kept_path, kept_text
 from autopart.emit.spelling import spell, uses_batch
@@ -13,7 +15,7 @@ from autopart.ir.folded import Folded, Loop
 from autopart.ir.graph import Graph, Node
 from autopart.ir.kept import KEPT, input_count
 from autopart.ir.placement import REPLICATED, Layout, Shard, local_shape
-from autopart.ir.size import BATCH, Size
+from autopart.ir.size import BATCH, Size, is_batched
 from autopart.sharding.batch import BatchSharding
 from autopart.sharding.reshard import conversion
 from autopart.sharding.rule import Rule
@@ -50,6 +52,14 @@ class Sharded:
     def shape(self, name: str, layout: Layout) -> tuple[Size, ...]:
         """A rank's own shape of a value in a layout."""
         return local_shape(self.graph.values[name].shape, layout, self.tp)
+
+    def held_shape(self, name: str) -> tuple[Size, ...]:
+        """A rank's own shape of a value as it is held where it is made."""
+        return self.shape(name, self.layout(name))
+
+    def inner(self, name: str) -> str:
+        """The value of the folded graph that a value between two runs of a loop is an instance of."""
+        return name if name in self.graph.values else re.sub(r"_run\d+$", "", name)
 
 
 @dataclass
@@ -94,6 +104,27 @@ class Function:
             self.statements.append(Statement((target,), operands, write, "", shape))
             self.converted[(name, want)] = target
         return self.converted[(name, want)]
+
+    def batch_lines(self, arguments: Mapping[str, str]) -> list[str]:
+        """`b = x.shape[0]` where a statement needs it, from a tensor that has the batch, or a multiple, as a dim.
+
+        Raises UnsupportedError where none of the arguments has.
+        """
+        if not self.needs_batch:
+            return []
+        multiples: list[str] = []
+        for key, name in arguments.items():
+            for dim, size in enumerate(self.sharded.held_shape(self.sharded.inner(key))):
+                if size == BATCH:
+                    return [f"b = {name}.shape[{dim}]"]
+                if is_batched(size) and isinstance(times := size / BATCH, sympy.Integer):
+                    multiples.append(f"b = {name}.shape[{dim}] // {times}")
+        if not multiples:
+            model = self.sharded.graph.name
+            raise UnsupportedError(
+                f"a stage of {model} needs the batch size but takes no tensor with it as a dim: choose other cuts"
+            )
+        return multiples[:1]
 
     def add(self, node: Node) -> None:
         """Append one call, its conversions before it."""
@@ -200,12 +231,3 @@ def shard_text(shard: Shard, prefix: str = "") -> str:
     """`dim=2` or `dim=2, parts=(1, 1, 1)`"""
     parts = "" if shard.parts == (1,) else f", {prefix}parts={shard.parts}"
     return f"{prefix}dim={shard.dim}{parts}"
-
-
-def batch_line(graph: Graph, arguments: Mapping[str, str]) -> str | None:
-    """`b = x.shape[0]`, from any argument that has the batch as a dim; None where none has."""
-    for key, name in arguments.items():
-        value = graph.values.get(key)
-        if value is not None and BATCH in value.shape:
-            return f"b = {name}.shape[{value.shape.index(BATCH)}]"
-    return None

@@ -1,16 +1,14 @@
 """StageWriter: writes one stage, and knows afterwards what the executor must know of it."""
 
-import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 
 from autopart.emit.block_writer import loop_arguments, write_block
 from autopart.emit.body import Statement, identifier, unique, write_body
-from autopart.emit.function import Function, Sharded, batch_line
+from autopart.emit.function import Function, Sharded
 from autopart.emit.source import BlockSource, StageSource, path_text, weights_text
 from autopart.emit.stage_spec import Runs, StageSpec, carried_name, taken
 from autopart.emit.weight_text import weight_text
-from autopart.errors import UnsupportedError
 from autopart.ir.placement import REPLICATED
 from autopart.ir.program import ParameterShard
 from autopart.ir.units import layer_parts, own_weights
@@ -145,17 +143,11 @@ class StageWriter:
             function.statements.append(shared)
             results[place] = "loss"
         lines, returned = write_body(arguments, function.statements, results)
-        if function.needs_batch:
-            line = batch_line(graph, arguments)
-            if line is None:
-                raise UnsupportedError(
-                    f"a stage of {graph.name} needs the batch size but takes no tensor with it as a dim"
-                )
-            lines.insert(0, line)
+        lines[:0] = function.batch_lines(arguments)
         shapes = {}
         for key, argument in arguments.items():
-            inner = key if key in graph.values else re.sub(r"_run\d+$", "", key)
-            shapes[argument] = (sharded.shape(inner, sharded.layout(inner)), graph.values[inner].dtype)
+            inner = sharded.inner(key)
+            shapes[argument] = (sharded.held_shape(inner), graph.values[inner].dtype)
         return BlockSource("Stage", "", "", tuple(arguments.values()), shapes, tuple(lines), returned)
 
     def _loop(self, function: Function, runs: Runs, number: int) -> None:
@@ -202,8 +194,7 @@ class StageWriter:
             function.statements.append(Statement((f"count@{node.name}",), (target,), write, ""))
             results.append(f"count@{node.name}")
         lines, returned = write_body(arguments, function.statements, results)
-        if function.needs_batch and (line := batch_line(graph, arguments)):
-            lines.insert(0, line)
+        lines[:0] = function.batch_lines(arguments)
         return BlockSource("counts", "", "", tuple(arguments.values()), {}, tuple(lines), f"[{returned}]")
 
 

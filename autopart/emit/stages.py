@@ -1,6 +1,5 @@
 """Write a sharded graph out: one source file a distinct stage, and the data to run them."""
 
-import re
 from collections.abc import Sequence
 
 from autopart.emit.function import Sharded
@@ -50,13 +49,8 @@ def emit_program(sharded: Sharded, units: Sequence[Unit], cuts: Sequence[int], r
 
 
 def _transfer(sharded: Sharded, name: str, source: int, specs: Sequence[StageSpec]) -> Transfer:
-    inner = carried_value(sharded, name)
+    inner = sharded.inner(name)
     value = sharded.graph.values[inner]
-    shape = sharded.shape(inner, sharded.layout(inner))
+    shape = sharded.held_shape(inner)
     targets = tuple(stage for stage, spec in enumerate(specs) if name in spec.receives)
     return Transfer(name, shape, value.dtype, value.requires_grad, source, targets)
-
-
-def carried_value(sharded: Sharded, name: str) -> str:
-    """The value of the folded graph that a value between two runs of a loop is an instance of."""
-    return name if name in sharded.graph.values else re.sub(r"_run\d+$", "", name)

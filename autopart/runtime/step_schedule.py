@@ -27,15 +27,19 @@ def micro_batch_sizes(samples: int, micro_batch: int) -> tuple[int, ...]:
 
 
 def training_schedule(plan: PlanData, program: Program, samples: int) -> StepSchedule:
-    """How a replica trains on `samples` samples.
+    """How a replica trains on `samples` samples: micro-batches of the planned size, or of less where a schedule wants
+    whole rounds of them.
 
     Raises:
-        BatchError: the plan's schedule cannot take so many micro-batches.
+        BatchError: the plan's schedule cannot take so few samples.
         UnsupportedError: NCCL could not tell its messages apart.
     """
+    schedule = find_schedule(plan.schedule)
     sizes = micro_batch_sizes(samples, plan.micro_batch)
+    if schedule.whole_rounds and len(sizes) % plan.pp:
+        sizes = even_sizes(samples, count=len(sizes) + plan.pp - len(sizes) % plan.pp)
     try:
-        actions = find_schedule(plan.schedule)(plan.pp, len(sizes), plan.virtual_stages)
+        actions = schedule(plan.pp, len(sizes), plan.virtual_stages)
     except PlanningError as error:
         raise BatchError(
             f"a batch of {samples} samples is {len(sizes)} micro-batches of at most {plan.micro_batch}: {error}"
@@ -43,3 +47,10 @@ def training_schedule(plan: PlanData, program: Program, samples: int) -> StepSch
     if dist.is_initialized() and dist.get_backend() == "nccl":
         check_message_order(program, actions)
     return StepSchedule(sizes, actions)
+
+
+def even_sizes(samples: int, count: int) -> tuple[int, ...]:
+    """`count` micro-batches that differ by a sample at most; fewer where there are fewer samples."""
+    count = min(samples, count)
+    each, rest = divmod(samples, count)
+    return (each + 1,) * rest + (each,) * (count - rest)

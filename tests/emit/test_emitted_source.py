@@ -22,7 +22,7 @@ def _program(name: str, **pins: object) -> api.Program:
 
 @pytest.mark.parametrize("name", ["gpt", "llama"])
 def test_snapshot(name: str, check_snapshot: Callable[[str, str], None]) -> None:
-    program = _program(name, tp=2, pp=2, dp=1)
+    program = _program(name, tp=2, pp=2, dp=1, schedule="1f1b")
     assert [stem for stem, _ in program.sources] == ["stage_0", "stage_1"]
     check_snapshot(f"{name}_stage_0.py.txt", program.sources[0][1])
     check_snapshot(f"{name}_stage_1.py.txt", program.sources[1][1])

@@ -81,14 +81,21 @@ def _rounds() -> tuple[str, float]:
         virtual_stages=2,
     )  # fmt: skip
     try:
-        par.train_step(_cut(batch, 0, 5))
+        par.train_step(_cut(batch, 0, 1))
     except autopart.BatchError as error:
         message = str(error)
     return message, float(par.train_step(_cut(batch, 0, 7)))
 
 
-def test_a_schedule_that_takes_whole_rounds_says_so(worker_pool: WorkerPool) -> None:
+def test_a_batch_of_less_than_a_round_is_an_error(worker_pool: WorkerPool) -> None:
     for message, loss in worker_pool.run(_rounds, 2):
-        assert "a batch of 5 samples is 3 micro-batches of at most 2: schedule" in message
-        assert "a multiple of 2 micro-batches on 2 ranks, not 3" in message
+        assert "a batch of 1 samples is 1 micro-batches of at most 2: schedule" in message
+        assert "a multiple of 2 micro-batches on 2 ranks, not 1" in message
         assert loss == pytest.approx(_single("gpt", 7)[0], rel=1e-11)
+
+
+def test_a_schedule_of_whole_rounds_takes_any_number_of_samples_from_a_round_up(worker_pool: WorkerPool) -> None:
+    pins = {"pp": 2, "tp": 2, "schedule": "interleaved-1f1b", "virtual_stages": 2}
+    found = worker_pool.run(_train, 4, "residual_mlp", 4, pins)[0]
+    for size, (loss, _) in zip(SIZES, found, strict=True):
+        assert loss == pytest.approx(_single("residual_mlp", size)[0], rel=1e-11), f"{size} samples"
