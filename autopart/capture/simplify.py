@@ -16,6 +16,7 @@ DROPOUTS = ("aten.dropout.default", "aten.feature_dropout.default", "aten.alpha_
 # What looks at how a tensor lies in memory; for all else a contiguous copy is the same tensor.
 STRIDED = ("aten.view.dtype", "aten.view_as_complex.default", "aten.view_as_real.default", "aten.as_strided.default")
 NEUTRAL = {"aten.add.Tensor": 0, "aten.sub.Tensor": 0, "aten.mul.Tensor": 1, "aten.div.Tensor": 1}
+WHOLE = 2**63 - 1  # what a slice without an end ends at
 ATTENTION = "aten.scaled_dot_product_attention.default"
 
 
@@ -36,6 +37,8 @@ def _drop_identities(graph: Graph) -> Graph:
         node = _rename(node, renamed)
         if node.inputs and (_is_identity(node, graph.values[node.inputs[0]]) or _is_copy(graph, node)):
             renamed[node.output.name] = node.inputs[0]
+        elif _replaces_all(node, graph):
+            renamed[node.output.name] = node.inputs[1]
         else:
             nodes.append(node)
     outputs = tuple(renamed.get(name, name) for name in graph.outputs)
@@ -61,6 +64,16 @@ def _is_identity(node: Node, source: Value) -> bool:
     if node.op in NEUTRAL:
         return same and len(node.args) > 1 and node.args[1] == NEUTRAL[node.op] and not isinstance(node.args[1], bool)
     return False
+
+
+def _replaces_all(node: Node, graph: Graph) -> bool:
+    """Whether `node` writes all of a tensor, as `x[:, :3] = 0` does after the columns: the rows, of which it has all."""
+    if node.op != "aten.slice_scatter.default" or len(node.inputs) < 2:
+        return False
+    source, end, size = graph.values[node.inputs[1]], node.arg(4, "end"), node.output.shape[int(node.arg(2, "dim", 0))]
+    whole = node.arg(3, "start") in (None, 0) and (end in (None, size) or (isinstance(end, int) and end >= WHOLE))
+    same = source.requires_grad == node.output.requires_grad and source.dtype == node.output.dtype
+    return whole and same and source.shape == node.output.shape and node.arg(5, "step", 1) == 1
 
 
 def _is_copy(graph: Graph, node: Node) -> bool:
@@ -115,7 +128,7 @@ def _input_free(graph: Graph) -> frozenset[str]:
 
 
 def _drop_dead(graph: Graph) -> Graph:
-    live = set(graph.leaving)
+    live = set(graph.leaving) | {update.constant for update in graph.updates}
     kept = []
     for node in reversed(graph.nodes):
         if any(value.name in live for value in node.outputs):

@@ -16,6 +16,7 @@ from torch.export.graph_signature import InputKind, OutputKind
 from autopart.capture.example import Example, example_of
 from autopart.capture.example_inputs import Batch
 from autopart.capture.found_places import FoundPlaces
+from autopart.capture.functional import functional
 from autopart.capture.keep_whole import KeepWhole, KeptModules
 from autopart.capture.regions import check_regions
 from autopart.capture.simplify import simplify
@@ -112,9 +113,7 @@ def _export(wrapper: WithLoss, example: Example) -> Any:
             )
         except ForwardError as error:
             raise error.__cause__ or error from None
-        if any(_mutates(node) for node in exported.graph.nodes):
-            exported = exported.run_decompositions({})  # makes in-place ops functional; composite ops stay whole
-    return exported
+    return functional(exported)
 
 
 @contextmanager
@@ -143,11 +142,6 @@ def _silent_export() -> Iterator[None]:
     finally:
         for logger, disabled in zip(loggers, before, strict=True):
             logger.disabled = disabled
-
-
-def _mutates(node: torch.fx.Node) -> bool:
-    schema = getattr(node.target, "_schema", None)
-    return node.op == "call_function" and schema is not None and bool(schema.is_mutable)
 
 
 def _captured(model: nn.Module, exported: Any, example: Example) -> Captured:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
+from autopart.errors import UnsupportedError
 from autopart.ir.folded import Folded, Loop
 from autopart.ir.graph import Update
 from autopart.ir.units import Unit
@@ -53,7 +54,7 @@ def stage_specs(folded: Folded, units: Sequence[Unit], cuts: Sequence[int]) -> t
     results = graph.outputs
     for stage, (items, own) in enumerate(zip(all_items, made, strict=True)):
         last = stage == len(made) - 1
-        updates = _updates(folded, stage, own)
+        updates = _updates(folded, stage, items, own)
         helpers, missing = _needed(
             folded, items, own, [*(update.value for update in updates), *(results if last else [])]
         )
@@ -74,11 +75,30 @@ def stage_specs(folded: Folded, units: Sequence[Unit], cuts: Sequence[int]) -> t
     )
 
 
-def _updates(folded: Folded, stage: int, own: Sequence[str]) -> tuple[Update, ...]:
-    """The constants that the stage updates: with what it makes; the first also with what needs no stage's work."""
+def _updates(folded: Folded, stage: int, items: Sequence[int | Runs], own: Sequence[str]) -> tuple[Update, ...]:
+    """The constants that the stage updates: with what it makes; and those that it reads, where no stage's work is
+    needed for that. Such a constant that no stage reads is the first one's.
+
+    Raises:
+        UnsupportedError: the stage reads a constant that another stage updates.
+    """
     graph, made = folded.graph, set(own)
-    free = graph.recomputable if stage == 0 else frozenset[str]()
-    return tuple(update for update in graph.updates if update.value in made or update.value in free)
+    helpers, _ = _needed(folded, items, own, ())
+    nodes = {graph.nodes[index].name for index in helpers} | {
+        graph.nodes[index].name for item in items for index in ((item,) if isinstance(item, int) else item.loop.body)
+    }
+    read = {name for node in graph.nodes if node.name in nodes for name in node.inputs}
+    found = []
+    for update in graph.updates:
+        free = update.value in graph.recomputable
+        if update.value in made or (free and (stage == 0 or update.constant in read)):
+            found.append(update)
+        elif update.constant in read:
+            raise UnsupportedError(
+                f"{graph.targets[update.constant]} of {graph.name} is read on stage {stage} of the pipeline and changed "
+                "on another: choose other cuts (cuts=), or a smaller pp"
+            )
+    return tuple(found)
 
 
 def _items(folded: Folded, units: Sequence[Unit]) -> list[int | Runs]:

@@ -82,6 +82,7 @@ class StageWriter:
         for runs in self._runs:
             own = own_weights(folded, runs.loop, 0)
             used += [name for name in taken(folded, runs) if name not in own]
+        used += [update.constant for update in self.spec.updates]  # some are written without being read
         return tuple(dict.fromkeys(name for name in used if name in graph.weights))
 
     @cached_property
@@ -98,6 +99,17 @@ class StageWriter:
     @cached_property
     def _paths(self) -> Mapping[str, str]:
         return {name: f"self{path_text(self.sharded.graph.targets[name])}" for name in self._weights}
+
+    @cached_property
+    def _read_paths(self) -> Mapping[str, str]:
+        """How weights are read: a copy of what the stage changes, if a backward pass may look at it after that."""
+        graph, changed = self.sharded.graph, {update.constant for update in self.spec.updates}
+        kept = {
+            name
+            for name in changed
+            if any(value.requires_grad for user in graph.consumers[name] for value in graph.nodes[user].outputs)
+        }
+        return {name: f"{path}.clone()" if name in kept else path for name, path in self._paths.items()}
 
     def source(self, facts: str) -> str:
         """The text of the file; `facts` stand at its head."""
@@ -116,7 +128,7 @@ class StageWriter:
 
     def _function(self, arguments: Mapping[str, str]) -> Function:
         first = next(iter(arguments.values()), None)
-        return Function(self.sharded, self._paths, f"{first}.device" if first else "None", self._count_index)
+        return Function(self.sharded, self._read_paths, f"{first}.device" if first else "None", self._count_index)
 
     def _forward(self) -> BlockSource:
         sharded, graph = self.sharded, self.sharded.graph
@@ -173,6 +185,9 @@ class StageWriter:
             if name not in found:
                 found.add(name)
                 pending += graph.nodes[graph.producer[name]].inputs if name in graph.producer else ()
+        batched = [item.value.name for item in graph.inputs if item.path in graph.batched_inputs]
+        if self.counted and found.isdisjoint(batched):
+            found.update(batched[:1])  # targets that are made for so many samples; how many, an input tells
         return frozenset(found)
 
     def _counts(self) -> BlockSource | None:

@@ -137,7 +137,7 @@ def folded(graph: Graph) -> Folded:
         loops.append(Loop(region, start, len(nodes), tuple(enters), tuple(leaves)))
         position = region.stop
     nodes += graph.nodes[position:]
-    used = {name for node in nodes for name in node.inputs}
+    used = {name for node in nodes for name in node.inputs} | {update.constant for update in graph.updates}
     parameters = tuple(parameter for parameter in graph.parameters if parameter.value.name in used)
     constants = tuple(constant for constant in graph.constants if constant.value.name in used)
     slim = replace(graph, nodes=tuple(nodes), parameters=parameters, constants=constants, regions=())

@@ -96,9 +96,13 @@ def _limit_bytes(request: Request) -> int:
 def mixing_notes(batch: BatchSharding) -> tuple[Note, ...]:
     """What mixes the samples: one note for each line of the user's, with the ops that do it there."""
     lines: dict[str, dict[str, None]] = {}
+    changes: dict[str, dict[str, None]] = {}
     for item in batch.mixing:
-        lines.setdefault(item.location, {})[item.op] = None
-    return tuple(
+        if item.changes:
+            changes.setdefault(item.location, {})[item.changes] = None
+        else:
+            lines.setdefault(item.location, {})[item.op] = None
+    mixed = tuple(
         Note(
             ", ".join(ops),
             f"{'mix' if len(ops) > 1 else 'mixes'} the samples of a batch ({location}): computed per micro-batch, not "
@@ -106,6 +110,12 @@ def mixing_notes(batch: BatchSharding) -> tuple[Note, ...]:
         )
         for location, ops in lines.items()
     )
+    changed = tuple(
+        Note(", ".join(buffers), f"given new values in the forward pass ({location}): with every micro-batch")
+        for location, buffers in changes.items()
+        if location not in lines  # a batch norm, of which it is said already
+    )
+    return (*mixed, *changed)
 
 
 def _optimality(found: Found) -> str:

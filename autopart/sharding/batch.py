@@ -12,11 +12,12 @@ from dataclasses import dataclass
 import sympy
 
 from autopart.ir.folded import ENTER, LEAVE
-from autopart.ir.graph import Graph, Node
+from autopart.ir.graph import Graph, Node, Update
 from autopart.ir.size import BATCH, Size, is_batched
 from autopart.sharding.dispatch import Dispatch
 from autopart.sharding.rule import Rule
-from autopart.sharding.rules import elementwise
+from autopart.sharding.rules import elementwise, reshape
+from autopart.sharding.sample_order import SampleOrder
 
 # Ops of which a number among the arguments is computed with; of others it is a size.
 NUMERICAL = frozenset(elementwise.RULES) | {"aten.full.default", "aten.new_full.default", "aten.scalar_tensor.default"}
@@ -25,11 +26,16 @@ ZEROS = frozenset({"aten.zeros.default", "aten.zeros_like.default", "aten.new_ze
 
 @dataclass(frozen=True, slots=True)
 class Mixing:
-    """A node that mixes samples, with the user's line."""
+    """A node that mixes samples, with the user's line.
+
+    Attributes:
+        changes: the buffer that it gives a new value with every forward pass, "" for none.
+    """
 
     node: str
     op: str
     location: str
+    changes: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +77,8 @@ class _Walk:
     def __init__(self, graph: Graph, rules: Mapping[str, Rule | None], proven: frozenset[str]) -> None:
         self.graph, self.rules, self.proven = graph, rules, proven
         self.dispatch = Dispatch(graph, rules)
+        self.order = SampleOrder(graph, rules)
+        self.ordered: dict[str, bool] = {}
         self.partial: set[str] = set()
         self.local: set[str] = set()
         self.doubt: dict[str, Mixing] = {}
@@ -82,8 +90,11 @@ class _Walk:
     def result(self) -> BatchSharding:
         relevant = _ancestors(self.graph)
         for node in self.graph.nodes:
+            self.ordered[node.name] = self.order.visit(node)
             if node.name in relevant:
                 self._visit(node)
+        for update in self.graph.updates:
+            self._update(update, relevant)
         weighted = self.graph.loss is not None and self.graph.loss not in self.partial
         if weighted:
             self.shares.clear()
@@ -131,8 +142,22 @@ class _Walk:
             inherited = frozenset()  # beside a part's own values, which are named already, sums count for that part
         dispatched = self.dispatch.visit(node)
         if dispatched is None:
-            return _letters_separate(node, self.graph, self.rules.get(node.name), inherited, spreads)
+            letters = _letters_separate(node, self.graph, self.rules.get(node.name), inherited, spreads)
+            return letters and self.ordered[node.name]
         return dispatched and all(self.dispatch.counts(name) for name in inherited)
+
+    def _update(self, update: Update, relevant: frozenset[str]) -> None:
+        """A buffer's new value is made with every micro-batch: that matters if samples, or itself, go into the loss."""
+        graph = self.graph
+        made = graph.producer.get(update.value)
+        if made is None:
+            return
+        node = graph.nodes[made]
+        used = _ancestors(graph, (update.value,))
+        taken = {name for other in graph.nodes if other.name in used for name in other.inputs}
+        read = any(update.constant in other.inputs for other in graph.nodes if other.name in relevant)
+        if read or any(item.value.name in taken and _has_batch(item.value.shape) for item in graph.inputs):
+            self._report(Mixing(node.name, node.op, node.location, graph.targets[update.constant]))
 
     def _report(self, mixing: Mixing) -> None:
         self.reported.setdefault(mixing.node, mixing)
@@ -154,7 +179,7 @@ def _letters_separate(node: Node, graph: Graph, rule: Rule | None, inherited: fr
         return False
     for dims, name in zip(rule.inputs, node.inputs, strict=True):
         for letter, size in zip(dims, graph.values[name].shape, strict=True):
-            if letter in rule.whole and is_batched(size):
+            if letter in rule.whole and is_batched(size) and node.op not in reshape.RULES:  # of these, order tells
                 return False
     if not inherited:
         return True
@@ -183,9 +208,9 @@ def _is_zero(graph: Graph, name: str) -> bool:
     return node.op in ZEROS or (node.op == "aten.full.default" and node.args[1] == 0)
 
 
-def _ancestors(graph: Graph) -> frozenset[str]:
-    """The nodes that the loss, or without one the outputs, depend on."""
-    wanted = set(graph.outputs if graph.loss is None else (graph.loss,))
+def _ancestors(graph: Graph, values: tuple[str, ...] = ()) -> frozenset[str]:
+    """The nodes that `values`, if none are given the loss, or without one the outputs, depend on."""
+    wanted = set(values or (graph.outputs if graph.loss is None else (graph.loss,)))
     found = set()
     for node in reversed(graph.nodes):
         if any(value.name in wanted for value in node.outputs):

@@ -21,10 +21,10 @@ def reshape(node: Node, graph: Graph) -> Rule | None:
     outputs: list[str | None] = [None] * len(result)
     moves: list[Move] = []
     mixed: set[str] = set()
-    groups = list(_groups(source, result))
-    if not groups:
+    matched = list(groups(source, result))
+    if not matched:
         return None
-    for ins, outs in groups:
+    for ins, outs in matched:
         wide_in = [dim for dim in ins if source[dim] != 1]
         wide_out = [dim for dim in outs if result[dim] != 1]
         if len(wide_in) == 1 and len(wide_out) == 1:
@@ -49,7 +49,7 @@ def _symbolic(size: Size) -> bool:
     return not isinstance(size, int)
 
 
-def _groups(source: tuple[Size, ...], result: tuple[Size, ...]) -> Iterator[tuple[list[int], list[int]]]:
+def groups(source: tuple[Size, ...], result: tuple[Size, ...]) -> Iterator[tuple[list[int], list[int]]]:
     """The finest consecutive groups of dims on both sides that hold equally many elements."""
     i = j = 0
     while i < len(source) or j < len(result):
