@@ -33,6 +33,7 @@ from autopart.runtime.parallel import Parallel
 from autopart.sharding.find_rule import RuleSource
 from autopart.sharding.infer_axes import infer_axes
 from autopart.sharding.strategies import Strategy, strategies
+from autopart.sharding.strict import refuse_mixing
 from cost_models.cluster import Cluster
 from cost_models.stack import Stack
 
@@ -65,6 +66,7 @@ def plan(
     memory_limit_bytes: float | None = None,
     keep_whole: KeepWhole | None = None,
     search_seconds: float | None = None,
+    strict: bool = False,
 ) -> Plan:
     """The fastest way to train `model` on `world` devices that fits their memory. Needs no GPU and no process group.
 
@@ -108,11 +110,15 @@ def plan(
         search_seconds: after this time the search ends with the best plan so far, as soon as there is one, and
             `optimality` says how far it may be from the best. Left out: it ends when it is done, and is the same
             every time.
+        strict: refuse a model that mixes the samples of a batch (a batch norm, a contrastive loss, a buffer that a
+            forward pass changes), of which micro-batches and replicas compute something else than the whole batch
+            would; left out, the plan notes it. A module kept whole is refused where it was seen to mix them.
 
     Raises:
         CaptureError: the model cannot be captured, or no example batch is known.
         PinError: a pin that cannot be met.
         InfeasiblePlanError: nothing fits the memory.
+        MixingError: the model mixes samples, and `strict` refuses that.
         UnknownNameError: no such cluster, stack, schedule, precision or module, or an operator of `rules` that is not
             registered.
         RuleError: a rule of `rules` that cannot be read.
@@ -137,8 +143,11 @@ def plan(
     )
     check_names(cluster, pins)
     find_front_end(front_end)
-    prepared = model if isinstance(model, Prepared) else prepare(model, inputs, loss, rules, keep_whole, front_end)
-    return make_plan(prepared, world, cluster, global_batch, pins)
+    if not isinstance(model, Prepared):
+        model = prepare(model, inputs, loss, rules, keep_whole, front_end, strict)
+    elif strict:
+        refuse_mixing(model.captured.graph.name, model.batch)
+    return make_plan(model, world, cluster, global_batch, pins)
 
 
 def parallelize(
@@ -167,6 +176,7 @@ def parallelize(
     stack: str | Path | Stack | None = None,
     memory_limit_bytes: float | None = None,
     keep_whole: KeepWhole | None = None,
+    strict: bool = False,
 ) -> Parallel[Plan]:
     """Plan `model`, or take a `plan` made before, write it out, and inside a job of `world` ranks get ready to train.
 
@@ -202,7 +212,7 @@ def parallelize(
     check_names(cluster, pins)
     find_front_end(front_end)
     _join_job(world if world is not None else plan.world if plan is not None else 1)
-    prepared = prepare(model, inputs, loss, rules, keep_whole, front_end)
+    prepared = prepare(model, inputs, loss, rules, keep_whole, front_end, strict)
     if plan is not None:
         check_plan(plan, prepared, world, global_batch, pins)
         made = Plan(**{item.name: getattr(plan, item.name) for item in fields(PlanData)})

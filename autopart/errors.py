@@ -5,6 +5,7 @@ AutopartError
 │   └── InputsError          no example batch could be derived, or the given one does not fit
 ├── PlanningError            no plan for what was asked
 │   ├── InfeasiblePlanError  nothing fits the memory of the devices
+│   ├── MixingError          samples of a batch are mixed, which `strict=True` refuses
 │   └── PinError             a pinned degree or policy cannot be met
 ├── UnknownNameError         no such cluster, device, schedule, operator or target
 ├── RuleError                a sharding rule that cannot be read, or an op that none can be discovered for
@@ -64,6 +65,10 @@ class PlanningError(AutopartError):
 
 class InfeasiblePlanError(PlanningError):
     """No plan fits the memory of the devices."""
+
+
+class MixingError(PlanningError):
+    """Samples of a batch are mixed, and `strict=True` refuses that; the message lists all nodes that do it."""
 
 
 class PinError(PlanningError):

@@ -26,6 +26,7 @@ from autopart.sharding.find_rule import RuleSource, check_notation, find_rule
 from autopart.sharding.groups import share_groups
 from autopart.sharding.kept_rule import kept_rule
 from autopart.sharding.rule import Rule
+from autopart.sharding.strict import refuse_mixing
 
 LossFunction = Callable[[Any, Any], torch.Tensor]
 
@@ -53,6 +54,7 @@ def prepare(
     rules: Mapping[str, RuleSource] | None = None,
     keep_whole: KeepWhole | None = None,
     front_end: str | None = None,
+    strict: bool = False,
 ) -> Prepared:
     """Capture a model, fold it and find the rules of its nodes, once for many plans: what `plan` takes in its place.
 
@@ -60,14 +62,20 @@ def prepare(
 
     Raises:
         CaptureError: the model cannot be captured, or no example batch is known.
+        MixingError: the model mixes samples, and `strict` refuses that.
         UnknownNameError: no such front end or module, or an operator of `rules` that is not registered.
         RuleError: a rule of `rules` that cannot be read.
     """
     check_rules(rules or {})
-    if keep_whole != AUTO:
-        return find_rules(capture(model, inputs, loss, keep_whole, front_end), rules)
-    captured, kept = keep_as_needed(model, lambda names: capture(model, inputs, loss, names, front_end))
-    return replace(find_rules(captured, rules), kept_unasked=kept)
+    kept: tuple[str, ...] = ()
+    if keep_whole == AUTO:
+        captured, kept = keep_as_needed(model, lambda names: capture(model, inputs, loss, names, front_end))
+    else:
+        captured = capture(model, inputs, loss, keep_whole, front_end)
+    prepared = replace(find_rules(captured, rules), kept_unasked=kept)
+    if strict:
+        refuse_mixing(captured.graph.name, prepared.batch)
+    return prepared
 
 
 def capture(

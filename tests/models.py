@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from tests.plain_models import Perceiver, Recurrent
+
 SAMPLES = 8
 SEQUENCE = 12
 VOCABULARY = 32
@@ -204,6 +206,8 @@ MORE_CASES: Mapping[str, Case] = {
     "bert": Case(bert, _padded, drops=False),
     "t5": Case(t5, _padded, drops=False),
     "u_net": Case(UNet, _images),
+    "perceiver": Case(Perceiver, _tokens),
+    "recurrent": Case(Recurrent, _tokens),
 }
 
 

@@ -61,6 +61,7 @@ def test_plan_prints_the_table(tiny: str, asked: dict[str, Any], capsys: pytest.
     model = asked.pop("model")
     assert isinstance(model, nn.Sequential)
     assert asked.pop("world") == 64
+    assert asked.pop("strict") is False
     assert set(asked.values()) == {None}
 
 
@@ -68,7 +69,7 @@ def test_plan_passes_everything_on(tiny: str, asked: dict[str, Any]) -> None:
     flags = "--world 16 --cluster dgx-a100 --global-batch 32 --tp 2 --pp 4 --dp 2 "
     flags += "--stack megatron-core --precision bf16-mixed --cp 1 --zero 1 --virtual-stages 2 "
     flags += "--front-end fx_trace --micro-batch 1 --recompute full --schedule gpipe --no-sequence-parallel"
-    flags += " --search-seconds 2"
+    flags += " --search-seconds 2 --strict"
     assert main(["plan", f"{tiny}:with_batch", *flags.split(), "--cuts", "a.1, a.2,b", "--keep-whole", "a.*.c"]) == 0
     assert asked.pop("inputs").shape == (4, 16)
     del asked["model"]
@@ -92,6 +93,7 @@ def test_plan_passes_everything_on(tiny: str, asked: dict[str, Any]) -> None:
         "sequence_parallel": False,
         "keep_whole": ("a.*.c",),
         "search_seconds": 2.0,
+        "strict": True,
     }
 
 

@@ -44,12 +44,12 @@ def test_unknown_name() -> None:
 
 def test_plan() -> None:
     keywords = ["cluster=", "global_batch=", "inputs=", "loss=", "rules=", "front_end="]
-    own = [*keywords, *(f"{pin}=" for pin in PINS), "keep_whole=", "search_seconds="]
+    own = [*keywords, *(f"{pin}=" for pin in PINS), "keep_whole=", "search_seconds=", "strict="]
     assert parameters(autopart.plan) == ["model", "world", "*", *own]
 
 
 def test_prepare() -> None:
-    keywords = ["inputs=", "loss=", "rules=", "keep_whole=", "front_end="]
+    keywords = ["inputs=", "loss=", "rules=", "keep_whole=", "front_end=", "strict="]
     assert parameters(autopart.prepare) == ["model", *keywords]
 
 
@@ -62,6 +62,7 @@ def test_parallelize() -> None:
         *keywords,
         *(f"{pin}=" for pin in PINS),
         "keep_whole=",
+        "strict=",
     ]
 
 
@@ -75,7 +76,7 @@ def test_rules() -> None:
 def test_defaults_decide_nothing() -> None:
     for function in (autopart.plan, autopart.parallelize, autopart.prepare):
         defaults = {p.default for p in inspect.signature(function).parameters.values()} - {inspect.Parameter.empty}
-        assert defaults == {None}
+        assert defaults == {None, False}  # strict alone has a default of its own
 
 
 def test_load_plan_and_run() -> None:

@@ -63,6 +63,11 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         help="names of modules that are not looked into, as in 'model.layers.*.mlp'; each is called as it is. 'auto' "
         "keeps those that cannot be captured",
     )
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="refuse a model that mixes the samples of a batch, as a batch norm does; else the plan notes it",
+    )
     output = parser.add_argument_group("output")
     output.add_argument("--save", metavar="FILE", help="write the plan to this file")
     output.add_argument("--json", action="store_true", help="print the plan as JSON")
@@ -97,6 +102,7 @@ def _plan(arguments: argparse.Namespace) -> str:
             stack=arguments.stack,
             keep_whole=arguments.keep_whole,
             search_seconds=arguments.search_seconds,
+            strict=arguments.strict,
         )
     if arguments.save is not None:
         plan.save(arguments.save)
