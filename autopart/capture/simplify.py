@@ -67,7 +67,7 @@ def _is_identity(node: Node, source: Value) -> bool:
 
 
 def _replaces_all(node: Node, graph: Graph) -> bool:
-    """Whether `node` writes all of a tensor, as `x[:, :3] = 0` does after the columns: the rows, of which it has all."""
+    """Whether `node` writes a whole tensor, as `x[:, :3] = 0` does with the rows once it has its columns."""
     if node.op != "aten.slice_scatter.default" or len(node.inputs) < 2:
         return False
     source, end, size = graph.values[node.inputs[1]], node.arg(4, "end"), node.output.shape[int(node.arg(2, "dim", 0))]

@@ -74,6 +74,7 @@ class Survey(TorchFunctionMode):
         self._path = [""]
         self._asked: Counter[str] = Counter()
         self._guessed_sizes = False
+        self.branched = False  # whether a tensor was asked if it is true, so that the other answer may lead elsewhere
         self._data: dict[int, torch.Tensor] = {}  # what `.data` gave of weights, which have to live on
 
     @contextmanager
@@ -140,6 +141,7 @@ class Survey(TorchFunctionMode):
                 shape = [_plausible(size) for size in tensor.shape]
                 return _ones(tensor.dtype, shape, listed=name == "tolist")
         if value is None and name != "tolist":
+            self.branched = True
             return self._first == (self._asked[location] % 2 == 1)
         return _one(tensor.dtype) if name in ("item", "tolist") else value
 

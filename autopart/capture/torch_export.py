@@ -95,8 +95,11 @@ def _report(model: nn.Module, example: Example, loss: LossFunction | None, error
     """Everything in the model's code that stands in the way, after an export that failed with `error`."""
     found = FoundPlaces()
     for first in (True, False):  # both ways of a branch, where it has two
+        survey = Survey(model, found, first)
         with suppress(Exception):
-            _export(WithLoss(model, example.rebuild, loss, Survey(model, found, first)), example)
+            _export(WithLoss(model, example.rebuild, loss, survey), example)
+        if not survey.branched:
+            break
     if not found.count:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else "it gives no reason"
         frame = user_frame(traceback.extract_tb(error.__traceback__))

@@ -95,8 +95,8 @@ def _updates(folded: Folded, stage: int, items: Sequence[int | Runs], own: Seque
             found.append(update)
         elif update.constant in read:
             raise UnsupportedError(
-                f"{graph.targets[update.constant]} of {graph.name} is read on stage {stage} of the pipeline and changed "
-                "on another: choose other cuts (cuts=), or a smaller pp"
+                f"{graph.targets[update.constant]} of {graph.name} is read on stage {stage} of the pipeline and "
+                "changed on another: choose other cuts (cuts=), or a smaller pp"
             )
     return tuple(found)
 

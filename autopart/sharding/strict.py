@@ -23,8 +23,8 @@ def refuse_mixing(model: str, batch: BatchSharding) -> None:
     for number, (location, nodes) in enumerate(lines.items(), 1):
         text += [f"{number}. {location}", *(f"   {node}" for node in nodes)]
     text.append(
-        "There, micro-batches and replicas compute something else than the whole batch would: write it sample by sample "
-        "(a group norm or layer norm for a batch norm), or leave strict out, and it is computed for each micro-batch by "
+        "There, micro-batches and replicas compute something else than the whole batch would: write it sample by "
+        "sample (a group or layer norm for a batch norm), or leave strict out, and each micro-batch is computed by "
         "itself"
     )
     raise MixingError("\n".join(text))

@@ -37,9 +37,9 @@ def test_all_places_are_listed() -> None:
 
 @pytest.mark.parametrize("plans", [autopart.plan, autopart.parallelize])
 def test_everything_that_captures_takes_it(plans: object) -> None:
-    with pytest.raises(MixingError, match="plain_models.py"):
+    with pytest.raises(MixingError, match=r"plain_models\.py"):
         plans(TwoOrders(), 2, inputs=(X,), strict=True)  # type: ignore[operator]
-    with pytest.raises(MixingError, match="plain_models.py"):
+    with pytest.raises(MixingError, match=r"plain_models\.py"):
         autopart.prepare(TwoOrders(), (X,), strict=True)
 
 
