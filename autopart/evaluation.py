@@ -24,6 +24,7 @@ from autopart.runtime.evaluation import Variant
 from autopart.sharding.find_rule import RuleSource
 from autopart.sharding.infer_axes import infer_axes
 from autopart.sharding.reshard import conversion
+from autopart.sharding.sample_order import rows_apart
 from autopart.sharding.strategies import Strategy, strategies, without_gradient
 
 
@@ -73,7 +74,8 @@ def evaluation_variant(
         "Shapes are a rank's own; b is the micro-batch size."
     )
     written = emit_program(sharded, prepared.units, cuts, recompute=False, facts=facts)
-    return Variant(written, captured.graph, captured.constants, returned.rebuild if returned else None)
+    apart = rows_apart(graph, prepared.rules)
+    return Variant(written, captured.graph, captured.constants, returned.rebuild if returned else None, apart)
 
 
 def _cuts(prepared: Prepared, program: Program) -> tuple[int, ...] | None:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tests.plain_models import Perceiver, Recurrent
+from tests.plain_models import Codebooks, Perceiver, Recurrent
 
 SAMPLES = 8
 SEQUENCE = 12
@@ -111,6 +111,13 @@ def _tokens(dtype: torch.dtype) -> Mapping[str, torch.Tensor]:
     return {"input_ids": tokens, "labels": labels}
 
 
+def _codes(dtype: torch.dtype) -> Mapping[str, torch.Tensor]:
+    """Two rows of tokens a sample, with labels as uneven."""
+    tokens = _tokens(dtype)
+    codes = torch.stack([tokens["input_ids"], tokens["input_ids"].flip(1)], 1)
+    return {"codes": codes.flatten(0, 1), "labels": torch.stack([tokens["labels"], tokens["labels"].flip(1)], 2)}
+
+
 def _token_pair(dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
     return tuple(_tokens(dtype).values())
 
@@ -208,6 +215,7 @@ MORE_CASES: Mapping[str, Case] = {
     "u_net": Case(UNet, _images),
     "perceiver": Case(Perceiver, _tokens),
     "recurrent": Case(Recurrent, _tokens),
+    "codebooks": Case(Codebooks, _codes),
 }
 
 

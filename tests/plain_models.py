@@ -46,6 +46,25 @@ class Recurrent(nn.Module):
         return F.cross_entropy(self.head(states).reshape(-1, VOCABULARY), labels.transpose(0, 1).reshape(-1))
 
 
+class Codebooks(nn.Module):
+    """Codes of two codebooks, the rows of a sample one after the other, as sounds have them; labels lie by sample."""
+
+    def __init__(self, width: int = 16) -> None:
+        super().__init__()
+        self.embeds = nn.ModuleList(nn.Embedding(VOCABULARY, width) for _ in range(2))
+        self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(4))
+        self.heads = nn.ModuleList(nn.Linear(width, VOCABULARY) for _ in range(2))
+
+    def forward(self, codes: Tensor, labels: Tensor) -> Tensor:
+        """codes: (2 * batch, sequence), labels: (batch, sequence, 2) -> the loss."""
+        books = codes.reshape(-1, 2, codes.shape[-1])
+        x = sum(embed(books[:, number]) for number, embed in enumerate(self.embeds))
+        for layer in self.layers:
+            x = x + torch.tanh(layer(x))
+        losses = [F.cross_entropy(head(x).flatten(0, 1), labels[..., n].flatten()) for n, head in enumerate(self.heads)]
+        return sum(losses) / len(losses)
+
+
 class Changing(nn.Module):
     """Buffers that a forward pass changes: in place without gradients, read before and after, on every stage."""
 

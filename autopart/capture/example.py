@@ -17,17 +17,28 @@ EXPORT_BATCH = 4
 
 @dataclass(frozen=True)
 class Example:
-    """The tensors of a batch by name: what to export with, which of their dims are free, and the way back."""
+    """The tensors of a batch by name: what to export with, which of their dims are free, and the way back.
+
+    Attributes:
+        repeats: whether some tensors have several rows a sample.
+    """
 
     names: list[str]
     tensors: tuple[torch.Tensor, ...]
     dims: tuple[dict[int, Any], ...]
     batch_size: int
     rebuild: Callable[..., Batch]
+    repeats: bool = False
 
 
-def example_of(model: nn.Module, batch: Batch) -> Example:
+def example_of(model: nn.Module, batch: Batch, repeats: bool = False) -> Example:
     """The example to export `model` with: on its device, at `EXPORT_BATCH` samples.
+
+    Args:
+        model: its device counts.
+        batch: its first tensor tells the number of samples, and others of as many rows have them too.
+        repeats: the smallest number of rows tells the number of samples; a tensor whose rows are a multiple of it has
+            several a sample, lying together (the codebooks of a sound).
 
     Raises:
         InputsError: the batch holds no tensor with a batch dim, or something neither a tensor nor a plain value.
@@ -38,16 +49,29 @@ def example_of(model: nn.Module, batch: Batch) -> Example:
         raise InputsError(
             f"the first tensor of the batch, {names[0]!r}, has no batch dim: its shape is {tuple(tensors[0].shape)}"
         )
-    batched = [tensor.ndim > 0 and tensor.shape[0] == batch_size for tensor in tensors]
+    if repeats:
+        batch_size = min(tensor.shape[0] for tensor in tensors if tensor.ndim and tensor.shape[0])
+    rows = [_rows(tensor, batch_size, repeats) for tensor in tensors]
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     examples = tuple(
         torch.zeros(
-            (EXPORT_BATCH, *tensor.shape[1:]) if is_batched else tensor.shape, dtype=tensor.dtype, device=device
+            (count * EXPORT_BATCH, *tensor.shape[1:]) if count else tensor.shape, dtype=tensor.dtype, device=device
         )
-        for tensor, is_batched in zip(tensors, batched, strict=True)
+        for tensor, count in zip(tensors, rows, strict=True)
     )
-    dims = tuple({0: Dim.AUTO} if flag else {} for flag in batched)
-    return Example(names, examples, dims, batch_size, rebuild)
+    samples = Dim("samples")
+    several = any(count > 1 for count in rows)
+    free = {count: (samples if count == 1 else count * samples) if several else Dim.AUTO for count in {*rows}}
+    dims = tuple({0: free[count]} if count else {} for count in rows)
+    return Example(names, examples, dims, batch_size, rebuild, several)
+
+
+def _rows(tensor: torch.Tensor, batch_size: int, repeats: bool) -> int:
+    """How many rows of `tensor` each sample has; 0 where it has no samples."""
+    size = tensor.shape[0] if tensor.ndim else 0
+    if repeats:
+        return size // batch_size if size % batch_size == 0 else 0
+    return int(size == batch_size)
 
 
 def _flatten(batch: Batch) -> tuple[list[str], list[torch.Tensor], Callable[..., Batch]]:

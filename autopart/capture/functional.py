@@ -52,7 +52,7 @@ def _inline(module: torch.fx.GraphModule, plain: set[torch.fx.Node]) -> None:
                 detached[placeholder] = outer if outer in plain else _detached(module.graph, outer)
             results = module.graph.graph_copy(inner.graph, detached)
         for user in list(region.users):  # each takes one of its results
-            user.replace_all_uses_with(results[user.args[1]])
+            user.replace_all_uses_with(results[user.args[1]])  # type: ignore[index]
             module.graph.erase_node(user)
         module.graph.erase_node(region)
     module.recompile()
@@ -92,7 +92,7 @@ def _changed(node: torch.fx.Node) -> Iterator[torch.fx.Node]:
         if argument.alias_info is None or not argument.alias_info.is_write:
             continue
         given = node.args[position] if position < len(node.args) else node.kwargs.get(argument.name)
-        yield from (item for item in (given if isinstance(given, list | tuple) else (given,)) if item is not None)  # type: ignore[misc]
+        yield from (item for item in (given if isinstance(given, list | tuple) else (given,)) if item is not None)
 
 
 def _base(node: torch.fx.Node) -> torch.fx.Node:

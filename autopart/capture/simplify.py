@@ -70,7 +70,8 @@ def _replaces_all(node: Node, graph: Graph) -> bool:
     """Whether `node` writes a whole tensor, as `x[:, :3] = 0` does with the rows once it has its columns."""
     if node.op != "aten.slice_scatter.default" or len(node.inputs) < 2:
         return False
-    source, end, size = graph.values[node.inputs[1]], node.arg(4, "end"), node.output.shape[int(node.arg(2, "dim", 0))]
+    source, end, dim = graph.values[node.inputs[1]], node.arg(4, "end"), node.arg(2, "dim", 0)
+    size = node.output.shape[dim] if isinstance(dim, int) else None
     whole = node.arg(3, "start") in (None, 0) and (end in (None, size) or (isinstance(end, int) and end >= WHOLE))
     same = source.requires_grad == node.output.requires_grad and source.dtype == node.output.dtype
     return whole and same and source.shape == node.output.shape and node.arg(5, "step", 1) == 1

@@ -50,6 +50,7 @@ def capture(
     Args:
         model: any module; its tensors may be on `meta`.
         batch: keyword arguments or positional ones; every tensor whose first dim is the batch size is taken as batched.
+            Where that cannot be captured, so is one whose first dim is a multiple, with the rows of a sample together.
         loss: a function of (output, batch). Left out, the loss is the model's own: a scalar output, or `.loss` in it.
         every_layer: trace layers that do the same as others too; slower, and the graph is the same.
         keep_whole: names of modules that are not looked into, `*` standing for one name in a path. Each is run by
@@ -62,7 +63,17 @@ def capture(
     """
     example = example_of(model, batch)
     kept = KeptModules(model, keep_whole)
-    return kept.exported(lambda: _with_report(model, example, loss, every_layer))
+    try:
+        return kept.exported(lambda: _with_report(model, example, loss, every_layer))
+    except CaptureError:
+        example = example_of(model, batch, repeats=True)
+        if not example.repeats:
+            raise
+        # A table whose size is a multiple by chance is read right at first; only where that fails, several rows are
+        # taken for one sample's.
+        with suppress(CaptureError):
+            return kept.exported(lambda: _with_report(model, example, loss, every_layer))
+        raise
 
 
 def _with_report(model: nn.Module, example: Example, loss: LossFunction | None, every_layer: bool) -> Captured:

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 import sympy
 
-from autopart.ir.size import BATCH, Size
+from autopart.ir.size import BATCH, Size, is_batched
 
 # What is not the same each time, or not known to be: a module kept whole.
 RANDOM = ("rand", "dropout", "bernoulli", "multinomial", "normal_", "uniform", "exponential", "autopart.kept")
@@ -178,9 +178,10 @@ class Graph:
         return frozenset(known)
 
     @cached_property
-    def batched_inputs(self) -> tuple[str, ...]:
-        """The paths of the inputs whose first dim is the batch, in order."""
-        return tuple(item.path for item in self.inputs if item.value.shape and item.value.shape[0] == BATCH)
+    def batched_inputs(self) -> dict[str, int]:
+        """How many rows each sample has in the inputs whose first dim is the batch, or a multiple, by their paths."""
+        batched = [item for item in self.inputs if item.value.shape and is_batched(item.value.shape[0])]
+        return {item.path: int(item.value.shape[0] / BATCH) for item in batched}
 
     @cached_property
     def leaving(self) -> frozenset[str]:

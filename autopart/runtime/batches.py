@@ -58,7 +58,13 @@ class Batches:
 
     def samples(self, named: Mapping[str, torch.Tensor]) -> int:
         """How many there are; BatchError where items disagree."""
-        sizes = {path: named[path].shape[0] for path in self._graph.batched_inputs}
+        rows = self._graph.batched_inputs
+        for path, count in rows.items():
+            if named[path].shape[0] % count:
+                raise BatchError(
+                    f"batch item {path!r} has {named[path].shape[0]} rows, of which each sample has {count}"
+                )
+        sizes = {path: named[path].shape[0] // count for path, count in rows.items()}
         if len(set(sizes.values())) != 1:
             raise BatchError(f"the items of the batch have different numbers of samples: {sizes}")
         return next(iter(sizes.values()))
@@ -89,7 +95,8 @@ class Batches:
         start, stop = (replica * size // dp, (replica + 1) * size // dp)
 
         def own(path: str, item: Any) -> Any:
-            return item[start:stop] if path in self._graph.batched_inputs else item
+            rows = self._graph.batched_inputs.get(path)
+            return item if rows is None else item[start * rows : stop * rows]
 
         if isinstance(batch, Mapping):
             return {name: own(str(name), item) for name, item in batch.items()}

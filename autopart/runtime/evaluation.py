@@ -32,12 +32,14 @@ class Variant:
         graph: the graph that it was written from.
         constants: what the graph closes over.
         rebuild: makes what the model returns of the graph's outputs; None where the loss alone is returned.
+        apart: outputs in which a sample's rows do not lie together, as where the sequence goes before the batch.
     """
 
     program: Program
     graph: Graph
     constants: Mapping[str, torch.Tensor]
     rebuild: Callable[[Sequence[torch.Tensor]], Any] | None = None
+    apart: frozenset[str] = frozenset()
 
 
 class Evaluation:
@@ -74,18 +76,18 @@ class Evaluation:
         bind_kept(module, own, model, evaluates=True)
         return RankStage(module, comm, own)
 
-    def loss(self, batch: Mapping[str, torch.Tensor], batched: Sequence[str], micro_batch: int) -> torch.Tensor:
+    def loss(self, batch: Mapping[str, torch.Tensor], batched: Mapping[str, int], micro_batch: int) -> torch.Tensor:
         """The mean loss over the global batch, on every rank."""
         results = self._run(batch, batched, micro_batch)
         return self._executor.total([result[0] for result in results])
 
     @torch.no_grad()
     def outputs(
-        self, batch: Mapping[str, torch.Tensor], batched: Sequence[str], micro_batch: int, everywhere: bool
+        self, batch: Mapping[str, torch.Tensor], batched: Mapping[str, int], micro_batch: int, everywhere: bool
     ) -> Any:
         """What the model returns for this replica's share: on all its ranks, or on those of the last stage alone."""
         graph, rebuild = self._graph, self._variant.rebuild
-        samples = batch[batched[0]].shape[0]
+        samples = _samples(batch, batched)
         self._check_outputs(samples, micro_batch)
         results = self._run(batch, batched, micro_batch)
         found = []
@@ -116,19 +118,25 @@ class Evaluation:
             return
         for name in graph.outputs:
             value = graph.values[name]
-            if name == graph.loss or name not in graph.producer or any(map(is_batched, value.shape)):
+            batched = any(map(is_batched, value.shape))
+            if name == graph.loss or name not in graph.producer or (batched and name not in self._variant.apart):
                 continue
             node = graph.nodes[graph.producer[name]]
+            why = (
+                "in which the rows of a sample do not lie together, so those of micro-batches make no whole"
+                if batched
+                else "which has no samples as a dim, so it is another in each micro-batch"
+            )
             raise BatchError(
                 f"the model returns {name} (by {node.op} in {node.scope or 'the model'}) of shape "
-                f"({', '.join(map(str, value.shape))}), which has no samples as a dim, so it is another in each "
-                f"micro-batch: pass no more than micro_batch={micro_batch} samples, or let the model leave it out"
+                f"({', '.join(map(str, value.shape))}), {why}: "
+                f"pass no more than micro_batch={micro_batch} samples, or let the model leave it out"
             )
 
     def _run(
-        self, batch: Mapping[str, torch.Tensor], batched: Sequence[str], micro_batch: int
+        self, batch: Mapping[str, torch.Tensor], batched: Mapping[str, int], micro_batch: int
     ) -> list[tuple[torch.Tensor, ...]]:
-        sizes = micro_batch_sizes(batch[batched[0]].shape[0], micro_batch)
+        sizes = micro_batch_sizes(_samples(batch, batched), micro_batch)
         schedule = forward_passes(self._mesh.homes, len(sizes))
         if dist.get_backend() == "nccl":
             check_message_order(self._variant.program, schedule)
@@ -159,3 +167,8 @@ def _check_weights(stage: int, own: StageProgram, trained: StageProgram) -> None
                 f"stage {stage} needs {parameter.name} in evaluation mode, and training has it elsewhere or in other "
                 "pieces: evaluate the whole model, with the weights of full_state_dict()"
             )
+
+
+def _samples(batch: Mapping[str, torch.Tensor], batched: Mapping[str, int]) -> int:
+    path, rows = next(iter(batched.items()))
+    return batch[path].shape[0] // rows

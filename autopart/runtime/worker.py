@@ -98,14 +98,14 @@ class Worker:
     def step(
         self,
         batch: Mapping[str, torch.Tensor],
-        batched: Sequence[str],
+        batched: Mapping[str, int],
         schedule: StepSchedule,
         recorder: Recorder | None = None,
     ) -> torch.Tensor:
         """Forward, backward and gradient sums over this replica's share; the loss of the global batch.
 
-        `batched` are the paths of the items that have samples, cut into micro-batches as `schedule` has them. A
-        `recorder` is told of the actions.
+        `batched` are the paths of the items that have samples, each with its rows a sample; they are cut into
+        micro-batches as `schedule` has them. A `recorder` is told of the actions.
         """
         micro_batches = self.micro_batches(batch, batched, schedule.sizes)
         before = {name: parameter.grad for name, parameter in self._named.items()}
@@ -154,7 +154,7 @@ class Worker:
             yield
 
     def micro_batches(
-        self, batch: Mapping[str, torch.Tensor], batched: Sequence[str], sizes: Sequence[int]
+        self, batch: Mapping[str, torch.Tensor], batched: Mapping[str, int], sizes: Sequence[int]
     ) -> list[MicroBatch]:
         """The micro-batches of a replica's share, on this rank's device."""
         pieces = split_batch(batch, batched, sizes)
@@ -240,11 +240,18 @@ def share_parameters(modules: Sequence[nn.Module]) -> dict[str, nn.Parameter]:
     return named
 
 
-def split_batch(batch: Mapping[str, torch.Tensor], batched: Sequence[str], sizes: Sequence[int]) -> list[MicroBatch]:
+def split_batch(
+    batch: Mapping[str, torch.Tensor], batched: Mapping[str, int], sizes: Sequence[int]
+) -> list[MicroBatch]:
     """Micro-batches of these sizes, of a replica's share; items that are not `batched` go to each of them whole."""
+
+    def piece(path: str, item: torch.Tensor, start: int, size: int) -> torch.Tensor:
+        rows = batched.get(path)
+        return item if rows is None else item[start * rows : (start + size) * rows]
+
     starts = accumulate(sizes, initial=0)
     return [
-        {path: item[start : start + size] if path in batched else item for path, item in batch.items()}
+        {path: piece(path, item, start, size) for path, item in batch.items()}
         for start, size in zip(starts, sizes, strict=False)
     ]
 

@@ -21,6 +21,14 @@ from autopart.sharding.rules import reshape
 Before = int | str | None
 
 
+def rows_apart(graph: Graph, rules: Mapping[str, Rule | None]) -> frozenset[str]:
+    """The outputs of `graph` in which a sample's rows do not lie together: those of micro-batches make no whole."""
+    order = SampleOrder(graph, rules)
+    for node in graph.nodes:
+        order.visit(node)
+    return frozenset(name for name in graph.outputs if not order.together(name))
+
+
 class SampleOrder:
     """Follows the order of samples from node to node; `visit` them as they stand in the graph."""
 
@@ -31,6 +39,11 @@ class SampleOrder:
             for dim, size in enumerate(value.shape):
                 if is_batched(size) and value.name not in graph.producer:
                     self._before[value.name, dim] = 1
+
+    def together(self, name: str) -> bool:
+        """Whether each sample's entries of the value lie together in the dim that holds the batch."""
+        dims = range(len(self._graph.values[name].shape))
+        return all(self._before.get((name, dim)) in (1, None) for dim in dims)
 
     def visit(self, node: Node) -> bool:
         """Whether all inputs of `node` have their samples in one order, which its outputs then have."""

@@ -8,9 +8,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from autopart.capture.example_inputs import example_inputs
-from autopart.errors import InputsError
+from autopart.errors import BatchError, InputsError
 from autopart.ir.size import BATCH
+from autopart.runtime.batches import Batches
 from tests.capture.models import captured, graph_of, tiny_llama, token_batch
+from tests.plain_models import Codebooks
 
 BATCHED = torch.empty(4, 8)
 
@@ -143,3 +145,24 @@ class TestInputErrors:
     def test_a_batch_that_is_none(self, inputs: object, message: str) -> None:
         with pytest.raises(InputsError, match=re.escape(message)):
             captured(nn.Linear(8, 8), inputs)
+
+
+def test_rows_of_a_sample_that_lie_together() -> None:
+    """A first dim that is a multiple of the batch, where the model cannot be captured otherwise."""
+    codes, labels = torch.zeros(8, 6, dtype=torch.long), torch.zeros(4, 6, 2, dtype=torch.long)
+    graph = graph_of(Codebooks(), {"codes": codes, "labels": labels})
+    assert graph.batched_inputs == {"codes": 2, "labels": 1}
+    assert [item.value.shape[0] for item in graph.inputs] == [2 * BATCH, BATCH]
+    cut = Batches(graph, dp=2, global_batch=4).cut({"codes": codes, "labels": labels}, 1)
+    assert (cut["codes"].shape[0], cut["labels"].shape[0]) == (4, 2)
+    with pytest.raises(BatchError, match="'codes' has 7 rows, of which each sample has 2"):
+        Batches(graph, dp=2, global_batch=4).cut({"codes": codes[:7], "labels": labels}, 1)
+
+
+def test_a_table_whose_size_is_a_multiple_is_no_batch() -> None:
+    class Table(nn.Module):
+        def forward(self, x: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+            return table[x].square().mean()
+
+    graph = graph_of(Table(), {"x": torch.zeros(4, dtype=torch.long), "table": torch.randn(8, 3)})
+    assert graph.batched_inputs == {"x": 1}

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from autopart import api
 from autopart.sharding.batch import BatchSharding
+from autopart.sharding.sample_order import rows_apart
 from tests.plain_models import Perceiver, Recurrent, TwoOrders
 
 TOKENS = torch.zeros(4, 12, dtype=torch.long)
@@ -54,3 +55,19 @@ def test_labels_in_another_order_than_their_rows_are_named() -> None:
 
     found = _batch(Paired(8, 8), torch.randn(4, 6, 8), torch.zeros(4, 6, dtype=torch.long))
     assert [item.op for item in found.mixing] == ["aten.cross_entropy_loss.default"]
+
+
+def test_outputs_whose_rows_lie_apart_are_known() -> None:
+    class Rows(nn.Linear):
+        def __init__(self, first: str) -> None:
+            super().__init__(8, 8)
+            self.first = first
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = super().forward(x)
+            return (y.transpose(0, 1) if self.first == "length" else y).reshape(-1, 8)
+
+    for first, expected in (("length", True), ("batch", False)):
+        prepared = api.prepare(Rows(first), (torch.randn(4, 6, 8),), None)
+        graph = prepared.folded.graph
+        assert bool(rows_apart(graph, prepared.rules)) is expected
