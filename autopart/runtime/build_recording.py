@@ -63,7 +63,7 @@ class BuildRecording:
                 tensor = tensor.detach().clone()
                 self._given[self._number(tensor)] = tensor
             number = self._number(tensor)
-            return View(number, tensor.dtype, tuple(tensor.shape), tuple(tensor.stride()), tensor.storage_offset())
+            return View(number, tensor.dtype, tuple(tensor.shape), tensor.stride(), int(tensor.storage_offset()))
 
     def values(self, tree: Any) -> Any:
         """The tree with real tensors: what is recorded up to here is enough to compute them."""
@@ -144,7 +144,7 @@ class BuildRecording:
         index = len(self._operations)
         generator.manual_seed(TOKENS + index)
         self._tokens[place, _bytes(generator.get_state())] = index
-        return Draw(generator, state if follows is None else None, follows)
+        return Draw(generator, state if follows is None else follows)
 
     def _noted(self, tree: Any) -> Any:
         def noted(leaf: Any) -> Any:
@@ -165,7 +165,7 @@ class BuildRecording:
 
 class _Noted(TorchDispatchMode):
     def __init__(self, recording: BuildRecording) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._recording = recording
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -181,7 +181,7 @@ class _AsOnCPU(TorchFunctionMode):
         self._recording = recording
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func == torch.Tensor.device.__get__:  # type: ignore[attr-defined]
+        if func == torch.Tensor.device.__get__:
             return CPU
         if func == torch.Tensor.is_meta.__get__:  # type: ignore[attr-defined]
             return False

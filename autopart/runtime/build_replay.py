@@ -38,6 +38,11 @@ def replay(tape: Tape, wanted: Sequence[View]) -> Iterator[tuple[View, torch.Ten
         run.free(schedule.ends.get(index, ()))
 
 
+def draws(tape: Tape, wanted: Sequence[View]) -> bool:
+    """Whether the values of any of `wanted` depend on random numbers."""
+    return _backwards(tape, {view.storage for view in wanted}, -1)[1] >= 0
+
+
 class _Run:
     """The storages that hold values, and how far the generators are."""
 
@@ -46,7 +51,7 @@ class _Run:
         self._held: dict[int, torch.UntypedStorage] = {}
         self._states: dict[int, torch.Tensor] = {}
         draws = (tape.operations[index].draw for index in schedule.needed)
-        self._followed = Counter(draw.follows for draw in draws if draw is not None)
+        self._followed = Counter(draw.begins for draw in draws if draw is not None and isinstance(draw.begins, int))
 
     def tensor(self, view: View) -> torch.Tensor:
         """The window on a storage."""
@@ -99,16 +104,16 @@ class _Run:
             return
         before = draw.generator.get_state()
         try:
-            draw.generator.set_state(draw.state if draw.follows is None else self._states[draw.follows])
+            draw.generator.set_state(self._states[draw.begins] if isinstance(draw.begins, int) else draw.begins)
             yield
             if index in self._followed:
                 self._states[index] = draw.generator.get_state()
         finally:
             draw.generator.set_state(before)
-        if draw.follows is not None:
-            self._followed[draw.follows] -= 1
-            if not self._followed[draw.follows]:
-                del self._states[draw.follows]
+        if isinstance(draw.begins, int):
+            self._followed[draw.begins] -= 1
+            if not self._followed[draw.begins]:
+                del self._states[draw.begins]
 
 
 @dataclass

@@ -33,13 +33,12 @@ class Draw:
 
     Attributes:
         generator: the one that it draws from.
-        state: that generator's before it, where somebody set it; otherwise None.
-        follows: the operation after which the generator was as it is before this one; None where `state` is given.
+        begins: that generator's state before it, where somebody set it; otherwise the number of the operation after
+            which the generator was as it is before this one.
     """
 
     generator: torch.Generator
-    state: torch.Tensor | None
-    follows: int | None
+    begins: torch.Tensor | int
 
 
 @dataclass(frozen=True, eq=False)
