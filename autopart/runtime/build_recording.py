@@ -37,10 +37,12 @@ class BuildRecording:
     """
 
     def __init__(self, build: Callable[[], nn.Module], seed: int) -> None:
+        self._shared: set[int] = set()  # what others' memory is behind
         self._storages: list[torch.UntypedStorage] = []
         self._numbers: dict[int, int] = {}
         self._operations: list[Operation] = []
         self._given: dict[int, torch.Tensor] = {}
+        self._states: dict[int, torch.Tensor] = {}
         self._tokens: dict[tuple[int, bytes], int] = {}
         self._generators: list[torch.Generator] = []
         with torch.random.fork_rng(devices=[]):
@@ -53,8 +55,7 @@ class BuildRecording:
     @property
     def tape(self) -> Tape:
         """What was recorded so far."""
-        sizes = tuple(storage.nbytes() for storage in self._storages)
-        return Tape(tuple(self._operations), sizes, dict(self._given))
+        return Tape(self._operations, [storage.nbytes() for storage in self._storages], self._given, self._states)
 
     def view(self, tensor: torch.Tensor) -> View:
         """Where a tensor of `model` has its values."""
@@ -71,7 +72,7 @@ class BuildRecording:
         def value(leaf: Any) -> Any:
             if not isinstance(leaf, torch.Tensor) or not leaf.is_meta:
                 return leaf
-            ((_, found),) = replay(self.tape, [self.view(leaf)])
+            ((_, found),) = replay(self.tape, [self.view(leaf)], self._states)
             return found
 
         with _without_modes():
@@ -79,7 +80,8 @@ class BuildRecording:
 
     def call(self, function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """Call an op on `meta`, and note it if it makes or changes values."""
-        if function is torch.ops.aten.lift_fresh.default:  # a new tensor of given numbers: a copy can be changed
+        lifts = function is torch.ops.aten.lift_fresh.default
+        if lifts:  # a new tensor of given numbers: a copy can be changed
             function = torch.ops.aten.clone.default
         if {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape} & set(function.tags):
             with _without_modes():
@@ -92,6 +94,8 @@ class BuildRecording:
         leaves = [leaf for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, torch.Tensor)]
         views = [self.view(leaf) for leaf in leaves]
         made = {place: view for place, view in enumerate(views) if view.storage >= known}
+        if lifts and not args[0].untyped_storage().resizable():  # the memory of an array
+            self._shared.update(view.storage for view in views)
         written = _written(function, noted_args, noted_kwargs)
         if made or written:
             draws = torch.Tag.nondeterministic_seeded in function.tags
@@ -108,7 +112,7 @@ class BuildRecording:
         draw: Draw | None,
     ) -> None:
         for view in written:
-            if view.storage in self._given:
+            if view.storage in self._given or view.storage in self._shared:
                 raise CheckpointError(
                     f"build writes with {function} into a tensor that torch did not make for it, of shape "
                     f"{view.shape}, such as an array of numpy: let it copy that first"

@@ -16,16 +16,19 @@ from torch.utils import _pytree as pytree
 from autopart.runtime.build_tape import Draw, Tape, View
 
 
-def replay(tape: Tape, wanted: Sequence[View]) -> Iterator[tuple[View, torch.Tensor]]:
+def replay(
+    tape: Tape, wanted: Sequence[View], states: dict[int, torch.Tensor] | None = None
+) -> Iterator[tuple[View, torch.Tensor]]:
     """The values that `wanted` have at the end of the tape, each as soon as it has them; none is kept here.
 
-    What was drawn and the generators that it was drawn from are as before when all were given.
+    Generators are left as they are. Where `states` is given, theirs after each operation are added to it: a tape that
+    has them need not be drawn again to get there.
     """
     by_storage = defaultdict[int, list[View]](list)
     for view in wanted:
         by_storage[view.storage].append(view)
     schedule = _schedule(tape, by_storage)
-    run = _Run(tape, schedule)
+    run = _Run(tape, schedule, states)
     untouched = by_storage.keys() - schedule.final.keys()
     for storage in untouched:
         yield from ((view, run.tensor(view)) for view in by_storage[storage])
@@ -46,8 +49,8 @@ def draws(tape: Tape, wanted: Sequence[View]) -> bool:
 class _Run:
     """The storages that hold values, and how far the generators are."""
 
-    def __init__(self, tape: Tape, schedule: "_Schedule") -> None:
-        self._tape, self._schedule = tape, schedule
+    def __init__(self, tape: Tape, schedule: "_Schedule", states: dict[int, torch.Tensor] | None) -> None:
+        self._tape, self._schedule, self._kept = tape, schedule, states
         self._held: dict[int, torch.UntypedStorage] = {}
         self._states: dict[int, torch.Tensor] = {}
         draws = (tape.operations[index].draw for index in schedule.needed)
@@ -104,16 +107,21 @@ class _Run:
             return
         before = draw.generator.get_state()
         try:
-            draw.generator.set_state(self._states[draw.begins] if isinstance(draw.begins, int) else draw.begins)
+            draw.generator.set_state(self._state(draw.begins) if isinstance(draw.begins, int) else draw.begins)
             yield
             if index in self._followed:
                 self._states[index] = draw.generator.get_state()
+            if self._kept is not None:
+                self._kept[index] = draw.generator.get_state()
         finally:
             draw.generator.set_state(before)
-        if isinstance(draw.begins, int):
-            self._followed[draw.begins] -= 1
-            if not self._followed[draw.begins]:
-                del self._states[draw.begins]
+
+    def _state(self, operation: int) -> torch.Tensor:
+        """Of the generator after an operation; it is forgotten when no other asks for it."""
+        self._followed[operation] -= 1
+        if operation in self._tape.states:
+            return self._tape.states[operation]
+        return self._states[operation] if self._followed[operation] else self._states.pop(operation)
 
 
 @dataclass
@@ -135,16 +143,20 @@ class _Schedule:
 
 def _schedule(tape: Tape, wanted: Collection[int]) -> _Schedule:
     """Liveness, backwards: an operation runs if somebody needs what it makes, or numbers drawn after it."""
-    last_draw = _backwards(tape, wanted, -1)[1]
-    return _backwards(tape, wanted, last_draw)[0]
+    schedule, last_draw = _backwards(tape, wanted, -1)
+    return schedule if last_draw < 0 else _backwards(tape, wanted, last_draw)[0]
 
 
 def _backwards(tape: Tape, wanted: Collection[int], last_draw: int) -> tuple[_Schedule, int]:
-    found, live, open_, last = _Schedule(), set(wanted), set[int](), -1
+    """What runs if, of numbers that nobody needs, those up to `last_draw` are drawn; and which draw is needed last."""
+    found, live, open_, last = _Schedule(), set(wanted) - tape.given.keys(), set[int](), -1
+    undrawn = range(next(reversed(tape.states), -1) + 1, last_draw + 1)
     for index in reversed(range(len(tape.operations))):
+        if not live and (not undrawn or index < undrawn.start):
+            break
         op = tape.operations[index]
         useful = not op.writes.isdisjoint(live)
-        if not useful and (op.draw is None or index > last_draw):
+        if not useful and (op.draw is None or index not in undrawn):
             continue
         found.needed.add(index)
         if useful and op.draw is not None:
@@ -159,5 +171,5 @@ def _backwards(tape: Tape, wanted: Collection[int], last_draw: int) -> tuple[_Sc
         open_.update(ending)
         open_ -= op.replaces
         live -= op.replaces
-        live |= op.reads
+        live |= op.reads - tape.given.keys()
     return found, last

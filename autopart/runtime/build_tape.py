@@ -70,8 +70,16 @@ class Operation:
 
 @dataclass(frozen=True, eq=False)
 class Tape:
-    """All operations in order; the bytes of each storage; and the values of those that no operation made."""
+    """A whole tape.
 
-    operations: tuple[Operation, ...]
-    storage_bytes: tuple[int, ...]
+    Attributes:
+        operations: all, in order.
+        storage_bytes: of each storage.
+        given: the values of those that no operation made.
+        states: of generators, after those operations of which they are known from earlier replays.
+    """
+
+    operations: Sequence[Operation]
+    storage_bytes: Sequence[int]
     given: Mapping[int, torch.Tensor]
+    states: Mapping[int, torch.Tensor]
