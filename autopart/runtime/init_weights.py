@@ -23,11 +23,13 @@ def init_weights(state: JobState, build: Build, seed: int) -> None:
         CheckpointError: `build` makes another model, or cannot be followed.
     """
     recording = BuildRecording(build, seed)
-    _fill(state, recording, _views(state, recording, state.shapes))
+    _fill(state, recording, _views(state, recording, state.shapes, "build"))
 
 
-def init_unsaved(state: JobState, build: Build) -> None:
+def init_unsaved(state: JobState, build: Build, maker: str) -> None:
     """The same for what is in no `state_dict` and has no values yet, such as tables of rotary positions.
+
+    `maker` is what `build` is called in messages.
 
     Raises:
         CheckpointError: `build` makes another model, cannot be followed, or draws random numbers for these.
@@ -36,7 +38,7 @@ def init_unsaved(state: JobState, build: Build) -> None:
     if not wanted:
         return
     recording = BuildRecording(build, 0)
-    views = _views(state, recording, wanted)
+    views = _views(state, recording, wanted, maker)
     random = [name for name in sorted(views) if draws(recording.tape, [views[name]])]
     if random:
         raise CheckpointError(
@@ -46,7 +48,7 @@ def init_unsaved(state: JobState, build: Build) -> None:
     _fill(state, recording, views)
 
 
-def _views(state: JobState, recording: BuildRecording, names: Collection[str]) -> Mapping[str, View]:
+def _views(state: JobState, recording: BuildRecording, names: Collection[str], maker: str) -> Mapping[str, View]:
     """Where the built model has its tensors of these names, which are as here."""
     views, missing, different = {}, [], []
     for name in names:
@@ -60,8 +62,9 @@ def _views(state: JobState, recording: BuildRecording, names: Collection[str]) -
     if missing or different:
         found = "; ".join(text for text in (listed("has no", missing), listed("differs:", different)) if text)
         raise CheckpointError(
-            f"build makes another model than this {state.model_name}, a {type(recording.model).__name__}: it {found}. "
-            "Pass the function that made the model, with all that changes it before parallelize"
+            f"{maker} makes another model, a {type(recording.model).__name__}, than this {state.model_name}: it "
+            f"{found}. "
+            "Pass build=, the function that made this one, with all that was done to it before parallelize"
         )
     return views
 

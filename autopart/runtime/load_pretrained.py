@@ -34,9 +34,10 @@ def load_pretrained(state: JobState, model: nn.Module, directory: Path, build: B
     held = state.held
     _read(files, [(name, keys, held[name]) for name, keys in sources.items() if name in held])
     state.fill(sources)
-    build = build or _build_of(model)
     if build is not None:
-        init_unsaved(state, build)
+        init_unsaved(state, build, "build")
+    elif hasattr(type(model), "from_pretrained"):  # which makes the model so before it reads weights
+        init_unsaved(state, lambda: type(model)(copy.deepcopy(model.config)), f"{type(model).__name__}(config)")
 
 
 def _sources(state: JobState, model: nn.Module, files: PretrainedFiles, strict: bool) -> Mapping[str, Sequence[str]]:
@@ -126,11 +127,3 @@ def _check_kind(key: str, stored: torch.Tensor, own: torch.Tensor) -> None:
             f"{key} is stored as {stored.dtype}, and is {own.dtype} in the model: a quantized checkpoint must be "
             "converted before"
         )
-
-
-def _build_of(model: nn.Module) -> Build | None:
-    """How `from_pretrained` makes a model of transformers before it reads weights."""
-    config = getattr(model, "config", None)
-    if config is None or not hasattr(type(model), "from_pretrained"):
-        return None
-    return lambda: type(model)(copy.deepcopy(config))
