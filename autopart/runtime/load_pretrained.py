@@ -14,6 +14,7 @@ from autopart.runtime.init_weights import Build, init_unsaved
 from autopart.runtime.job_state import JobState
 from autopart.runtime.listed import listed
 from autopart.runtime.pretrained_files import PretrainedFiles
+from autopart.runtime.pretrained_names import Sources, find_sources
 
 
 def load_pretrained(state: JobState, model: nn.Module, directory: Path, build: Build | None, strict: bool) -> None:
@@ -30,67 +31,62 @@ def load_pretrained(state: JobState, model: nn.Module, directory: Path, build: B
         CheckpointError: there is no checkpoint, or not of this model.
     """
     files = PretrainedFiles(directory)
-    sources = _sources(state, model, files, strict)
+    sources = find_sources({key: stored.shape for key, stored in files.stored.items()}, state.first_name, model)
+    found = {name: files.stored[keys[0]].shape for name, keys in sources.direct.items()}
+    for group in sources.converted:
+        found.update(group.shapes)
+    _check(state, model, files, sources, found, strict)
     held = state.held
-    _read(files, [(name, keys, held[name]) for name, keys in sources.items() if name in held])
-    state.fill(sources)
+    with torch.no_grad():
+        _read(files, {name: keys for name, keys in sources.direct.items() if name in held}, held)
+        _convert(files, sources, held)
+    state.fill(found)
     if build is not None:
         init_unsaved(state, build, "build")
     elif hasattr(type(model), "from_pretrained"):  # which makes the model so before it reads weights
         init_unsaved(state, lambda: type(model)(copy.deepcopy(model.config)), f"{type(model).__name__}(config)")
 
 
-def _sources(state: JobState, model: nn.Module, files: PretrainedFiles, strict: bool) -> Mapping[str, Sequence[str]]:
-    """For each name here those that the checkpoint has for it: several where tied tensors are stored more than once."""
-    sources: dict[str, list[str]] = {}
-    unexpected = []
-    for key in files.stored:
-        name = _own_name(key, state, getattr(model, "base_model_prefix", ""))
-        if name is not None:
-            sources.setdefault(name, []).append(key)
-        elif key not in state.unsaved and not _ignored(key, model, "_keys_to_ignore_on_load_unexpected"):
-            unexpected.append(repr(key))
+def _check(
+    state: JobState,
+    model: nn.Module,
+    files: PretrainedFiles,
+    sources: Sources,
+    found: Mapping[str, tuple[int, ...]],
+    strict: bool,
+) -> None:
     shapes = state.shapes
     wanted = [name for name in shapes if name not in state.unsaved]
     missing = [
         repr(name)
         for name in wanted
-        if name not in sources and not _ignored(name, model, "_keys_to_ignore_on_load_missing")
+        if name not in found and not _ignored(name, model, "_keys_to_ignore_on_load_missing")
     ]
-    different = [
-        f"{key} is {files.stored[key].shape}, here {shapes[name][0]}"
-        for name, keys in sources.items()
-        for key in keys
-        if files.stored[key].shape != shapes[name][0]
+    unexpected = [
+        repr(key)
+        for key in sources.unexpected
+        if key not in state.unsaved and not _ignored(key, model, "_keys_to_ignore_on_load_unexpected")
     ]
-    if different or (strict and (missing or unexpected)):
-        found = [
-            listed(f"has no ({len(missing)} of {len(wanted)})", missing),
-            listed(f"has, and the model has not ({len(unexpected)} of {len(files.stored)}),", unexpected),
-            listed(f"differs in shape ({len(different)}):", different),
-        ]
-        raise CheckpointError(
-            f"the checkpoint in {files.directory} is of another model than {state.model_name}: it "
-            f"{'; it '.join(text for text in found if text)}. {_advice(bool(different))}"
+    stored = [(key, name, files.stored[key].shape) for name, keys in sources.direct.items() for key in keys]
+    stored += [(name, name, shape) for group in sources.converted for name, shape in group.shapes.items()]
+    different = [f"{key} is {shape}, here {shapes[name][0]}" for key, name, shape in stored if shape != shapes[name][0]]
+    if not different and not (strict and (missing or unexpected)):
+        return
+    text = [
+        listed(f"has no ({len(missing)} of {len(wanted)})", missing),
+        listed(f"has, and the model has not ({len(unexpected)} of {len(files.stored)}),", unexpected),
+        listed(f"differs in shape ({len(different)}):", different),
+    ]
+    advice = "Build the model from the config that lies beside the checkpoint"
+    if not different:
+        advice += (
+            ", or load what both have with strict=False, after par.init_weights(build, seed) where the model was built "
+            "on meta"
         )
-    return sources
-
-
-def _advice(different: bool) -> str:
-    if different:
-        return "Build the model from the config that lies beside the checkpoint"
-    return (
-        "Build the model from the config that lies beside the checkpoint, or load what both have with strict=False, "
-        "after par.init_weights(build, seed) where the model was built on meta"
+    raise CheckpointError(
+        f"the checkpoint in {files.directory} is of another model than {state.model_name}: it "
+        f"{'; it '.join(item for item in text if item)}. {advice}"
     )
-
-
-def _own_name(key: str, state: JobState, prefix: str) -> str | None:
-    """What the model calls a checkpoint's `key`: transformers puts a prefix before names of a base model, or not."""
-    own = [key]
-    if prefix:
-        own += [key.removeprefix(f"{prefix}."), f"{prefix}.{key}"]
-    return next((state.first_name[name] for name in own if name in state.first_name), None)
 
 
 def _ignored(name: str, model: nn.Module, kind: str) -> bool:
@@ -98,27 +94,43 @@ def _ignored(name: str, model: nn.Module, kind: str) -> bool:
     return any(re.search(pattern, name) for pattern in getattr(model, kind, None) or ())
 
 
-def _read(files: PretrainedFiles, wanted: Sequence[tuple[str, Sequence[str], HeldTensor]]) -> None:
-    first = [(keys[0], held, box) for _, keys, held in wanted for box in held.boxes()]
-    first.sort(key=lambda item: files.stored[item[0]].file)
-    with torch.no_grad():
-        for (key, _, box), part in zip(first, files.read(_parts(first)), strict=True):
-            _check_kind(key, part, box.values)
-            box.values.copy_(part)
-    again = [(key, held, box) for _, keys, held in wanted for key in keys[1:] for box in held.boxes()]
-    again.sort(key=lambda item: files.stored[item[0]].file)
-    names = {id(held): keys[0] for _, keys, held in wanted}
-    for (key, held, box), part in zip(again, files.read(_parts(again)), strict=True):
-        if not torch.equal(box.values, part.to(box.values)):
-            raise CheckpointError(
-                f"{files.directory} has other values for {names[id(held)]!r} than for {key!r}, which are one tensor in "
-                "the model: build it without tying them (tie_word_embeddings=False in its config)"
-            )
+def _read(files: PretrainedFiles, direct: Mapping[str, Sequence[str]], held: Mapping[str, HeldTensor]) -> None:
+    """Each held part from the file into its place; of a tensor that is stored more than once, all must be equal."""
+    for again in (False, True):
+        parts = [
+            (key, name, box)
+            for name, keys in direct.items()
+            for key in (keys[1:] if again else keys[:1])
+            for box in held[name].boxes()
+        ]
+        parts.sort(key=lambda part: files.stored[part[0]].file)
+        for (key, name, box), values in zip(parts, files.read(_windows(parts)), strict=True):
+            _check_kind(key, values, box.values)
+            if not again:
+                box.values.copy_(values)
+            elif not torch.equal(box.values, values.to(box.values)):
+                raise CheckpointError(
+                    f"{files.directory} has other values for {direct[name][0]!r} than for {key!r}, which are one "
+                    "tensor in the model: build it without tying them (tie_word_embeddings=False in its config)"
+                )
 
 
-def _parts(wanted: Sequence[tuple[str, HeldTensor, Box]]) -> Iterator[tuple[str, Sequence[slice]]]:
-    for key, _, box in wanted:
+def _windows(parts: Sequence[tuple[str, str, Box]]) -> Iterator[tuple[str, Sequence[slice]]]:
+    for key, _, box in parts:
         yield key, [slice(at, at + size) for at, size in zip(box.offsets, box.values.shape, strict=True)]
+
+
+def _convert(files: PretrainedFiles, sources: Sources, held: Mapping[str, HeldTensor]) -> None:
+    """One group of tensors at a time: whole, as a part of the result may need any of them."""
+    for group in sources.converted:
+        if group.shapes.keys().isdisjoint(held):
+            continue
+        made = group.convert(
+            list(files.read((key, [slice(None)] * len(files.stored[key].shape)) for key in group.keys))
+        )
+        for name in group.shapes.keys() & held.keys():
+            _check_kind(name, made[name], held[name].local)
+            held[name].take_from(made[name])
 
 
 def _check_kind(key: str, stored: torch.Tensor, own: torch.Tensor) -> None:

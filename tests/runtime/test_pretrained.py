@@ -250,6 +250,32 @@ def test_checkpoints_of_transformers_and_what_does_not_fit(worker_pool: WorkerPo
             assert re.search(f"^CheckpointError: .*{pattern}", errors[key]), f"{key}: {errors[key]}"
 
 
+def _experts(item: Made, folder: Path, tied: Made, other: Path) -> tuple[dict[str, torch.Tensor], str]:
+    par = item.parallel()
+    par.load_pretrained(folder)
+    return par.full_state_dict(), _message(tied.parallel().load_pretrained, other, tied.build)
+
+
+def test_experts_that_are_stored_one_by_one_and_ties_that_are_none(worker_pool: WorkerPool, tmp_path: Path) -> None:
+    model = _seeded(_made("mixtral")[0])
+    model.save_pretrained(tmp_path)  # type: ignore[operator]
+    assert "model.layers.3.block_sparse_moe.experts.0.w1.weight" in load_file(tmp_path / "model.safetensors")
+    other = tmp_path / "untied"
+    other.mkdir()
+    state = {key: tensor.clone() for key, tensor in _mixed().state_dict().items()}
+    save_file({**state, "head.weight": state["head.weight"] + 1}, other / "model.safetensors")
+    results = worker_pool.run(
+        _experts, 4, made("mixtral", tp=2, pp=2), tmp_path, made("mixed", tp=2, pp=2, micro_batch=2), other
+    )
+    expected = model.state_dict()
+    assert results[0][0].keys() == expected.keys()
+    assert all(torch.equal(results[0][0][key], tensor) for key, tensor in expected.items())
+    for _, message in results:
+        assert (
+            "has other values for 'embed.weight' than for 'head.weight', which are one tensor in the model" in message
+        )
+
+
 def _peaks(item: Made, folder: Path) -> tuple[dict[str, float], dict[str, float]]:
     """MiB that each step added to what the process had, at its peak; and what this rank has and read."""
     peaks, sizes = {}, {}
