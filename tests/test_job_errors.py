@@ -101,7 +101,7 @@ class TestInAJob:
         ((name, message),) = worker_pool.run(_on_meta, 1)
         assert name == "CheckpointError"
         assert "ResidualMLP was built on meta, and 'enter.bias' and " in message
-        assert "par.init_weights(seed), par.load_pretrained(directory) or par.load(directory) first" in message
+        assert "par.init_weights(build, seed), par.load_pretrained(directory) or par.load(directory) first" in message
 
     @pytest.mark.parametrize("world", [1, 2])
     def test_batches(self, worker_pool: WorkerPool, world: int) -> None:

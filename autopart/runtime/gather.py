@@ -65,8 +65,9 @@ def _collect(
             dist.recv(buffer, rank)
             pieces.append(buffer)
     shard = parameter.layout.shard
-    whole = pieces[0] if shard is None else join(pieces, shard)
-    return whole.detach().to("cpu", copy=True)
+    if shard is not None:
+        return join(pieces, shard).to("cpu")
+    return pieces[0].to("cpu", copy=ranks == [0])  # what this rank itself holds goes on being trained
 
 
 def _piece(parameter: ParameterShard, mesh: Mesh, local: Callable[[str], torch.Tensor | None]) -> torch.Tensor:

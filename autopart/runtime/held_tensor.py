@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import torch
 
 from autopart.ir.placement import Shard, pieces
-from autopart.runtime.pieces import own_piece
 
 
 @dataclass(frozen=True)
@@ -51,5 +50,8 @@ class HeldTensor:
 
     def take_from(self, whole: torch.Tensor) -> None:
         """Fill `local` with its part of `whole`, converted to its dtype and device."""
-        piece = whole if self.shard is None else own_piece(whole, self.shard, self.rank, self.degree)
-        self.local.copy_(piece)
+        for box in self.boxes():
+            part = whole
+            for dim, (start, size) in enumerate(zip(box.offsets, box.values.shape, strict=True)):
+                part = part.narrow(dim, start, size)
+            box.values.copy_(part)

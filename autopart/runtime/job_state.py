@@ -31,6 +31,7 @@ class JobState:
         unused: on rank 0, tensors that are in the model's `state_dict` and on no stage; {} elsewhere.
         specs: the parameters of all stages.
         first_name: every name of the model's `state_dict` to the one of its names that its tensor is held under.
+        unsaved: names of buffers that the `state_dict` does not have, and of plain tensors that have no values yet.
         waiting: the names, of all stages and of `unused`, that have no values yet; the same on every rank.
     """
 
@@ -50,7 +51,9 @@ class JobState:
             for name, x in named.items()
         }
         registered = {name for name, _ in model.named_buffers(remove_duplicate=False)}
-        held = {name for stage in program.stages for name in stage.constants if name in registered}
+        used = {name for stage in program.stages for name in stage.constants}
+        # Other constants come with the model, unless they too have no values yet.
+        held = {name for name in used if name in registered or constants[name].is_meta}
         own = list(_buffers(program, stages, held))
         self.buffers: Mapping[str, HeldTensor] = dict(reversed(own))
         self._copies = [(name, other.local) for name, other in own if other is not self.buffers[name]]
@@ -64,7 +67,9 @@ class JobState:
         }
         spare = {name: state[name] for name in dict.fromkeys(self.first_name.values())}
         spare = {name: x for name, x in spare.items() if name not in held and name not in self.specs}
-        self._unused_shapes = {name: (tuple(x.shape), x.dtype) for name, x in spare.items()}
+        self._unused_shapes = _shapes(spare)
+        self._buffer_shapes = _shapes({name: constants[name] for name in held})
+        self.unsaved = frozenset(held.difference(state))
         self.unused: Mapping[str, torch.Tensor] = {}
         if dist.get_rank() == 0:
             self.unused = {name: torch.empty_like(x, device="cpu") if x.is_meta else x for name, x in spare.items()}
@@ -79,9 +84,15 @@ class JobState:
 
     @property
     def shapes(self) -> Mapping[str, tuple[tuple[int, ...], torch.dtype]]:
-        """The whole shape and the dtype of every parameter of all stages, and of what is on no stage."""
+        """The whole shape and the dtype of all that stages hold, and of what none holds; the same on every rank."""
         held = {name: (spec.shape, getattr(torch, spec.dtype)) for name, spec in self.specs.items()}
-        return {**held, **self._unused_shapes}
+        return {**held, **self._buffer_shapes, **self._unused_shapes}
+
+    @property
+    def held(self) -> Mapping[str, HeldTensor]:
+        """All that this rank holds: parameters, buffers, and on rank 0 what no stage has."""
+        spare = {name: HeldTensor(tuple(x.shape), x) for name, x in self.unused.items()}
+        return {**self.parameters, **self.buffers, **spare}
 
     def fill(self, names: Iterable[str]) -> None:
         """Note that `names` have values now, and give those of buffers to all stages of this rank that have them."""
@@ -101,8 +112,12 @@ class JobState:
             more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
             raise CheckpointError(
                 f"{self.model_name} was built on meta, and {missing[0]!r}{more} have no values yet: call "
-                "par.init_weights(seed), par.load_pretrained(directory) or par.load(directory) first"
+                "par.init_weights(build, seed), par.load_pretrained(directory) or par.load(directory) first"
             )
+
+
+def _shapes(tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    return {name: (tuple(x.shape), x.dtype) for name, x in tensors.items()}
 
 
 def _buffers(

@@ -16,9 +16,9 @@ from autopart.ir.graph import Graph
 from autopart.ir.plan import PlanData
 from autopart.ir.program import Program
 from autopart.runtime.batches import Batches
-from autopart.runtime.checkpoint import load_checkpoint, save_checkpoint
 from autopart.runtime.evaluation import Evaluation, Variant
 from autopart.runtime.load import write_sources
+from autopart.runtime.parallel_state import ParallelState
 from autopart.runtime.precision import precision_named
 from autopart.runtime.recorder import Recorder
 from autopart.runtime.step_schedule import training_schedule
@@ -29,7 +29,7 @@ from autopart.schedules.timeline import Timeline
 PlanT = TypeVar("PlanT", bound=PlanData)
 
 
-class Parallel(Generic[PlanT]):
+class Parallel(ParallelState, Generic[PlanT]):
     """What `autopart.parallelize` returns.
 
     Inside a job of `plan.world` ranks it holds this rank's stage; outside, `plan`, `program` and `emit` work alone.
@@ -216,51 +216,12 @@ class Parallel(Generic[PlanT]):
         """This rank's parameters by their original names; each is this rank's piece."""
         return iter(self._inside().named_parameters().items())
 
-    def full_state_dict(self) -> dict[str, torch.Tensor]:
-        """The model's `state_dict` as trained: whole tensors, original names, on the CPU of rank 0; {} elsewhere.
-
-        All ranks must call it together.
-        """
-        worker = self._filled()
-        found = {name: whole for name, whole in worker.full_state() if whole is not None}
-        if dist.get_rank() != 0:
-            return {}
-        unused = {name: x.detach().cpu() for name, x in worker.state.unused.items() if name not in worker.state.waiting}
-        state = {**unused, **found}
-        return {name: state[first] for name, first in worker.state.first_name.items() if first in state}
-
     def full_gradients(self) -> dict[str, torch.Tensor]:
         """Every parameter's gradient whole, by its original name, on the CPU of rank 0; {} elsewhere.
 
         A tied parameter appears once, under its first name. All ranks must call it together.
         """
         return dict(self._inside().full_gradients())
-
-    def save(self, directory: str | Path, optimizer: torch.optim.Optimizer | None = None) -> None:
-        """Write a checkpoint into `directory`, which `load` reads on any layout and number of ranks.
-
-        It is one of `torch.distributed.checkpoint`: weights and buffers as `model.<original name>`, the optimizer's
-        state as `optimizer.state.<original name>.<key>`. What dropout draws goes on from it as well. Learning-rate
-        schedulers and data loaders have a `state_dict` of their own. All ranks must call it together, with a directory
-        that all of them share.
-
-        Raises:
-            LaunchError: outside a job of the plan's size.
-            CheckpointError: it could not be written, or weights have no values yet.
-            UnsupportedError: the optimizer has state of which it is not known how it is split.
-        """
-        save_checkpoint(Path(directory), self._filled(), optimizer)
-
-    def load(self, directory: str | Path, optimizer: torch.optim.Optimizer | None = None) -> None:
-        """Read what `save` wrote, each rank its pieces; on the same layout, training goes on to the last bit.
-
-        All ranks must call it together.
-
-        Raises:
-            LaunchError: outside a job of the plan's size.
-            CheckpointError: there is no checkpoint, it is of another model, or its optimizer is another.
-        """
-        load_checkpoint(Path(directory), self._inside(), optimizer)
 
     def emit(self, directory: str | Path) -> tuple[Path, ...]:
         """Write the source of every distinct stage, and the plan, into `directory`; works anywhere.
@@ -299,8 +260,3 @@ class Parallel(Generic[PlanT]):
             f"the plan is for {world} ranks, {running}: launch with `torchrun{many} --nproc-per-node {per_node} "
             f"SCRIPT.py`, or run a function on local processes with autopart.run(function, world={world})"
         )
-
-    def _filled(self) -> Worker:
-        worker = self._inside()
-        worker.state.check_filled()
-        return worker
