@@ -61,10 +61,10 @@ class Executor:
         scale: float = 1.0,
         recorder: Recorder | None = None,
     ) -> torch.Tensor:
-        """All actions of a step; gradients are left in the parameters' `grad`, summed over micro-batches.
+        """All actions of a step; gradients are left summed over micro-batches and ranks.
 
         `sizes` are the samples of each micro-batch; gradients are those of the loss times `scale`. `gradients` are told
-        of backward passes, and a `recorder` when each action begins and ends.
+        of backward passes, and finish them, and a `recorder` when each action begins and ends.
 
         Returns the loss over the global batch, on every rank.
         """
@@ -88,6 +88,7 @@ class Executor:
                 put_off = deferred.pop(key)
                 with without_autocast(self._mesh.device), gradients.passing(action, put_off.weights):
                     put_off.add_gradients(gradients.arrived)
+        gradients.finish()
         return self.total(losses)
 
     @torch.no_grad()

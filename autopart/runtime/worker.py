@@ -142,7 +142,6 @@ class Worker:
             factor = scale.value if scale else 1.0
             loss = self._executor.run(actions, micro_batches, schedule.sizes, self._gradients, factor, recorder)
         self._steps += 1
-        self._gradients.finish()
         if scale is not None:
             scale.unscale(self._leaves.values(), self.mesh.device)
         for name, earlier in before.items():  # gradients of steps before, not yet cleared, add up as they do in torch

@@ -11,7 +11,6 @@ from tests.worker_pool import WorkerPool
 
 LAYOUTS: list[tuple[str, int, dict[str, Any]]] = [
     ("gpt", 2, {"zero": 1, "dp": 2, "micro_batch": 4}),
-    ("gpt", 3, {"zero": 1, "dp": 3, "micro_batch": 1}),
     ("gpt", 4, {"zero": 1, "dp": 2, "pp": 2, "micro_batch": 1}),
     ("llama", 4, {"zero": 1, "dp": 2, "tp": 2, "micro_batch": 2}),
     ("conv_net", 4, {"zero": 1, "dp": 4, "micro_batch": 1}),
@@ -19,7 +18,7 @@ LAYOUTS: list[tuple[str, int, dict[str, Any]]] = [
     ("gpt", 4, {"zero": 1, "dp": 2, "pp": 2, "micro_batch": 1, "schedule": "zb-v", "virtual_stages": 2}),
     ("gpt", 8, {"zero": 1, "dp": 2, "pp": 2, "tp": 2, "micro_batch": 1, "schedule": "zb-h1"}),
     ("gpt", 2, {"zero": 2, "dp": 2, "micro_batch": 4}),
-    ("gpt", 3, {"zero": 2, "dp": 3, "micro_batch": 1}),
+    ("gpt2", 4, {"zero": 2, "dp": 4, "micro_batch": 1}),
     ("gpt", 8, {"zero": 2, "dp": 2, "pp": 2, "tp": 2, "micro_batch": 1, "recompute": "full"}),
     ("residual_mlp", 4, {"zero": 2, "dp": 2, "pp": 2, "micro_batch": 1, "schedule": "gpipe"}),
     ("gpt", 4, {"zero": 2, "dp": 2, "pp": 2, "micro_batch": 1, "schedule": "interleaved-1f1b", "virtual_stages": 2}),
