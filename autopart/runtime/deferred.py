@@ -49,7 +49,7 @@ class Deferred(TorchFunctionMode):
         return self._weights
 
     @torch.no_grad()
-    def add_gradients(self, added: Callable[[nn.Parameter], None]) -> None:
+    def add_gradients(self, added: Callable[[nn.Parameter], None] = lambda weight: None) -> None:
         """Compute all gradients that were put off, and add them to the `grad` of their weights.
 
         `added` is told of each weight that gets no more.
