@@ -4,6 +4,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from autopart.errors import PinError, PlanMismatchError, UnknownNameError, UnsupportedError
+from autopart.ir.action import Kind
 from autopart.ir.kept import KEPT, function_name
 from autopart.ir.plan import Note, PlanData
 from autopart.ir.units import Unit
@@ -172,15 +173,15 @@ def check_runnable(plan: PlanData) -> None:
     Raises:
         UnsupportedError: it cannot, with what to change.
     """
-    wanted = (
-        ("cp", plan.cp, 1),
-        ("zero", plan.zero, 0),
-    )
-    for name, value, runs in wanted:
-        if value != runs:
-            raise UnsupportedError(
-                f"{name}={value!r} can be planned but not run yet: leave it out, which is {name}={runs!r}"
-            )
+    if plan.cp != 1:
+        raise UnsupportedError(f"cp={plan.cp} can be planned but not run yet: leave it out, which is cp=1")
+    if plan.zero > 2:
+        raise UnsupportedError(f"zero={plan.zero} can be planned but not run yet: choose zero=1 or zero=2")
+    if plan.zero == 2 and plan.dp > 1 and Kind.WEIGHT in find_schedule(plan.schedule).kinds:
+        raise UnsupportedError(
+            f"zero=2 keeps no whole gradients, and schedule {plan.schedule!r} puts part of them off while others wait: "
+            "choose zero=1, or a schedule without split backward passes, as '1f1b'"
+        )
     if plan.precision not in RUN_PRECISIONS:
         raise UnsupportedError(
             f"precision={plan.precision!r} can be planned but not run yet: choose among {', '.join(RUN_PRECISIONS)}"

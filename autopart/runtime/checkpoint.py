@@ -40,6 +40,7 @@ def save_checkpoint(directory: Path, worker: Worker, optimizer: Optimizer | None
         UnsupportedError: the optimizer has state of which it is not known how it is split.
     """
     state = worker.state
+    worker.gather_weights()
 
     def items() -> Mapping[str, Any]:
         found: dict[str, Any] = {f"{MODEL}{name}": held for name, held in state.parameters.items()}
@@ -53,7 +54,7 @@ def save_checkpoint(directory: Path, worker: Worker, optimizer: Optimizer | None
             seed, steps = worker.random_state
             found[JOB] = {"format": FORMAT, "model": state.model_name, "seed": seed, "steps": steps}
         if optimizer is not None:
-            found.update(optimizer_items(optimizer, state.parameters, first))
+            found.update(optimizer_items(optimizer, worker.held_leaves(), worker.own_names, first))
         return found
 
     _together(directory, lambda: save({}, checkpoint_id=directory, planner=PieceSaver(items)))
@@ -71,7 +72,7 @@ def load_checkpoint(directory: Path, worker: Worker, optimizer: Optimizer | None
             "par.load_pretrained"
         )
     state = worker.state
-    optimizer_state = None if optimizer is None else OptimizerLoader(optimizer, state.parameters)
+    optimizer_state = None if optimizer is None else OptimizerLoader(optimizer, worker.held_leaves())
     read: set[str] = set()
 
     def items(metadata: Metadata) -> Mapping[str, HeldTensor | None]:

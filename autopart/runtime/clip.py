@@ -43,7 +43,8 @@ def clip_gradients(
     if not order > 0:
         raise UnsupportedError(f"norm_type={norm_type!r} is no order of a norm: pass a number above 0, or 'inf'")
     gradients = {name: parameter.grad for name, parameter in own.items() if parameter.grad is not None}
-    norms = [torch.linalg.vector_norm(gradients[name], order) for name in sorted(counted & gradients.keys())]
+    pieces = [gradients[name] for name in sorted(counted & gradients.keys())]
+    norms = [torch.linalg.vector_norm(piece, order) for piece in pieces if piece.numel()]
     # In float64 where the device has it: powers of sums over many ranks lose no digits of what torch would give.
     exact = torch.float64 if device.type == "cpu" else torch.float32
     total = torch.zeros((), dtype=exact, device=device)

@@ -43,12 +43,23 @@ class Deferred(TorchFunctionMode):
         self._weights.append(weight)
         self._pending.append(gradient)
 
+    @property
+    def weights(self) -> Sequence[nn.Parameter]:
+        """Whose gradients were put off, once for each of them."""
+        return self._weights
+
     @torch.no_grad()
-    def add_gradients(self) -> None:
-        """Compute all gradients that were put off, and add them to the `grad` of their weights."""
-        for weight, compute in zip(self._weights, self._pending, strict=True):
+    def add_gradients(self, added: Callable[[nn.Parameter], None] = lambda weight: None) -> None:
+        """Compute all gradients that were put off, and add them to the `grad` of their weights.
+
+        `added` is told of each weight that gets no more.
+        """
+        last = {id(weight): position for position, weight in enumerate(self._weights)}
+        for position, (weight, compute) in enumerate(zip(self._weights, self._pending, strict=True)):
             gradient = compute().to(weight.dtype)
             weight.grad = gradient if weight.grad is None else weight.grad.add_(gradient)
+            if last[id(weight)] == position:
+                added(weight)
         self._weights.clear()
         self._pending.clear()
 

@@ -140,6 +140,7 @@ class Evaluation:
         schedule = forward_passes(self._mesh.homes, len(sizes))
         if dist.get_backend() == "nccl":
             check_message_order(self._variant.program, schedule)
+        self._worker.gather_weights()
         self._refresh_constants()
         micro_batches = self._worker.micro_batches(batch, batched, sizes)
         with self._worker.random("evaluation"), self._worker.precision.computing(self._mesh.device):

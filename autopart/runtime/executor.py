@@ -13,6 +13,7 @@ from autopart.ir.program import Program, StageProgram, Transfer
 from autopart.runtime.comm import Comm
 from autopart.runtime.deferred import Deferred
 from autopart.runtime.failure import located
+from autopart.runtime.gradients import Gradients
 from autopart.runtime.mesh import Mesh
 from autopart.runtime.p2p import P2P, Pending, dtype_of
 from autopart.runtime.precision import without_autocast
@@ -56,13 +57,14 @@ class Executor:
         actions: Sequence[Action],
         micro_batches: Sequence[MicroBatch],
         sizes: Sequence[int],
+        gradients: Gradients,
         scale: float = 1.0,
         recorder: Recorder | None = None,
     ) -> torch.Tensor:
-        """All actions of a step; gradients are left in the parameters' `grad`, summed over micro-batches.
+        """All actions of a step; gradients are left summed over micro-batches and ranks.
 
-        `sizes` are the samples of each micro-batch; gradients are those of the loss times `scale`. A `recorder` is told
-        when each action begins and ends.
+        `sizes` are the samples of each micro-batch; gradients are those of the loss times `scale`. `gradients` are told
+        of backward passes, and finish them, and a `recorder` when each action begins and ends.
 
         Returns the loss over the global batch, on every rank.
         """
@@ -78,13 +80,15 @@ class Executor:
                 losses += [loss.detach() for loss in flying[key].results]
             elif action.kind is Kind.BACKWARD:
                 flight = flying.pop(key)  # what is put off has its own hold of the activations that it needs
-                with without_autocast(self._mesh.device):
+                with without_autocast(self._mesh.device), gradients.passing(action):
                     self._backward(action, flight, arrived, scale)
                 if flight.deferred is not None:
                     deferred[key] = flight.deferred
             else:
-                with without_autocast(self._mesh.device):
-                    deferred.pop(key).add_gradients()
+                put_off = deferred.pop(key)
+                with without_autocast(self._mesh.device), gradients.passing(action, put_off.weights):
+                    put_off.add_gradients(gradients.arrived)
+        gradients.finish()
         return self.total(losses)
 
     @torch.no_grad()

@@ -1,52 +1,155 @@
-"""Gradients: the sums that a step ends with, over tensor-parallel ranks, tied weights and replicas, in buckets."""
+"""Gradients: their sums over replicas, tensor-parallel ranks and tied weights, begun while a backward pass still runs.
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+The sum of a bucket over the replicas starts when its gradients are complete, in the last backward pass that adds to
+them (Li et al. 2020, "PyTorch Distributed", section 3.2), and always in the same order. Sums over other groups are
+needed for few parameters; they follow at the end.
+"""
+
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
-BUCKET_BYTES = 25 * 2**20
+from autopart.errors import BatchError
+from autopart.ir.action import Action, Kind
+from autopart.runtime.bucket import Bucket
+from autopart.runtime.bucket_sum import BucketSum
+from autopart.runtime.mesh import Mesh
+
+MOST_UNDER_WAY = 2  # of sums, under ZeRO-2: each has a whole buffer
 
 
-@dataclass(frozen=True)
-class Reduction:
-    """Parameters whose gradients are summed over the ranks of `group`."""
+class Gradients:
+    """The gradients of a rank's trained parameters, in one step after another.
 
-    parameters: tuple[torch.nn.Parameter, ...]
-    group: dist.ProcessGroup
-
-
-def reduce_gradients(reductions: Sequence[Reduction]) -> None:
-    """Sum the gradients over each group, one after another: a gradient may take part in several.
-
-    A parameter that no micro-batch of this rank used takes part with zeros, so that all ranks of a group agree on what
-    they send.
+    Args:
+        buckets: in the order in which they are expected and summed.
+        leaves: what an optimizer is given, by original names: the parameters, or this rank's pieces of them.
+        mesh: where this rank stands.
+        zero: the ZeRO stage: under 2 sums are made in every backward pass, and only shares of them are kept.
+        late: parameters that may get gradients more than once in a pass, so that they are complete when it ends.
     """
-    for reduction in reductions:
-        if dist.get_world_size(reduction.group) == 1:
-            continue
-        for bucket in _buckets(reduction.parameters):
-            _all_reduce(bucket, reduction.group)
 
+    def __init__(
+        self,
+        buckets: Sequence[Bucket],
+        leaves: Mapping[str, nn.Parameter],
+        mesh: Mesh,
+        zero: int,
+        late: frozenset[str] = frozenset(),
+    ) -> None:
+        self._leaves, self._mesh, self._zero, self._late = leaves, mesh, zero, late
+        self._sums = tuple(BucketSum(bucket, mesh, zero) for bucket in buckets)
+        self._homes = {name: own for own in self._sums for name in own.bucket.parameters}
+        self._names = {id(x): name for bucket in buckets for name, x in bucket.parameters.items()}
+        self._ends: dict[Action, list[BucketSum]] = {}  # what a pass completes
+        self._queue: deque[BucketSum] = deque()  # what is summed next
+        self._under_way: deque[BucketSum] = deque()
+        self._rounds_left = 0
+        self._passing = False
+        for bucket in buckets:
+            for name, parameter in bucket.parameters.items():
+                parameter.register_post_accumulate_grad_hook(partial(self._hooked, name))
 
-def _buckets(parameters: Sequence[torch.nn.Parameter]) -> Iterator[list[torch.Tensor]]:
-    """Gradients of one dtype, in order, about 25 MiB together (the size that DDP found best)."""
-    open_buckets: dict[torch.dtype, list[torch.Tensor]] = {}
-    for parameter in parameters:
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-        bucket = open_buckets.setdefault(parameter.dtype, [])
-        bucket.append(parameter.grad)
-        if sum(gradient.nbytes for gradient in bucket) >= BUCKET_BYTES:
-            yield open_buckets.pop(parameter.dtype)
-    yield from open_buckets.values()
+    def begin(self, actions: Sequence[Action], in_use: frozenset[str]) -> None:
+        """Before the passes of a step, when no parameter and no leaf has a `grad`.
 
+        Args:
+            actions: what this rank does in the step.
+            in_use: the leaves whose gradients of steps before are still needed.
 
-def _all_reduce(gradients: list[torch.Tensor], group: dist.ProcessGroup) -> None:
-    flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
-    dist.all_reduce(flat, group=group)
-    offset = 0
-    for gradient in gradients:
-        gradient.copy_(flat[offset : offset + gradient.numel()].view_as(gradient))
-        offset += gradient.numel()
+        Raises:
+            BatchError: under ZeRO-2, replicas whose passes cannot be summed in one order.
+        """
+        for own in self._sums:
+            own.begin(not in_use.isdisjoint(own.bucket.parameters))
+        passes = [action for action in actions if action.kind is not Kind.FORWARD]
+        if self._zero == 2:
+            self._ends = {action: [own for own in self._sums if action.stage in own.bucket.stages] for action in passes}
+            self._rounds_left = self._rounds(len(passes)) - len(passes)
+            return
+        last = {action.stage: position for position, action in enumerate(passes)}
+        self._ends = {}
+        for own in self._sums:
+            final = max(last[stage] for stage in own.bucket.stages)
+            self._ends.setdefault(passes[final], []).append(own)
+        self._queue.extend(self._sums)
+
+    @contextmanager
+    def passing(self, action: Action, weights: Sequence[nn.Parameter] | None = None) -> Iterator[None]:
+        """Around a backward pass, or its part for weights.
+
+        Args:
+            action: the pass.
+            weights: those that get gradients in it, where that is known.
+        """
+        ending = self._ends.get(action, [])
+        if self._zero == 2:
+            self._queue.extend(ending)
+        awaited = None if weights is None else self._late.union(self._names.get(id(x), "") for x in weights)
+        for own in ending:
+            names = own.bucket.parameters.keys()
+            own.missing = set(names if awaited is None else names & awaited)
+        self._passing = True
+        self._start_complete()
+        yield
+        self._passing = False
+        for own in ending:
+            own.missing = set()
+        self._start_complete()
+
+    def arrived(self, parameter: nn.Parameter) -> None:
+        """The `grad` of `parameter` has all that this pass gives it."""
+        name = self._names.get(id(parameter))
+        if name is None:
+            return
+        own = self._homes[name]
+        own.take(name)
+        if own.missing and name not in self._late:
+            own.missing.discard(name)
+            self._start_complete()
+
+    def finish(self) -> None:
+        """Wait for all sums, and give the leaves their `grad`."""
+        for _ in range(self._rounds_left):
+            self._queue.extend(self._sums)
+            self._start_complete()
+        while self._under_way:
+            self._under_way.popleft().wait()
+        for own in sorted(self._sums, key=lambda own: (own.bucket.tied, *own.bucket.parameters)):
+            for group in own.bucket.groups:
+                dist.all_reduce(own.total, group=group)
+        for own in self._sums:
+            for name in own.bucket.parameters:
+                if self._zero:
+                    share = own.total, name, self._mesh.replica, self._mesh.size("dp")
+                    self._leaves[name].grad = own.bucket.piece(*share)
+
+    def _hooked(self, name: str, parameter: nn.Parameter) -> None:
+        if self._passing:
+            self.arrived(parameter)
+
+    def _start_complete(self) -> None:
+        while self._queue and self._queue[0].missing is not None and not self._queue[0].missing:
+            own = self._queue.popleft()
+            own.start()
+            self._under_way.append(own)
+            if self._zero == 2 and len(self._under_way) > MOST_UNDER_WAY:
+                self._under_way.popleft().wait()
+
+    def _rounds(self, passes: int) -> int:
+        """How many passes the replica with the most of them has."""
+        most = torch.tensor([passes, -passes], device=self._mesh.device)
+        dist.all_reduce(most, dist.ReduceOp.MAX, group=self._mesh.group("dp"))
+        found, least = int(most[0]), -int(most[1])
+        if found != least and len(self._mesh.stages) > 1:
+            raise BatchError(
+                f"under zero=2 replicas with several stages a rank must have equally many micro-batches, and they "
+                f"have {least // len(self._mesh.stages)} to {found // len(self._mesh.stages)}: give them shares of "
+                "one size (a global batch that dp divides), or plan with zero=1"
+            )
+        return found

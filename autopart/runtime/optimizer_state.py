@@ -4,7 +4,7 @@
 group that it is in. Neither depends on how parameters are split, or numbered, or on which ranks they are.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -19,13 +19,14 @@ STATE, GROUPS = "optimizer.state.", "optimizer.param_groups."
 
 
 def optimizer_items(
-    optimizer: Optimizer, held: Mapping[str, HeldTensor], writes_groups: bool
+    optimizer: Optimizer, held: Mapping[str, HeldTensor], written: Container[str], writes_groups: bool
 ) -> Mapping[str, HeldTensor | Any]:
     """What a checkpoint stores of `optimizer`.
 
     Args:
         optimizer: of this rank's parameters, or some of them.
         held: those parameters, by their original names.
+        written: names of those whose state this rank writes: of parts that several ranks have, one may write all.
         writes_groups: whether this rank writes hyperparameters, which are the same on all ranks of a stage.
 
     Raises:
@@ -36,7 +37,7 @@ def optimizer_items(
     items: dict[str, Any] = {}
     for group in optimizer.param_groups:
         for name, parameter in _named(optimizer, group, names):
-            for key, value in optimizer.state.get(parameter, {}).items():
+            for key, value in optimizer.state.get(parameter, {}).items() if name in written else ():
                 items[f"{STATE}{name}.{key}"] = _state(optimizer, name, key, value, held[name])
             if writes_groups:
                 for key, value in group.items():
@@ -146,12 +147,12 @@ def _state(optimizer: Optimizer, name: str, key: str, value: Any, held: HeldTens
         return _plain(optimizer, f"{key} of {name}", value)
     if value.shape == held.local.shape:
         return held.like(value)
-    if value.ndim == 0 or held.shard is None:
+    if value.ndim == 0 or (held.shard is None and held.span is None):
         return HeldTensor(tuple(value.shape), value)
     raise UnsupportedError(
         f"{type(optimizer).__name__} keeps {key!r} of shape {tuple(value.shape)} for {name!r}, of which a rank holds "
         f"{tuple(held.local.shape)} of {held.shape}: only state of the shape of the parameter, and numbers, can be "
-        "saved where a parameter is sharded; save without optimizer="
+        "saved where a parameter is in pieces; save without optimizer="
     )
 
 

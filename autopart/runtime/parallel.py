@@ -71,14 +71,14 @@ class Parallel(ParallelState, Generic[PlanT]):
             sources = "\n".join(text for _, text in program.sources)
             check_agreement(
                 f"{plan.fingerprint} {plan.cuts} {plan.nodes} {plan.parameters} {plan.micro_batch} {plan.global_batch} "
-                f"{plan.precision} {sources}"
+                f"{plan.precision} {plan.zero} {sources}"
             )
             self._folder = tempfile.TemporaryDirectory(prefix="autopart-emitted-")
             directory = Path(self._folder.name)
             write_sources(program, directory)
             share = self._schedule(plan.global_batch // plan.dp)
             self._worker = Worker(
-                program, share.actions, directory, model, constants, plan.dp, precision_named(plan.precision)
+                program, share.actions, directory, model, constants, plan.dp, precision_named(plan.precision), plan.zero
             )
 
     @property
@@ -209,12 +209,17 @@ class Parallel(ParallelState, Generic[PlanT]):
         return self._batches.cut(batch, self._inside().mesh.replica)
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """This rank's parameters, for an optimizer."""
-        return iter(self._inside().named_parameters().values())
+        """This rank's parameters, for an optimizer; see `named_parameters`."""
+        return iter(self._inside().leaves().values())
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """This rank's parameters by their original names; each is this rank's piece."""
-        return iter(self._inside().named_parameters().items())
+        """This rank's parameters by their original names; each is this rank's piece.
+
+        With zero=1 or 2 a piece is what this rank updates of a trained parameter: some of its elements in a row, in a
+        tensor of as many dims, which may be empty. What a step changes reaches the modules when the next step,
+        evaluation or save begins.
+        """
+        return iter(self._inside().leaves().items())
 
     def full_gradients(self) -> dict[str, torch.Tensor]:
         """Every parameter's gradient whole, by its original name, on the CPU of rank 0; {} elsewhere.

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 
@@ -12,21 +13,24 @@ from torch import nn
 
 from autopart.errors import LaunchError
 from autopart.ir.action import Schedule
-from autopart.ir.placement import Partial
-from autopart.ir.program import ParameterShard, Program
+from autopart.ir.program import Program
 from autopart.runtime.clip import clip_gradients
 from autopart.runtime.comm import Comm
 from autopart.runtime.executor import Executor, MicroBatch, RankStage
+from autopart.runtime.fill_buckets import fill_buckets
 from autopart.runtime.gather import gather, gathered
-from autopart.runtime.gradients import Reduction, reduce_gradients
+from autopart.runtime.gradients import Gradients
+from autopart.runtime.held_tensor import HeldTensor
 from autopart.runtime.job_state import JobState
-from autopart.runtime.kept import bind_kept
+from autopart.runtime.kept import bind_kept, kept_modules
 from autopart.runtime.load import fill_stage, load_stage
 from autopart.runtime.loss_scale import LossScale
 from autopart.runtime.mesh import Mesh, build_mesh
 from autopart.runtime.precision import Precision
 from autopart.runtime.recorder import Recorder
+from autopart.runtime.shares import Shares
 from autopart.runtime.step_schedule import StepSchedule
+from autopart.runtime.ties import holders, tie_groups
 from autopart.schedules.homes import homes
 
 
@@ -41,6 +45,7 @@ class Worker:
         constants: gives the constants.
         replicas: the data-parallel degree.
         precision: in which dtypes passes are computed.
+        zero: the ZeRO stage.
 
     Attributes:
         state: what this rank holds of the model's state.
@@ -58,6 +63,7 @@ class Worker:
         constants: Mapping[str, torch.Tensor],
         replicas: int,
         precision: Precision,
+        zero: int = 0,
     ) -> None:
         self.program, self.precision = program, precision
         self.loss_scale = LossScale() if precision.scales else None
@@ -66,9 +72,15 @@ class Worker:
         self._named = share_parameters([stage.module for stage in self.stages.values()])
         self._shards = {p.name: p for stage in self.stages.values() for p in stage.program.parameters}
         self.state = JobState(program, self.mesh, self.stages, self._named, model, constants)
-        self._ties = self._tie()
+        self._ties = tie_groups(program, self.mesh)
+        self._first = {name: ranks[0] for name, ranks in holders(program, self.mesh).items()}
         self.agree()
-        self._reductions = self._reductions_of(tuple(self._shards.values()))
+        order = [name for name, _ in model.named_parameters(remove_duplicate=False)]
+        buckets = fill_buckets(self.stages, self._named, self._ties, self.mesh, order)
+        zero = zero if replicas > 1 else 0
+        self._shares = Shares(buckets, self.mesh) if zero else None
+        self._leaves = {**self._named, **(self._shares.pieces if self._shares else {})}
+        self._gradients = Gradients(buckets, self._leaves, self.mesh, zero, self._kept())
         self._executor = Executor(program, self.stages, self.mesh)
         self._seed = self._common_seed()
         self._steps = 0
@@ -88,8 +100,20 @@ class Worker:
         return modules[0] if len(modules) == 1 else nn.ModuleList(modules)
 
     def named_parameters(self) -> dict[str, nn.Parameter]:
-        """This rank's pieces, by the original names."""
+        """What this rank's modules compute with, by the original names: parameters, or tp pieces of them."""
         return self._named
+
+    def leaves(self) -> dict[str, nn.Parameter]:
+        """What this rank's optimizer updates, by the original names: the same, or under ZeRO pieces of them."""
+        return self._leaves
+
+    def held_leaves(self) -> dict[str, HeldTensor]:
+        """The same, with where each lies in the whole parameter."""
+        spans = self._shares.spans() if self._shares else {}
+        return {
+            name: replace(held, local=self._leaves[name], span=spans.get(name))
+            for name, held in self.state.parameters.items()
+        }
 
     def buffers(self) -> dict[str, torch.Tensor]:
         """This rank's constants, by the original names."""
@@ -108,22 +132,27 @@ class Worker:
         micro-batches as `schedule` has them. A `recorder` is told of the actions.
         """
         micro_batches = self.micro_batches(batch, batched, schedule.sizes)
-        before = {name: parameter.grad for name, parameter in self._named.items()}
-        for parameter in self._named.values():
-            parameter.grad = None
+        self.gather_weights()
+        before = {name: leaf.grad for name, leaf in self._leaves.items() if leaf.grad is not None}
+        for leaf in self._leaves.values():
+            leaf.grad = None
         actions, scale = schedule.actions[self.mesh.pp_rank], self.loss_scale
+        self._gradients.begin(actions, frozenset(before))
         with self.random(str(self._steps)), self.precision.computing(self.mesh.device):
             factor = scale.value if scale else 1.0
-            loss = self._executor.run(actions, micro_batches, schedule.sizes, factor, recorder)
+            loss = self._executor.run(actions, micro_batches, schedule.sizes, self._gradients, factor, recorder)
         self._steps += 1
-        reduce_gradients(self._reductions)
         if scale is not None:
-            scale.unscale(self._named.values(), self.mesh.device)
-        for name, parameter in self._named.items():
-            earlier = before[name]
-            if earlier is not None:  # gradients of steps before, not yet cleared, add up as they do in torch
-                parameter.grad = earlier if parameter.grad is None else earlier.add_(parameter.grad)
+            scale.unscale(self._leaves.values(), self.mesh.device)
+        for name, earlier in before.items():  # gradients of steps before, not yet cleared, add up as they do in torch
+            leaf = self._leaves[name]
+            leaf.grad = earlier if leaf.grad is None else earlier.add_(leaf.grad)
         return loss
+
+    def gather_weights(self) -> None:
+        """Under ZeRO, give this rank's modules the weights that other replicas have updated; all ranks call it."""
+        if self._shares is not None:
+            self._shares.gather_weights()
 
     @property
     def random_state(self) -> tuple[int, int]:
@@ -139,6 +168,7 @@ class Worker:
 
         Whole on rank 0, None elsewhere. Of a buffer that training changes it is the first replica's.
         """
+        self.gather_weights()
         own = {name: held.local for name, held in {**self.state.parameters, **self.state.buffers}.items()}
         return gathered(self.program, self.mesh, own.get, self.state.saved_of)
 
@@ -162,24 +192,27 @@ class Worker:
 
     def clip(self, max_norm: float, norm_type: float, error_if_nonfinite: bool) -> torch.Tensor:
         """Scale the gradients so that their norm over the whole model is no more than `max_norm`; the norm before."""
-        groups = [self.mesh.group("tp"), self.mesh.group("pp")]
+        groups = [self.mesh.group(axis) for axis in (("tp", "dp", "pp") if self._shares else ("tp", "pp"))]
         device = self.mesh.device
-        return clip_gradients(self._named, self._counted(), groups, device, max_norm, norm_type, error_if_nonfinite)
+        return clip_gradients(self._leaves, self._counted(), groups, device, max_norm, norm_type, error_if_nonfinite)
 
     def _counted(self) -> frozenset[str]:
         """The parameters that this rank counts in sums over its replica: of tied ones and of whole ones, one rank."""
-        first: dict[str, int] = {}
-        for home, own in zip(self.mesh.homes, self.program.stages, strict=True):
-            for parameter in own.parameters:
-                first[parameter.name] = min(home, first.get(parameter.name, home))
-        own_here = {name for name in self._named if first[name] == self.mesh.pp_rank}
         return frozenset(
-            name for name in own_here if self._shards[name].layout.shard is not None or self.mesh.tp_rank == 0
+            name for name in self.own_names if self._shards[name].layout.shard is not None or self.mesh.tp_rank == 0
         )
+
+    @property
+    def own_names(self) -> frozenset[str]:
+        """This rank's parameters without those that a pipeline rank before it has too."""
+        return frozenset(name for name in self._named if self._first[name] == self.mesh.pp_rank)
 
     def full_gradients(self) -> Mapping[str, torch.Tensor]:
         """Every gradient whole, on rank 0."""
-        return gather(self.program, self.mesh, lambda name: self._named[name].grad, lambda stage: stage.parameters)
+        own: dict[str, torch.Tensor | None] = {name: leaf.grad for name, leaf in self._leaves.items()}
+        if self._shares is not None:
+            own |= self._shares.whole_gradients()
+        return gather(self.program, self.mesh, own.get, lambda stage: stage.parameters)
 
     def _common_seed(self) -> int:
         """Rank 0's seed, so that a run is reproduced by `torch.manual_seed` alone."""
@@ -187,26 +220,10 @@ class Worker:
         dist.broadcast(seed, 0)
         return int(seed)
 
-    def _tie(self) -> list[tuple[str, dist.ProcessGroup]]:
-        """The parameters of this rank that other pipeline ranks have too, each with the group of its holders."""
-        holders: dict[str, set[int]] = {}
-        for home, own in zip(self.mesh.homes, self.program.stages, strict=True):
-            for parameter in own.parameters:
-                holders.setdefault(parameter.name, set()).add(home)
-        shared = sorted((name, tuple(sorted(ranks))) for name, ranks in holders.items() if len(ranks) > 1)
-        groups: dict[tuple[int, ...], dist.ProcessGroup] = {}
-        for pp_ranks in sorted({pp_ranks for _, pp_ranks in shared}):
-            for replica in range(self.mesh.size("dp")):
-                for tp_rank in range(self.mesh.size("tp")):
-                    group = dist.new_group([self.mesh.rank_at(pp_rank, replica, tp_rank) for pp_rank in pp_ranks])
-                    if (replica, tp_rank) == (self.mesh.replica, self.mesh.tp_rank) and self.mesh.pp_rank in pp_ranks:
-                        groups[pp_ranks] = group
-        return [(name, groups[pp_ranks]) for name, pp_ranks in shared if pp_ranks in groups]
-
     def agree(self) -> None:
         """Give all holders of a parameter the same values: replicas, tied stages, and tp ranks that hold it whole."""
         with torch.no_grad():
-            for name, group in self._ties:
+            for name, group in self._ties.items():
                 dist.broadcast(self._named[name].data, dist.get_global_rank(group, 0), group=group)
             for name, parameter in self._named.items():
                 if self.mesh.size("tp") > 1 and self._shards[name].layout.shard is None:
@@ -218,14 +235,11 @@ class Worker:
         group = self.mesh.group(axis)
         dist.broadcast(parameter.data, dist.get_global_rank(group, 0), group=group)
 
-    def _reductions_of(self, parameters: Sequence[ParameterShard]) -> list[Reduction]:
-        trained = [parameter for parameter in parameters if parameter.trainable]
-        partial = tuple(self._named[p.name] for p in trained if isinstance(p.layout.gradient, Partial))
-        reductions = [Reduction(partial, self.mesh.group("tp"))] if partial and self.program.tp > 1 else []
-        for name, group in self._ties:
-            reductions.append(Reduction((self._named[name],), group))
-        everything = tuple(self._named[parameter.name] for parameter in trained)
-        return [*reductions, Reduction(everything, self.mesh.group("dp"))]
+    def _kept(self) -> frozenset[str]:
+        """The parameters of modules that are kept whole, whose code may do anything."""
+        modules = [module for s in self.stages.values() for _, module in kept_modules(s.module, s.program)]
+        kept = {id(parameter) for module in modules for parameter in module.parameters()}
+        return frozenset(name for name, parameter in self._named.items() if id(parameter) in kept)
 
 
 def share_parameters(modules: Sequence[nn.Module]) -> dict[str, nn.Parameter]:

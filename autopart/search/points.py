@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
+from autopart.ir.action import Kind
 from autopart.schedules.find import find_schedule
 from autopart.search.layouts import micro_batches, variants
 from autopart.search.point import Point
@@ -40,6 +41,7 @@ class Choices:
             for recompute in kinds
             for zero in self._zero(dp * cp)
             for schedule, virtual in self.pipelines(pp, share // size)
+            if request.schedule or zero < 2 or dp * cp == 1 or not _splits(schedule)
         ]
 
     def degrees(self) -> Iterator[tuple[int, int, int, int]]:
@@ -76,6 +78,12 @@ class Choices:
 
     def _stage_counts(self, pp: int) -> tuple[tuple[str, int], ...]:
         return _stage_counts(self.request, pp, self.unit_count)
+
+
+@lru_cache
+def _splits(schedule: str) -> bool:
+    """Whether weights' gradients are put off: they then add up, whole, while ZeRO keeps shares of gradients alone."""
+    return Kind.WEIGHT in find_schedule(schedule).kinds
 
 
 @lru_cache(maxsize=4096)

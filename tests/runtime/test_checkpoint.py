@@ -106,7 +106,7 @@ def _resumed(name: str, world: int, pins: Pins, directory: Path) -> tuple[list[f
     return _steps(par, batch, optimizer), state
 
 
-SAME = [("dropping", {"tp": 2, "pp": 2}), ("dropping", {"dp": 2, "tp": 2}), ("gpt2", {"pp": 2, "dp": 2})]
+SAME = [("dropping", {"tp": 2, "pp": 2}), ("dropping", {"dp": 2, "tp": 2}), ("gpt2", {"pp": 2, "dp": 2, "zero": 1})]
 
 
 @pytest.mark.parametrize(("name", "pins"), SAME, ids=str)
@@ -145,7 +145,7 @@ def test_all_kinds_of_tensors_move_between_layouts(worker_pool: WorkerPool, tmp_
     pins: Pins = {"tp": 2, "pp": 2, "schedule": "1f1b"}
     expected = worker_pool.run(_saved, 4, "mixed", 4, pins, tmp_path)[0]
     back = tmp_path / "back"
-    for world, other in ((1, {}), (2, {"pp": 2}), (2, {"tp": 2}), (4, {"dp": 2, "tp": 2})):
+    for world, other in ((1, {}), (2, {"pp": 2}), (4, {"dp": 2, "tp": 2, "zero": 2}), (4, {"dp": 2, "tp": 2})):
         found = worker_pool.run(_resumed, world, "mixed", world, other, tmp_path)[0]
         assert all(torch.equal(found[1][key], tensor) for key, tensor in expected[1].items())
         assert found[0] == pytest.approx(expected[0], rel=1e-12, abs=0)

@@ -67,7 +67,7 @@ def _distance(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor])
     [
         ("gpt", {"tp": 2, "pp": 2}),
         ("gpt", {"pp": 2, "dp": 2, "schedule": "zb-h1"}),
-        ("llama", {"tp": 2, "dp": 2, "recompute": "full"}),
+        ("llama", {"tp": 2, "dp": 2, "recompute": "full", "zero": 2}),
         ("conv_net", {"pp": 2, "dp": 2}),
     ],
     ids=str,
@@ -136,7 +136,7 @@ def _overflow(pins: dict[str, Any]) -> dict[str, Any]:
     return {"kept": kept, "scales": scales, "empty": empty, "norm": float(par.clip_grad_norm_(1.0))}
 
 
-@pytest.mark.parametrize("pins", [{"pp": 2, "dp": 2}, {"tp": 2, "dp": 2}], ids=str)
+@pytest.mark.parametrize("pins", [{"pp": 2, "dp": 2}, {"tp": 2, "dp": 2, "zero": 1}], ids=str)
 def test_fp16_overflow_leaves_the_step_out_on_all_ranks(worker_pool: WorkerPool, pins: dict[str, Any]) -> None:
     ranks = worker_pool.run(_overflow, 4, pins)
     for found in ranks:
