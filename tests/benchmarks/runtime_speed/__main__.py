@@ -21,8 +21,9 @@ HEADERS = ("work", "against", "model", "ms", "theirs", "time ×", "quartiles", "
 def main() -> None:
     """Print the table; with --write, put it into docs/performance.md too."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--row", nargs="+", choices=[row.key for row in ROWS], default=[row.key for row in ROWS])
-    parser.add_argument("--size", nargs="+", choices=[size.name for size in SIZES], default=[size.name for size in SIZES])
+    keys, names = [row.key for row in ROWS], [size.name for size in SIZES]
+    parser.add_argument("--row", nargs="+", choices=keys, default=keys)
+    parser.add_argument("--size", nargs="+", choices=names, default=names)
     parser.add_argument("--rounds", type=int, default=16, help="pairs of blocks of steps (default: 16)")
     parser.add_argument("--write", action="store_true", help="write the table into docs/performance.md")
     asked = parser.parse_args()

@@ -1,5 +1,6 @@
 """Compare: two sides in turns, on every rank of a job, as ratios of the blocks of steps that follow each other."""
 
+import gc
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,10 +8,11 @@ from statistics import median, quantiles
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
-from tests.benchmarks.runtime_speed.gpt import Size, batch, build
+from tests.benchmarks.runtime_speed.gpt import Size, batch
+from tests.benchmarks.runtime_speed.gpt import build as build_model
 from tests.benchmarks.runtime_speed.side import Side
 
 BLOCK_S = 0.25  # a block has as many steps as take about so long
@@ -58,19 +60,24 @@ class Compared:
 def compare(size: Size, ours: Build, peers: tuple[Build, ...], rounds: int) -> list[Compared]:
     """Run on every rank of a job: ours against each of the peers, once their gradients are seen to be right."""
     torch.set_num_threads(1)
-    sides = [ours(size), *(peer(size) for peer in peers)]
     expected = _reference(size)
-    for side in sides:
+    sides, left_bytes = [], []
+    for build in (ours, *peers):
+        side = build(size)
+        before = _live_bytes()
         for _ in range(WARM_UP):
             side.run()
         _check(side, expected)
+        side.clear()
+        sides.append(side)
+        left_bytes.append(_live_bytes() - before)
     counts = [1 + int(BLOCK_S / _block(side, 2).step_s) for side in sides]
     found: list[list[Block]] = [[] for _ in sides]
     for number in range(rounds):
         order = list(range(len(sides)))
         for index in order if number % 2 else reversed(order):
             found[index].append(_block(sides[index], counts[index]))
-    peaks = [_peak_bytes(side) for side in sides]
+    peaks = [_peak_bytes(side, left) for side, left in zip(sides, left_bytes, strict=True)]
     return [
         Compared(tuple(zip(found[0], own, strict=True)), (peaks[0], peak))
         for own, peak in zip(found[1:], peaks[1:], strict=True)
@@ -92,7 +99,7 @@ def _block(side: Side, steps: int) -> Block:
 
 def _reference(size: Size) -> dict[str, Tensor]:
     """The gradients of the whole batch in one process."""
-    model = build(size)
+    model = build_model(size)
     model(*batch(size)).backward()
     return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
 
@@ -107,10 +114,17 @@ def _check(side: Side, expected: dict[str, Tensor]) -> None:
         torch.testing.assert_close(gradient, whole, rtol=TOLERANCE, atol=TOLERANCE)
 
 
-def _peak_bytes(side: Side) -> int:
-    """The most that tensors take in a step on any rank, as the profiler sees them allocated, above the parameters."""
-    for parameter in side.parameters:
-        parameter.grad = None
+def _live_bytes() -> int:
+    """Of all tensors that Python knows."""
+    gc.collect()
+    tensors = [item for item in gc.get_objects() if type(item) in (Tensor, nn.Parameter) and item.device.type == "cpu"]
+    storages = {item.untyped_storage().data_ptr(): item.untyped_storage().nbytes() for item in tensors}
+    return sum(storages.values())
+
+
+def _peak_bytes(side: Side, left_bytes: int) -> int:
+    """The most that tensors take on any rank: parameters, what the first steps left, and what a step allocates."""
+    side.clear()
     dist.barrier()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
         side.run()
@@ -119,6 +133,6 @@ def _peak_bytes(side: Side) -> int:
     for event in sorted((e for e in events if e.name() == "[memory]"), key=lambda e: e.start_ns()):
         more += event.nbytes()
         most = max(most, more)
-    peak = torch.tensor(most)
+    peak = torch.tensor(sum(parameter.nbytes for parameter in side.parameters) + left_bytes + most)
     dist.all_reduce(peak, op=dist.ReduceOp.MAX)
     return int(peak)

@@ -18,7 +18,6 @@ import autopart
 from tests.benchmarks.runtime_speed.gpt import Size, Stage, batch, build, mean_loss, shares
 from tests.benchmarks.runtime_speed.megatron import MegatronGPT
 
-
 COLUMNS = ("attention.q", "attention.k", "attention.v", "mlp.up")
 ROWS = ("attention.proj", "mlp.down")
 
@@ -36,9 +35,13 @@ class Side:
 
     def run(self) -> None:
         """One step, as a loop of training would call it."""
+        self.clear()
+        self.step()
+
+    def clear(self) -> None:
+        """As an optimizer's `zero_grad`."""
         for parameter in self.parameters:
             parameter.grad = None
-        self.step()
 
 
 def original(size: Size) -> Side:
