@@ -85,7 +85,7 @@ class Executor:
                     rest = self._backward(action, flying.pop(key), arrived, scale)
                 if rest is not None:
                     deferred[key] = rest
-            else:
+            elif key in deferred:
                 with without_autocast(self._mesh.device):
                     deferred.pop(key).add_gradients()
         return self.total(losses)
@@ -169,7 +169,10 @@ class Executor:
 
     def _forward(self, action: Action, batch: MicroBatch, received: list[torch.Tensor], splits: bool) -> _InFlight:
         stage = self._stages[action.stage]
-        program, deferred = stage.program, Deferred() if splits else None
+        program = stage.program
+        # A stage that gives no gradients back keeps nobody waiting: its backward pass need not be split.
+        awaited = any(transfer.requires_grad for transfer in program.receives)
+        deferred = Deferred() if splits and awaited else None
         for transfer, tensor in zip(program.receives, received, strict=True):
             tensor.requires_grad_(transfer.requires_grad and torch.is_grad_enabled())
         with self._located(action), deferred or nullcontext():
