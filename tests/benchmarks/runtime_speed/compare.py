@@ -1,33 +1,35 @@
 """Compare: two sides in turns, on every rank of a job, as ratios of the blocks of steps that follow each other."""
 
 import gc
+import os
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median, quantiles
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.profiler import ProfilerActivity, profile
 
+from tests.benchmarks.machine import busy_s, most_allocated_bytes
 from tests.benchmarks.runtime_speed.gpt import Size, batch
 from tests.benchmarks.runtime_speed.gpt import build as build_model
-from tests.benchmarks.runtime_speed.side import Side
+from tests.benchmarks.runtime_speed.side import Build, Side
 
 BLOCK_S = 0.25  # a block has as many steps as take about so long
 WARM_UP = 3
 TOLERANCE = 1e-5
 
-Build = Callable[[Size], Side]
-
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Seconds a step: from when all ranks are ready until all are done, and of CPU on all ranks together."""
+    """Seconds a step: from when all ranks are ready until all are done, and of CPU on all ranks together.
+
+    `others` is the share of the machine that other programs took meanwhile.
+    """
 
     step_s: float
     cpu_s: float
+    others: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,23 +40,38 @@ class Compared:
     peak_bytes: tuple[int, int]
 
     @property
+    def quiet(self) -> list[tuple[Block, Block]]:
+        """The half of the pairs in which others took least: these count."""
+        return sorted(self.pairs, key=_others)[: (len(self.pairs) + 1) // 2]
+
+    @property
+    def others(self) -> float:
+        """The most that others took in a pair that counts."""
+        return max(map(_others, self.quiet))
+
+    @property
     def time_ratio(self) -> tuple[float, float, float]:
-        """The lower quartile, the median and the upper quartile over the pairs."""
-        low, middle, high = quantiles([ours.step_s / peer.step_s for ours, peer in self.pairs], n=4)
+        """The lower quartile, the median and the upper quartile."""
+        low, middle, high = quantiles([ours.step_s / peer.step_s for ours, peer in self.quiet], n=4)
         return low, middle, high
 
     @property
     def cpu_ratio(self) -> float:
-        """The median over the pairs."""
-        return median(ours.cpu_s / peer.cpu_s for ours, peer in self.pairs)
+        """The median."""
+        return median(ours.cpu_s / peer.cpu_s for ours, peer in self.quiet)
 
     @property
     def peak_ratio(self) -> float:
+        """Of the peaks."""
         return self.peak_bytes[0] / self.peak_bytes[1]
 
     def step_s(self, side: int) -> float:
         """Median seconds a step: of ours (0), or of the peer (1)."""
-        return median(pair[side].step_s for pair in self.pairs)
+        return median(pair[side].step_s for pair in self.quiet)
+
+
+def _others(pair: tuple[Block, Block]) -> float:
+    return max(block.others for block in pair)
 
 
 def compare(size: Size, ours: Build, peers: tuple[Build, ...], rounds: int) -> list[Compared]:
@@ -74,8 +91,7 @@ def compare(size: Size, ours: Build, peers: tuple[Build, ...], rounds: int) -> l
     counts = [1 + int(BLOCK_S / _block(side, 2).step_s) for side in sides]
     found: list[list[Block]] = [[] for _ in sides]
     for number in range(rounds):
-        order = list(range(len(sides)))
-        for index in order if number % 2 else reversed(order):
+        for index in sorted(range(len(sides)), reverse=number % 2 == 0):  # what drifts meets neither side first
             found[index].append(_block(sides[index], counts[index]))
     peaks = [_peak_bytes(side, left) for side, left in zip(sides, left_bytes, strict=True)]
     return [
@@ -86,15 +102,16 @@ def compare(size: Size, ours: Build, peers: tuple[Build, ...], rounds: int) -> l
 
 def _block(side: Side, steps: int) -> Block:
     dist.barrier()
-    began, cpu = time.perf_counter(), time.process_time()
+    busy, began, own_s = busy_s(), time.perf_counter(), time.process_time()
     for _ in range(steps):
         side.run()
-    computed = torch.tensor(time.process_time() - cpu, dtype=torch.float64)
+    own_s = time.process_time() - own_s
     dist.barrier()
-    elapsed = torch.tensor(time.perf_counter() - began, dtype=torch.float64)
-    dist.all_reduce(computed)
-    dist.all_reduce(elapsed, op=dist.ReduceOp.MAX)
-    return Block(float(elapsed) / steps, float(computed) / steps)
+    mean = torch.tensor([own_s, time.perf_counter() - began, busy_s() - busy], dtype=torch.float64)
+    dist.all_reduce(mean)
+    own_s, elapsed_s, all_s = (mean / dist.get_world_size()).tolist()
+    cpu_s = own_s * dist.get_world_size()
+    return Block(elapsed_s / steps, cpu_s / steps, max(0.0, (all_s - cpu_s) / elapsed_s / (os.cpu_count() or 1)))
 
 
 def _reference(size: Size) -> dict[str, Tensor]:
@@ -126,13 +143,7 @@ def _peak_bytes(side: Side, left_bytes: int) -> int:
     """The most that tensors take on any rank: parameters, what the first steps left, and what a step allocates."""
     side.clear()
     dist.barrier()
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
-        side.run()
-    more = most = 0
-    events = seen.profiler.kineto_results.events()  # type: ignore[union-attr]
-    for event in sorted((e for e in events if e.name() == "[memory]"), key=lambda e: e.start_ns()):
-        more += event.nbytes()
-        most = max(most, more)
+    most = most_allocated_bytes(side.run)
     peak = torch.tensor(sum(parameter.nbytes for parameter in side.parameters) + left_bytes + most)
     dist.all_reduce(peak, op=dist.ReduceOp.MAX)
     return int(peak)

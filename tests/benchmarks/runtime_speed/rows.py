@@ -1,6 +1,5 @@
 """Rows: what is compared with what, and what is asked of it."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -12,10 +11,7 @@ from torch.distributed.pipelining import (
 )
 
 from tests.benchmarks.runtime_speed import side
-from tests.benchmarks.runtime_speed.gpt import Size
-from tests.benchmarks.runtime_speed.side import Side
-
-Build = Callable[[Size], Side]
+from tests.benchmarks.runtime_speed.side import Build
 
 
 @dataclass(frozen=True)
@@ -29,19 +25,31 @@ class Peer:
 
 @dataclass(frozen=True)
 class Row:
-    """Something of ours on so many processes, and its peers."""
+    """Something of ours on so many processes, and its peers.
+
+    Attributes:
+        key: names it on the command line.
+        work: names it in the table.
+        world: the number of processes.
+        ours: builds it.
+        peers: what it is compared with.
+        layers: of the model, if not as many as its size says: compilers take their time for each.
+        memory: whether the peak of a rank is to be no more than the peer's.
+    """
 
     key: str
     work: str
     world: int
     ours: Build
     peers: tuple[Peer, ...]
+    layers: int | None = None
+    memory: bool = False
 
 
 def _pipeline(key: str, work: str, world: int, schedule: str, kind: type, virtual: int = 1, v: bool = False) -> Row:
     build = partial(side.torch_pipeline, kind=kind, virtual=virtual, v_shape=v)
     own = partial(side.our_pipeline, schedule=schedule, virtual=virtual)
-    return Row(key, work, world, own, (Peer(f"torch {kind.__name__}", build, 0.95),))
+    return Row(key, work, world, own, (Peer(kind.__name__, build, 0.95),), memory=True)
 
 
 ROWS = (
@@ -53,6 +61,7 @@ ROWS = (
         1,
         side.emitted_compiled,
         (Peer("the model, compiled", side.original_compiled, 1.0),),
+        layers=2,
     ),
     _pipeline("1f1b-2", "1F1B, 2 stages", 2, "1f1b", Schedule1F1B),
     _pipeline("1f1b-4", "1F1B, 4 stages", 4, "1f1b", Schedule1F1B),

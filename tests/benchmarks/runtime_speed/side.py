@@ -44,6 +44,9 @@ class Side:
             parameter.grad = None
 
 
+Build = Callable[[Size], Side]
+
+
 def original(size: Size) -> Side:
     """The GPT as it is."""
     return _accumulating(size, model := build(size), model)
