@@ -221,5 +221,6 @@ class Executor:
         if self._mesh.tp_rank == 0:
             for loss in losses:
                 total += loss
-        dist.all_reduce(total)
+        if dist.get_world_size() > 1:
+            dist.all_reduce(total)
         return total
