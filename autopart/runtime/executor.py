@@ -85,7 +85,7 @@ class Executor:
                     rest = self._backward(action, flying.pop(key), arrived, scale)
                 if rest is not None:
                     deferred[key] = rest
-            elif key in deferred:
+            else:
                 with without_autocast(self._mesh.device):
                     deferred.pop(key).add_gradients()
         return self.total(losses)
@@ -169,13 +169,10 @@ class Executor:
 
     def _forward(self, action: Action, batch: MicroBatch, received: list[torch.Tensor], splits: bool) -> _InFlight:
         stage = self._stages[action.stage]
-        program = stage.program
-        # A stage that gives no gradients back keeps nobody waiting: its backward pass need not be split.
-        awaited = any(transfer.requires_grad for transfer in program.receives)
-        deferred = Deferred() if splits and awaited else None
+        program, deferred = stage.program, Deferred() if splits else None
         for transfer, tensor in zip(program.receives, received, strict=True):
             tensor.requires_grad_(transfer.requires_grad and torch.is_grad_enabled())
-        with self._located(action), deferred or nullcontext():
+        with self._located(action), _putting_off(program, deferred):
             result: Any = stage.module(*(batch[path] for path in program.inputs), *received)
         results = result if isinstance(result, tuple) else (result,)
         given: list[tuple[GradientEdge, torch.dtype] | None] = []
@@ -206,7 +203,7 @@ class Executor:
                 roots.append(get_gradient_edge(loss))
                 seeds.append(torch.full_like(loss, scale))
         if roots:
-            with self._located(action), flight.deferred or nullcontext():
+            with self._located(action), _putting_off(program, flight.deferred):
                 torch.autograd.backward(roots, seeds)
         for transfer, tensor in zip(program.receives, flight.received, strict=True):
             if transfer.requires_grad:
@@ -224,3 +221,9 @@ class Executor:
         if dist.get_world_size() > 1:
             dist.all_reduce(total)
         return total
+
+
+def _putting_off(program: StageProgram, deferred: Deferred | None) -> AbstractContextManager[object]:
+    """To be entered for a pass of a stage; one that gives no gradients back keeps nobody waiting, and puts off nothing."""
+    awaited = any(transfer.requires_grad for transfer in program.receives)
+    return deferred if deferred is not None and awaited else nullcontext()
