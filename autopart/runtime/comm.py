@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from autopart.ir.placement import Shard, rows
 from autopart.runtime.grouped_mm import grouped_mm
 from autopart.runtime.pieces import join, own_piece, pad_piece, stacked
+from autopart.runtime.seeded import seeded
 from autopart.runtime.vocabulary import ShardedCrossEntropy
 
 Parts = tuple[int, ...]
@@ -149,9 +150,7 @@ class Comm:
     def sharded_random(self, function: Callable[..., torch.Tensor], *args: Any, **kwargs: Any) -> torch.Tensor:
         """Call a random function with numbers that differ from rank to rank, the common generator staying common."""
         seed = int(torch.randint(2**62, ()))
-        devices = [args[0].device] if args[0].is_cuda else []
-        with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(seed + self.rank)
+        with seeded(seed + self.rank, args[0].device):
             return function(*args, **kwargs)
 
 

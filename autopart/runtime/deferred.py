@@ -30,13 +30,14 @@ class Deferred(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Sequence[type], args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
-        named = dict(kwargs or {})
-        if torch.is_grad_enabled():
-            if func in _PRODUCTS and (operands := _PRODUCTS[func](*args, **named)) is not None:
-                return _applied(_Product, *operands, self)
-            if func in _CONVOLUTIONS and (operands := _convolution(*args, **named)) is not None:
+        named = kwargs or {}
+        if func in _OPERANDS and torch.is_grad_enabled():
+            operands = _OPERANDS[func](*args, **named)
+            if operands is not None and func in _CONVOLUTIONS:
                 return _applied(_Convolution, func, *operands, self)
-        return func(*args, **named)
+            if operands is not None:
+                return _applied(_Product, *operands, self)
+        return func(*args, **named)  # most calls: every op of a forward pass comes here
 
     def put_off(self, weight: nn.Parameter, gradient: Callable[[], torch.Tensor]) -> None:
         """Keep how a gradient of `weight` is computed."""
@@ -91,17 +92,18 @@ def _convolution(
     return (input, weight, bias, *spread, groups)
 
 
-# Each says what a product's input, weight and bias are, and whether the weight is (in, out) instead of (out, in); None
-# if it has no weight of its own.
-_PRODUCTS: dict[Any, Callable[..., tuple[Any, ...] | None]] = {
+# Each says what a product's input, weight and bias are, and whether the weight is (in, out) instead of (out, in), or of
+# a convolution its geometry; None if it has no weight of its own.
+_CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d)
+_OPERANDS: dict[Any, Callable[..., tuple[Any, ...] | None]] = {
     F.linear: _linear,
     torch.matmul: _matmul,
     torch.mm: _matmul,
     torch.Tensor.matmul: _matmul,
     torch.Tensor.__matmul__: _matmul,
     torch.addmm: _addmm,
+    **dict.fromkeys(_CONVOLUTIONS, _convolution),
 }
-_CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d)
 
 
 def _trained(weight: Any) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from autopart.ir.action import Action, Kind
 from autopart.ir.program import Program, StageProgram, Transfer
@@ -26,11 +27,13 @@ MicroBatch = Mapping[str, torch.Tensor]
 class _InFlight:
     """What a forward pass leaves for its backward pass; `deferred` where that leaves weights' gradients for later.
 
-    `results` are the model's outputs, where the stage has them; to train, that is the loss.
+    `given` is where each value that was sent, and that may have a gradient, stands in the graph of autograd, and its
+    dtype; the value itself is not kept. `results` are the model's outputs, where the stage has them; to train, that is
+    the loss.
     """
 
     received: list[torch.Tensor]
-    given: list[torch.Tensor]
+    given: list[tuple[GradientEdge, torch.dtype] | None]
     results: tuple[torch.Tensor, ...]
     deferred: Deferred | None
 
@@ -79,11 +82,11 @@ class Executor:
                 flying[key] = self._forward(action, batch, [group[0] for group in arrived], splits)
                 losses += [loss.detach() for loss in flying[key].results]
             elif action.kind is Kind.BACKWARD:
-                flight = flying.pop(key)  # what is put off has its own hold of the activations that it needs
                 with without_autocast(self._mesh.device), gradients.passing(action):
-                    self._backward(action, flight, arrived, scale)
-                if flight.deferred is not None:
-                    deferred[key] = flight.deferred
+                    # No name here holds it longer; what is put off has its own hold of the activations that it needs.
+                    rest = self._backward(action, flying.pop(key), arrived, scale)
+                if rest is not None:
+                    deferred[key] = rest
             else:
                 put_off = deferred.pop(key)
                 with without_autocast(self._mesh.device), gradients.passing(action, put_off.weights):
@@ -151,7 +154,8 @@ class Executor:
         with torch.no_grad():
             counts = [torch.stack(stage.module.counts(*(batch[name] for name in names))) for batch in micro_batches]  # type: ignore[operator]
         total = torch.stack(counts).sum(dim=0)
-        dist.all_reduce(total, group=self._mesh.group("dp"))
+        if self._mesh.size("dp") > 1:
+            dist.all_reduce(total, group=self._mesh.group("dp"))
         return list(total)
 
     def _receive(self, action: Action, sizes: Sequence[int]) -> list[list[Pending]]:
@@ -172,39 +176,44 @@ class Executor:
         program, deferred = stage.program, Deferred() if splits else None
         for transfer, tensor in zip(program.receives, received, strict=True):
             tensor.requires_grad_(transfer.requires_grad and torch.is_grad_enabled())
-        with self._located(action), deferred or nullcontext():
+        with self._located(action), _putting_off(program, deferred):
             result: Any = stage.module(*(batch[path] for path in program.inputs), *received)
         results = result if isinstance(result, tuple) else (result,)
-        given = list(results[: len(program.sends)])
-        for transfer, tensor in zip(program.sends, given, strict=True):
+        given: list[tuple[GradientEdge, torch.dtype] | None] = []
+        for transfer, tensor in zip(program.sends, results, strict=False):
+            if transfer.requires_grad:
+                given.append((get_gradient_edge(tensor), tensor.dtype) if tensor.requires_grad else None)
             # In the dtype that is expected: under a mixed precision it may have been computed in half.
             self._p2p.send_value(transfer, tensor.detach().to(dtype_of(transfer)), action.micro_batch)
         return _InFlight(received, given, results[len(program.sends) :], deferred)
 
-    def _backward(self, action: Action, flight: _InFlight, gradients: list[list[torch.Tensor]], scale: float) -> None:
+    def _backward(
+        self, action: Action, flight: _InFlight, gradients: list[list[torch.Tensor]], scale: float
+    ) -> Deferred | None:
+        """Send the gradients of what was received; what is left to do for the weights, if the schedule splits it."""
         program = self._stages[action.stage].program
-        roots: list[torch.Tensor] = []
+        # Edges, not tensors: torch hands a backward pass of tensors to the mode that is entered, and what it
+        # computes again would run without it.
+        roots: list[GradientEdge] = []
         seeds: list[torch.Tensor] = []
-        differentiable = [t for transfer, t in zip(program.sends, flight.given, strict=True) if transfer.requires_grad]
-        for tensor, incoming in zip(differentiable, gradients, strict=True):
-            if tensor.requires_grad:
-                roots.append(tensor)
+        for given, incoming in zip(flight.given, gradients, strict=True):
+            if given is not None:
+                edge, dtype = given
+                roots.append(edge)
                 whole = incoming[0] if len(incoming) == 1 else torch.stack(incoming).sum(dim=0)
-                seeds.append(whole.to(tensor.dtype))
+                seeds.append(whole.to(dtype))
         for loss in flight.results:
             if loss.requires_grad:
-                roots.append(loss)
+                roots.append(get_gradient_edge(loss))
                 seeds.append(torch.full_like(loss, scale))
         if roots:
-            # Edges, not tensors: torch hands a backward pass of tensors to the mode that is entered, and what it
-            # computes again would run without it.
-            edges = [torch.autograd.graph.get_gradient_edge(root) for root in roots]
-            with self._located(action), flight.deferred or nullcontext():
-                torch.autograd.backward(edges, seeds)
+            with self._located(action), _putting_off(program, flight.deferred):
+                torch.autograd.backward(roots, seeds)
         for transfer, tensor in zip(program.receives, flight.received, strict=True):
             if transfer.requires_grad:
                 gradient = tensor.grad if tensor.grad is not None else torch.zeros_like(tensor)
                 self._p2p.send_gradient(transfer, gradient, action.stage, action.micro_batch)
+        return flight.deferred
 
     def total(self, losses: Sequence[torch.Tensor]) -> torch.Tensor:
         """The sum of the losses of all stages and replicas, of which one tp rank each counts."""
@@ -213,5 +222,12 @@ class Executor:
         if self._mesh.tp_rank == 0:
             for loss in losses:
                 total += loss
-        dist.all_reduce(total)
+        if dist.get_world_size() > 1:
+            dist.all_reduce(total)
         return total
+
+
+def _putting_off(program: StageProgram, deferred: Deferred | None) -> AbstractContextManager[object]:
+    """To be entered for a pass of a stage. One that gives no gradients back keeps nobody waiting, and puts off nothing."""
+    awaited = any(transfer.requires_grad for transfer in program.receives)
+    return deferred if deferred is not None and awaited else nullcontext()

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.distributed as dist
@@ -18,6 +19,8 @@ class Mesh:
 
     Ranks that differ in their place along pp alone exchange activations and gradients in `transfers`: a group for each
     of the two, and for each direction along pp, so that a send one way never waits for one the other way.
+
+    What every message asks for is looked up in the `DeviceMesh` once.
     """
 
     device_mesh: DeviceMesh
@@ -25,22 +28,22 @@ class Mesh:
     transfers: Mapping[tuple[str, bool], dist.ProcessGroup]
     homes: tuple[int, ...]
 
-    @property
+    @cached_property
     def pp_rank(self) -> int:
         """This rank's number along the pipeline."""
         return self.device_mesh.get_local_rank("pp")
 
-    @property
+    @cached_property
     def stages(self) -> tuple[int, ...]:
         """This rank's pipeline stages."""
         return tuple(stage for stage, home in enumerate(self.homes) if home == self.pp_rank)
 
-    @property
+    @cached_property
     def replica(self) -> int:
         """This rank's data-parallel replica."""
         return self.device_mesh.get_local_rank("dp")
 
-    @property
+    @cached_property
     def tp_rank(self) -> int:
         """This rank's number among the tensor-parallel ranks."""
         return self.device_mesh.get_local_rank("tp")
@@ -51,7 +54,12 @@ class Mesh:
 
     def rank_at(self, pp_rank: int, replica: int, tp_rank: int) -> int:
         """The global rank at these coordinates."""
-        return int(self.device_mesh.mesh[pp_rank, replica, tp_rank])
+        return self._ranks[pp_rank][replica][tp_rank]
+
+    @cached_property
+    def _ranks(self) -> list[list[list[int]]]:
+        ranks: list[list[list[int]]] = self.device_mesh.mesh.tolist()
+        return ranks
 
     def peer(self, stage: int) -> int:
         """The global rank that is this one's like where `stage` is."""

@@ -25,6 +25,7 @@ class P2P:
         self._mesh = mesh
         self._numbers = {(transfer.source, transfer.name): number for number, transfer in enumerate(transfers)}
         self._stages = len(mesh.homes)
+        self._shapes: dict[tuple[int, int], tuple[int, ...]] = {}
         self._laid_down: dict[tuple[str, int], torch.Tensor] = {}
         self._sending: list[tuple[dist.Work | None, torch.Tensor]] = []
 
@@ -57,12 +58,12 @@ class P2P:
         self._sending.clear()
 
     def _tag(self, transfer: Transfer, target: int, micro_batch: int) -> int:
-        number = self._numbers[(transfer.source, transfer.name)]
+        number = self._numbers[transfer.source, transfer.name]
         return (micro_batch * len(self._numbers) + number) * self._stages + target
 
     def _send(self, tensor: torch.Tensor, stage: int, way: str, tag: int) -> None:
         data = tensor.detach().contiguous()
-        if self._is_here(stage):
+        if stage in self._mesh.stages:
             self._laid_down[way, tag] = data
             return
         self._sending = [(work, held) for work, held in self._sending if work is not None and not work.is_completed()]
@@ -70,10 +71,9 @@ class P2P:
         self._sending.append((dist.isend(data, self._mesh.peer(stage), group=group, tag=tag), data))
 
     def _receive(self, transfer: Transfer, stage: int, way: str, tag: int, batch: int) -> "Pending":
-        if self._is_here(stage):
+        if stage in self._mesh.stages:
             return Pending(lambda: self._laid_down.pop((way, tag)))
-        shape = tuple(evaluate(size, batch) for size in transfer.shape)
-        buffer = torch.empty(shape, dtype=dtype_of(transfer), device=self._mesh.device)
+        buffer = torch.empty(self._shape(transfer, batch), dtype=dtype_of(transfer), device=self._mesh.device)
         group = self._mesh.transfers[way, self._mesh.homes[stage] < self._mesh.pp_rank]
         work = dist.irecv(buffer, self._mesh.peer(stage), group=group, tag=tag)
 
@@ -84,8 +84,12 @@ class P2P:
 
         return Pending(arrived)
 
-    def _is_here(self, stage: int) -> bool:
-        return stage in self._mesh.stages
+    def _shape(self, transfer: Transfer, batch: int) -> tuple[int, ...]:
+        """Evaluated once for each size of a micro-batch."""
+        key = self._numbers[transfer.source, transfer.name], batch
+        if key not in self._shapes:
+            self._shapes[key] = tuple(evaluate(size, batch) for size in transfer.shape)
+        return self._shapes[key]
 
 
 def dtype_of(transfer: Transfer) -> torch.dtype:

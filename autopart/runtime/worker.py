@@ -28,6 +28,7 @@ from autopart.runtime.loss_scale import LossScale
 from autopart.runtime.mesh import Mesh, build_mesh
 from autopart.runtime.precision import Precision
 from autopart.runtime.recorder import Recorder
+from autopart.runtime.seeded import seeded
 from autopart.runtime.shares import Shares
 from autopart.runtime.step_schedule import StepSchedule
 from autopart.runtime.ties import holders, tie_groups
@@ -178,9 +179,8 @@ class Worker:
 
         The same numbers on tp ranks of the same stages, which agree where nothing is sharded; others elsewhere.
         """
-        devices = [self.mesh.device] if self.mesh.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(_digest(f"{self._seed} {occasion} {self.mesh.pp_rank} {self.mesh.replica}"))
+        seed = _digest(f"{self._seed} {occasion} {self.mesh.pp_rank} {self.mesh.replica}")
+        with seeded(seed, self.mesh.device):
             yield
 
     def micro_batches(

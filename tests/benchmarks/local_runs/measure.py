@@ -4,12 +4,10 @@ import os
 import time
 from dataclasses import dataclass
 from math import prod
-from pathlib import Path
 from statistics import median, quantiles
 
 import torch
 import torch.distributed as dist
-from torch.profiler import ProfilerActivity, profile
 
 from autopart import api
 from autopart.runtime.parallel import Parallel
@@ -18,6 +16,7 @@ from cost_models.calibrate.kernels import SIZES, product
 from cost_models.calibrate.samples import Product
 from cost_models.cluster import Cluster
 from tests.benchmarks.local_runs.models import MODELS
+from tests.benchmarks.machine import busy_s, most_allocated_bytes
 
 PROBED = [size for size in SIZES["cpu"].products if 4e7 < prod(size) < 3e8]
 BLOCK_S = 0.5  # steps are timed in blocks of about so long
@@ -135,14 +134,14 @@ class _Job:
     def block(self, steps: int) -> Block:
         """So many steps, from the moment when all ranks are ready to the moment when all are done."""
         before_s = self.probe.seconds()
-        busy, own, began = _busy_s(), time.process_time(), time.perf_counter()
+        busy, own, began = busy_s(), time.process_time(), time.perf_counter()
         for _ in range(steps):
             self.step()
         dist.barrier()
         elapsed = time.perf_counter() - began
         computed = torch.tensor(time.process_time() - own)
         dist.all_reduce(computed)
-        others = (_busy_s() - busy - float(computed)) / elapsed / (os.cpu_count() or 1)
+        others = (busy_s() - busy - float(computed)) / elapsed / (os.cpu_count() or 1)
         return Block(elapsed / steps, (before_s + self.probe.seconds()) / 2, max(0.0, others))
 
     def peak_bytes(self) -> int:
@@ -151,19 +150,6 @@ class _Job:
         held += sum(
             value.nbytes for own in self.optimizer.state.values() for value in own.values() if torch.is_tensor(value)
         )
-        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
-            self.step()
-        more = most = 0
-        events = seen.profiler.kineto_results.events()  # type: ignore[union-attr]
-        for event in sorted((e for e in events if e.name() == "[memory]"), key=lambda e: e.start_ns()):
-            more += event.nbytes()
-            most = max(most, more)
-        peak = torch.tensor(held + most)
+        peak = torch.tensor(held + most_allocated_bytes(self.step))
         dist.all_reduce(peak, op=dist.ReduceOp.MAX)
         return int(peak)
-
-
-def _busy_s() -> float:
-    """Seconds that all CPUs of the machine have been busy, whoever kept them so (proc(5), /proc/stat)."""
-    fields = [int(field) for field in Path("/proc/stat").read_text(encoding="utf-8").split("\n")[0].split()[1:9]]
-    return (sum(fields) - fields[3] - fields[4]) / os.sysconf("SC_CLK_TCK")
