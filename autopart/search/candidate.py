@@ -12,8 +12,8 @@ from autopart.ir.action import Kind, Schedule
 from autopart.ir.plan import Memory, StagePlan
 from autopart.ir.units import Unit
 from autopart.schedules.find import Definition, find_schedule
+from autopart.schedules.held_states import held_states
 from autopart.schedules.homes import rank_stages
-from autopart.schedules.in_flight import peak_in_flight
 from autopart.schedules.makespan import makespan_s
 from autopart.schedules.simulate import simulate
 from autopart.schedules.timeline import Timeline
@@ -150,11 +150,12 @@ class Candidate:
         sizes = [a + b for a, b in zip(kept, entering, strict=True)]
         # When all of a rank's stages are in flight, they go on as they do: a longer schedule has the same peak.
         count = min(self.micro_batches, STEADY * self.pp)
-        peaks = peak_in_flight(self._definition(self.pp, count, self.virtual_stages), sizes)
+        states = held_states(self.schedule, self.pp, count, self.virtual_stages)
         found = []
-        for own, peak in zip(self.homes, peaks, strict=True):
+        for own, held in zip(self.homes, states, strict=True):
             units = [cost for index in own for cost in self.stages[index]]
             received, whole = sum(entering[index] for index in own), sum(sizes[index] for index in own)
+            peak = float((held @ [sizes[index] for index in own]).max())
             found.append(stage_memory(units, peak / whole if whole else 0.0, self.keeping, received))
         return tuple(found)
 
