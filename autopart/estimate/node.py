@@ -43,8 +43,20 @@ class Prices(Conversions):
         return find_fusion(self.graph, self.stack.fusion, self.stack.fused_loss, self.bytes_of)
 
     def node(self, node: Node, strategy: Strategy) -> Cost:
-        """Seconds of one node on one rank, without conversions and without the sums of its inputs' gradients."""
-        return self._kernels(node, strategy) + self._inside(node, strategy)
+        """Seconds of one node on one rank, without conversions and without the sums of its inputs' gradients.
+
+        They depend on which tensors are sharded, and of a product on the letter; strategies alike are priced once.
+        """
+        letter = strategy.letter if work_of(node) is Work.MATMUL else strategy.divided
+        inputs, outputs = ([isinstance(x.value, Shard) for x in own] for own in (strategy.inputs, strategy.outputs))
+        key = (node.name, letter, strategy.divided, strategy.call, *inputs, *outputs)
+        if key not in self._costs:
+            self._costs[key] = self._kernels(node, strategy) + self._inside(node, strategy)
+        return self._costs[key]
+
+    @cached_property
+    def _costs(self) -> dict[tuple[object, ...], Cost]:
+        return {}
 
     def flops(self, node: Node) -> float:
         """The floating-point operations of a node's forward pass over all ranks, matmuls and attention only."""

@@ -22,9 +22,16 @@ class CutSearch:
         costs: of the units.
         keeping: what is computed again, and how the state of parameters is kept.
         allowed: cut only before these units; left out, before any.
+        held: the parameters of `costs`, where they are known.
     """
 
-    def __init__(self, costs: Sequence[UnitCost], keeping: Keeping, allowed: Sequence[int] | None = None) -> None:
+    def __init__(
+        self,
+        costs: Sequence[UnitCost],
+        keeping: Keeping,
+        allowed: Sequence[int] | None = None,
+        held: "Held | None" = None,
+    ) -> None:
         self._keeping, self._count = keeping, len(costs)
         self._time = _prefix([cost.forward_s + cost.backward_s + keeping.recompute.again_s(cost) for cost in costs])
         self._duration = self._time[None, :] - self._time[:, None]
@@ -33,7 +40,7 @@ class CutSearch:
             usable[:] = False
             usable[[0, *allowed, len(costs)]] = True
         self._possible = np.triu(usable[:, None] & usable[None, :], 1)
-        self._memory = _Memory.of(costs, keeping)
+        self._memory = _Memory.of(costs, keeping, held or Held.of(costs))
         self._rooms: dict[float, Matrix] = {}
 
     def cuts(self, stages: int, in_flight: Sequence[int], limit_bytes: float) -> tuple[int, ...] | None:
@@ -158,6 +165,23 @@ def _most_even(blocks: Sequence[_Block]) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True)
+class Held:
+    """Bytes of the parameters of the stage from any unit (row) up to any other (column), and of the largest of them."""
+
+    sum: Matrix
+    largest: Matrix
+
+    @classmethod
+    def of(cls, costs: Sequence[UnitCost]) -> "Held":
+        """Those of a chain."""
+        held = _prefix([sum(size for _, size, _ in cost.parameters) for cost in costs])
+        return cls(
+            held[None, :] - held[:, None] - _held_twice(costs),
+            _largest([max((size for _, size, _ in cost.parameters), default=0.0) for cost in costs]),
+        )
+
+
+@dataclass(frozen=True)
 class _Memory:
     """What `stage_memory` adds up, for the stage from any unit (row) up to any other (column).
 
@@ -171,14 +195,13 @@ class _Memory:
     earlier: NDArray[np.float64]
 
     @classmethod
-    def of(cls, costs: Sequence[UnitCost], keeping: Keeping) -> "_Memory":
+    def of(cls, costs: Sequence[UnitCost], keeping: Keeping, held: "Held") -> "_Memory":
         kept = _prefix([keeping.recompute.kept_bytes(cost) for cost in costs])
         beside = [keeping.recompute.working_bytes(cost) + keeping.temporary_bytes(cost) for cost in costs]
         cuts = np.array([(0.0, 0.0), *(crossing_bytes(cost, keeping) for cost in costs[:-1]), (0.0, 0.0)])
-        held = _prefix([sum(size for _, size, _ in cost.parameters) for cost in costs])
         return cls(
-            held[None, :] - held[:, None] - _held_twice(costs),
-            _largest([max((size for _, size, _ in cost.parameters), default=0.0) for cost in costs]),
+            held.sum,
+            held.largest,
             kept[None, :] - kept[:, None] + cuts[:, None, 1] + cuts[None, :, 0],
             np.maximum(
                 0.0, _largest([own + there for own, there in zip(beside, kept[1:], strict=True)]) - kept[None, :]
