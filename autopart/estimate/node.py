@@ -1,5 +1,6 @@
 """Prices: seconds and bytes of every node, strategy and conversion of a graph, at one batch size and tp degree."""
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -47,15 +48,23 @@ class Prices(Conversions):
 
         They depend on which tensors are sharded, and of a product on the letter; strategies alike are priced once.
         """
-        letter = strategy.letter if work_of(node) is Work.MATMUL else strategy.divided
-        inputs, outputs = ([isinstance(x.value, Shard) for x in own] for own in (strategy.inputs, strategy.outputs))
-        key = (node.name, letter, strategy.divided, strategy.call, *inputs, *outputs)
+        key = self._alike(node, strategy)
         if key not in self._costs:
             self._costs[key] = self._kernels(node, strategy) + self._inside(node, strategy)
         return self._costs[key]
 
+    def _alike(self, node: Node, strategy: Strategy) -> Hashable:
+        """Equal for strategies of a node whose prices are."""
+        letter = strategy.letter if work_of(node) is Work.MATMUL else strategy.divided
+        inputs, outputs = ([isinstance(x.value, Shard) for x in own] for own in (strategy.inputs, strategy.outputs))
+        return node.name, letter, strategy.divided, strategy.call, *inputs, *outputs
+
     @cached_property
-    def _costs(self) -> dict[tuple[object, ...], Cost]:
+    def _costs(self) -> dict[Hashable, Cost]:
+        return {}
+
+    @cached_property
+    def _kept(self) -> dict[Hashable, tuple[Kept, ...]]:
         return {}
 
     def flops(self, node: Node) -> float:
@@ -103,6 +112,12 @@ class Prices(Conversions):
 
     def kept(self, node: Node, strategy: Strategy) -> tuple[Kept, ...]:
         """What autograd keeps of a node until its backward pass."""
+        key = self._alike(node, strategy)
+        if key not in self._kept:
+            self._kept[key] = self._kept_of(node, strategy)
+        return self._kept[key]
+
+    def _kept_of(self, node: Node, strategy: Strategy) -> tuple[Kept, ...]:
         if not any(value.requires_grad for value in node.outputs):
             return ()
         fusion, found = self.fusion, []

@@ -6,12 +6,14 @@ from pathlib import Path
 
 from autopart.errors import GraphFileError
 from autopart.ir.graph_json import graph_from_json
+from autopart.ir.uncollected import uncollected
 from autopart.sharding.find_rule import check_notation
 from autopart.sharding.ruled import FORMAT, Ruled, find_rules
 
 _AGAIN = "capture the model again: autopart capture TARGET --save FILE"
 
 
+@uncollected()
 def load_ruled(path: str | Path) -> Ruled:
     """The graph that `Ruled.save` wrote.
 
