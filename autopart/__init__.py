@@ -24,7 +24,7 @@ from autopart.errors import (
 
 if TYPE_CHECKING:
     from autopart import rules
-    from autopart.api import Parallel, Plan, load_plan, parallelize, plan, prepare, run
+    from autopart.api import Parallel, Plan, load_graph, load_plan, parallelize, plan, prepare, run
 
 __all__ = [
     "AutopartError",
@@ -45,6 +45,7 @@ __all__ = [
     "UnknownNameError",
     "UnsupportedError",
     "WorkerError",
+    "load_graph",
     "load_plan",
     "parallelize",
     "plan",
