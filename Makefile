@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
-.PHONY: help demo test check zoo fidelity bench format clean
+.PHONY: help demo test check zoo fidelity bench search format clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1  \t\2/p' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ fidelity: $(INSTALLED)  ## predict all published runs, write docs/fidelity.md (a
 
 bench: $(INSTALLED)  ## time the runtime beside its peers, write docs/performance.md (about eight minutes)
 	OMP_NUM_THREADS=1 KINETO_LOG_LEVEL=99 $(BIN)/python -m tests.benchmarks.runtime_speed --write
+
+search: $(INSTALLED)  ## time the search and compare it with published layouts, write docs/search.md (about half an hour)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.search_speed --write
 
 format: $(INSTALLED)  ## sort the imports, fix what can be fixed, format
 	$(BIN)/ruff check --fix

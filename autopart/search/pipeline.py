@@ -1,5 +1,6 @@
 """The pipeline search: where to cut a chain of units into stages, exactly, by dynamic programming."""
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -11,6 +12,7 @@ from autopart.estimate.block import UnitCost
 from autopart.estimate.memory import BUCKET_BYTES, Keeping, crossing_bytes
 
 Matrix: TypeAlias = NDArray[np.float64]
+HALVINGS = 10  # of the time within which the least slowest stage is known to be
 
 
 class CutSearch:
@@ -20,18 +22,26 @@ class CutSearch:
         costs: of the units.
         keeping: what is computed again, and how the state of parameters is kept.
         allowed: cut only before these units; left out, before any.
+        held: the parameters of `costs`, where they are known.
     """
 
-    def __init__(self, costs: Sequence[UnitCost], keeping: Keeping, allowed: Sequence[int] | None = None) -> None:
+    def __init__(
+        self,
+        costs: Sequence[UnitCost],
+        keeping: Keeping,
+        allowed: Sequence[int] | None = None,
+        held: "Held | None" = None,
+    ) -> None:
         self._keeping, self._count = keeping, len(costs)
-        time = _prefix([cost.forward_s + cost.backward_s + keeping.recompute.again_s(cost) for cost in costs])
-        self._duration = time[None, :] - time[:, None]
+        self._time = _prefix([cost.forward_s + cost.backward_s + keeping.recompute.again_s(cost) for cost in costs])
+        self._duration = self._time[None, :] - self._time[:, None]
         usable = np.ones(len(costs) + 1, dtype=bool)
         if allowed is not None:
             usable[:] = False
             usable[[0, *allowed, len(costs)]] = True
         self._possible = np.triu(usable[:, None] & usable[None, :], 1)
-        self._memory = _Memory.of(costs, keeping)
+        self._memory = _Memory.of(costs, keeping, held or Held.of(costs))
+        self._rooms: dict[float, Matrix] = {}
 
     def cuts(self, stages: int, in_flight: Sequence[int], limit_bytes: float) -> tuple[int, ...] | None:
         """The cuts that make the slowest stage fastest, and among those the other stages even; None if none fits.
@@ -40,6 +50,9 @@ class CutSearch:
             second[s][j] = min over i of second[s-1][i] + time(i, j)**2         where no time exceeds first[stages][all]
 
         for i < j and memory(s, i, j) <= limit.
+
+        Where no stage may take more than some time, few units can be the first of a stage, see `_blocks`. Stages as
+        even as can be are tried first, and where they do not fit the memory, less even ones.
 
         Args:
             stages: how many stages.
@@ -51,19 +64,67 @@ class CutSearch:
         """
         if stages > self._count:
             return None
-        room = self._memory.room_bytes(limit_bytes, self._keeping)
-        possible = self._possible & (room >= 0)
-        known: dict[int, NDArray[np.bool_]] = {}
-        for flying in in_flight[:stages]:
-            if flying not in known:
-                known[flying] = possible & (self._memory.kept * flying <= room)
-        fits = [known[flying] for flying in in_flight[:stages]]
-        slowest = _least_slowest(self._duration, fits)
-        if not np.isfinite(slowest):
-            return None
-        even = self._duration <= slowest * (1 + 1e-9)
-        paced = {flying: own & even for flying, own in known.items()}
-        return _most_even(self._duration**2, [paced[flying] for flying in in_flight[:stages]])
+        if limit_bytes not in self._rooms:
+            self._rooms[limit_bytes] = self._memory.room_bytes(limit_bytes, self._keeping)
+        room = self._rooms[limit_bytes]
+        for most_s in self._limits_s(stages) if self._may_fit(in_flight[:stages], room) else ():
+            slowest = _least_slowest(self._blocks(in_flight[:stages], room, most_s))
+            if np.isfinite(slowest):
+                return _most_even(self._blocks(in_flight[:stages], room, slowest))
+        return None
+
+    def _may_fit(self, in_flight: Sequence[int], room: Matrix) -> bool:
+        """Whether stages that each take as many units as fit get to the last one.
+
+        A stage that begins earlier needs no less up to the same unit, but that it may receive less: where it could
+        begin so early that it needs least is what `earlier` allows for.
+        """
+        start, memory = 0, self._memory
+        for flying in in_flight:
+            needs = (memory.kept[start] + memory.earlier[start]) * flying
+            (fitting,) = np.nonzero(self._possible[0] & (needs <= room[start]))
+            start = max(start, int(fitting[-1])) if fitting.size else start
+        return start == self._count
+
+    def _limits_s(self, stages: int) -> tuple[float, ...]:
+        """Seconds that no stage may take, to be tried in turn: about the least there are, memory aside; then all."""
+        time, largest = self._time.tolist(), float(np.diff(self._time).max())
+        least = max(time[-1] / stages, largest)
+        most = least + largest  # stages that take units until they have an even share do not take more
+        for _ in range(HALVINGS):
+            middle, start = (least + most) / 2, 0
+            for _ in range(stages):
+                start = bisect_right(time, time[start] + middle) - 1
+            least, most = (least, middle) if start == self._count else (middle, most)
+        return most, 1.25 * most, 2 * most, time[-1]
+
+    def _blocks(self, in_flight: Sequence[int], room: Matrix, most_s: float) -> list["_Block"]:
+        """For each stage the durations from any of its first units to any next stage's, infinite where it cannot be.
+
+        A unit can be the first of stage s if those before it can be done in s stages, and the others in the rest.
+        """
+        number, stages, rounding = np.arange(len(in_flight) + 1), len(in_flight), 1e-9 * self._time[-1]
+        first = np.searchsorted(self._time, self._time[-1] - (stages - number) * most_s - rounding)
+        stop = np.searchsorted(self._time, number * most_s + rounding, side="right")
+        first = np.maximum(first, number).tolist()
+        stop = np.minimum(stop, self._count + 1 - (stages - number)).tolist()
+        first[0], stop[0], first[-1], stop[-1] = 0, 1, self._count, self._count + 1
+        blocks = []
+        for stage, flying in enumerate(in_flight):
+            own = slice(first[stage], stop[stage]), slice(first[stage + 1], stop[stage + 1])
+            duration = self._duration[own]
+            fits = self._possible[own] & (self._memory.kept[own] * flying <= room[own])
+            fits &= duration <= most_s * (1 + 1e-9)
+            blocks.append(_Block(first[stage], np.where(fits, duration, np.inf)))
+        return blocks
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """Durations of a stage, by its first unit (row), from unit number `start` on, and by the next stage's (column)."""
+
+    start: int
+    duration: Matrix
 
 
 def search_cuts(
@@ -78,54 +139,74 @@ def search_cuts(
     return CutSearch(costs, keeping, allowed).cuts(stages, in_flight, limit_bytes)
 
 
-def _least_slowest(duration: Matrix, allowed: Sequence[NDArray[np.bool_]]) -> float:
+def _least_slowest(blocks: Sequence[_Block]) -> float:
     """The least time of the slowest stage of any chain of stages from the first unit to the last."""
-    best = np.full(len(duration), np.inf)
-    best[0] = 0.0
-    for possible in allowed:
-        best = np.where(possible, np.maximum(best[:, None], duration), np.inf).min(axis=0)
+    best = np.zeros(1)
+    for block in blocks:
+        if not block.duration.size:
+            return float("inf")
+        best = np.maximum(best[:, None], block.duration).min(axis=0)
     return float(best[-1])
 
 
-def _most_even(costs: Matrix, allowed: Sequence[NDArray[np.bool_]]) -> tuple[int, ...]:
-    """The cuts of the chain of stages, from the first unit to the last, whose `costs[start, stop]` add up to least."""
-    best = np.full(len(costs), np.inf)
-    best[0] = 0.0
+def _most_even(blocks: Sequence[_Block]) -> tuple[int, ...]:
+    """The cuts of the chain of stages, from the first unit to the last, whose squared durations add up to least."""
+    best = np.zeros(1)
     choices: list[NDArray[np.intp]] = []
-    for possible in allowed:
-        joined = np.where(possible, best[:, None] + costs, np.inf)
+    for block in blocks:
+        joined = best[:, None] + block.duration**2
         choices.append(joined.argmin(axis=0))
-        best = np.take_along_axis(joined, choices[-1][None], axis=0)[0]
-    cuts = []
-    end = len(costs) - 1
-    for choice in reversed(choices):
-        end = int(choice[end])
-        cuts.append(end)
+        best = joined.min(axis=0)
+    cuts, place = [], 0
+    for block, choice in zip(reversed(blocks), reversed(choices), strict=True):
+        place = int(choice[place])
+        cuts.append(block.start + place)
     return tuple(reversed(cuts[:-1]))
 
 
 @dataclass(frozen=True)
+class Held:
+    """Bytes of the parameters of the stage from any unit (row) up to any other (column), and of the largest of them."""
+
+    sum: Matrix
+    largest: Matrix
+
+    @classmethod
+    def of(cls, costs: Sequence[UnitCost]) -> "Held":
+        """Those of a chain."""
+        held = _prefix([sum(size for _, size, _ in cost.parameters) for cost in costs])
+        return cls(
+            held[None, :] - held[:, None] - _held_twice(costs),
+            _largest([max((size for _, size, _ in cost.parameters), default=0.0) for cost in costs]),
+        )
+
+
+@dataclass(frozen=True)
 class _Memory:
-    """What `stage_memory` adds up, for the stage from any unit (row) up to any other (column)."""
+    """What `stage_memory` adds up, for the stage from any unit (row) up to any other (column).
+
+    `earlier` is 0, or by how much less is kept by a stage that begins before a unit than by one that begins with it.
+    """
 
     held: Matrix
     largest: Matrix
     kept: Matrix
     beside: Matrix
+    earlier: NDArray[np.float64]
 
     @classmethod
-    def of(cls, costs: Sequence[UnitCost], keeping: Keeping) -> "_Memory":
+    def of(cls, costs: Sequence[UnitCost], keeping: Keeping, held: "Held") -> "_Memory":
         kept = _prefix([keeping.recompute.kept_bytes(cost) for cost in costs])
         beside = [keeping.recompute.working_bytes(cost) + keeping.temporary_bytes(cost) for cost in costs]
         cuts = np.array([(0.0, 0.0), *(crossing_bytes(cost, keeping) for cost in costs[:-1]), (0.0, 0.0)])
-        held = _prefix([sum(size for _, size, _ in cost.parameters) for cost in costs])
         return cls(
-            held[None, :] - held[:, None] - _held_twice(costs),
-            _largest([max((size for _, size, _ in cost.parameters), default=0.0) for cost in costs]),
+            held.sum,
+            held.largest,
             kept[None, :] - kept[:, None] + cuts[:, None, 1] + cuts[None, :, 0],
             np.maximum(
                 0.0, _largest([own + there for own, there in zip(beside, kept[1:], strict=True)]) - kept[None, :]
             ),
+            np.minimum.accumulate(cuts[:, 1] - kept) - (cuts[:, 1] - kept),
         )
 
     def room_bytes(self, limit_bytes: float, keeping: Keeping) -> Matrix:

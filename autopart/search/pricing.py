@@ -12,7 +12,7 @@ from autopart.schedules.rank_peaks import rank_peaks
 from autopart.search.candidate import Candidate
 from autopart.search.layouts import Layouts
 from autopart.search.least_step import LeastStep, Totals, totals
-from autopart.search.pipeline import CutSearch
+from autopart.search.pipeline import CutSearch, Held
 from autopart.search.point import Point
 from autopart.search.request import Request
 from autopart.sharding.infer_axes import Axes
@@ -36,6 +36,7 @@ class Pricing:
     _flying: dict[tuple[str, int, int, int], tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
     _totals: dict[tuple[Layout, str], Totals] = field(default_factory=dict)
     _keepings: dict[tuple[int, int, str], Keeping] = field(default_factory=dict)
+    _held: dict[Layout, Held] = field(default_factory=dict)
     _cuts: dict[tuple[Layout, str, int, int], CutSearch] = field(default_factory=dict)
 
     def layouts(self, cp: int) -> Layouts:
@@ -99,7 +100,9 @@ class Pricing:
         layouts = self.layouts(point.cp)
         costs = layouts.costs(*point.layout[1:])
         if key not in self._cuts:
-            self._cuts[key] = CutSearch(costs, keeping, self.request.cuts)
+            if point.layout not in self._held:
+                self._held[point.layout] = Held.of(costs)
+            self._cuts[key] = CutSearch(costs, keeping, self.request.cuts, self._held[point.layout])
         cuts = self._cuts[key].cuts(pp * virtual, per_stage, limit / virtual)
         if cuts is None:
             return None
