@@ -32,6 +32,14 @@ def test_train_gpt(launcher: list[str], tmp_path: Path) -> None:
     assert len(emitted) > 1
 
 
+def test_finetune_llama_ends_as_transformers_has_it(tmp_path: Path) -> None:
+    printed = _run([sys.executable, str(EXAMPLES / "finetune_llama.py")], tmp_path)
+    parts = [[float(x) for x in row] for row in re.findall(r"loss (\S+) \.\. (\S+), evaluated (\S+)", printed)]
+    (first, middle, _), (again, last, evaluated) = parts
+    assert first - 1 > middle > last and abs(again - middle) < 0.3, "the second layout goes on where the first ended"
+    assert abs(float(re.search(r"from what was saved: (\S+)", printed)[1]) - evaluated) < 1e-5
+
+
 def test_plan_llama_70b_prints_what_the_readme_shows(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     printed = _run([sys.executable, str(EXAMPLES / "plan_llama_70b.py")], tmp_path)
     assert "70.6 B parameters" in printed and "64 devices" in printed
