@@ -75,6 +75,7 @@ class Survey(TorchFunctionMode):
         self._asked: Counter[str] = Counter()
         self._guessed_sizes = False
         self.branched = False  # whether a tensor was asked if it is true, so that the other answer may lead elsewhere
+        self.ended = False  # whether the model ran to its end
         self._data: dict[int, torch.Tensor] = {}  # what `.data` gave of weights, which have to live on
 
     @contextmanager
@@ -107,6 +108,7 @@ class Survey(TorchFunctionMode):
 
     def check(self, result: object) -> None:
         """End the export."""
+        self.ended = True
         raise SurveyEndedError
 
     def __torch_function__(
