@@ -49,7 +49,7 @@ def refusing_hooks(model: nn.Module) -> Iterator[None]:
     Raises:
         CaptureError: within the block, with the line.
     """
-    original = torch.Tensor.register_hook
+    original: Callable[..., Any] = torch.Tensor.register_hook
     paths = {id(vars(module)): name for name, module in model.named_modules()}
 
     def register_hook(tensor: torch.Tensor, hook: Callable[..., Any]) -> Any:
