@@ -31,18 +31,20 @@ class Perceiver(nn.Module):
 
 
 class Recurrent(nn.Module):
-    """A language model with an LSTM, sequence first, and a tied head."""
+    """A language model with LSTMs, sequence first, and a tied head."""
 
     def __init__(self, width: int = 16) -> None:
         super().__init__()
         self.embed = nn.Embedding(VOCABULARY, width)
-        self.lstm = nn.LSTM(width, width, num_layers=2)
+        self.lstms = nn.ModuleList(nn.LSTM(width, width) for _ in range(3))
         self.head = nn.Linear(width, VOCABULARY)
         self.head.weight = self.embed.weight
 
     def forward(self, input_ids: Tensor, labels: Tensor) -> Tensor:
         """input_ids, labels: (batch, sequence) -> the loss."""
-        states, _ = self.lstm(self.embed(input_ids).transpose(0, 1))
+        states = self.embed(input_ids).transpose(0, 1)
+        for lstm in self.lstms:
+            states, _ = lstm(states)
         return F.cross_entropy(self.head(states).reshape(-1, VOCABULARY), labels.transpose(0, 1).reshape(-1))
 
 

@@ -26,6 +26,7 @@ from torch.utils._pytree import tree_leaves
 from autopart.capture.example import Example, example_of
 from autopart.capture.example_inputs import Batch
 from autopart.capture.found_places import FoundPlaces
+from autopart.capture.gradient_hooks import check_hooks
 from autopart.capture.keep_whole import KeepWhole
 from autopart.capture.own_gradients import Applied, calling_functions
 from autopart.capture.torch_export import Captured, lower, without_cache
@@ -53,6 +54,7 @@ def capture(
             "front_end='fx_trace' keeps no modules whole: leave keep_whole out, or choose front_end='torch_export'"
         )
     example = example_of(model, batch)
+    check_hooks(model, ())
     tracer = _Tracer(example)
     try:
         with without_cache(model), calling_functions(_refuse), _restored(model), _Makers(tracer):

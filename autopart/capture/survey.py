@@ -49,7 +49,7 @@ SHAPE_ADVICE = "keep the shape: mask with torch.where or a product, or take a fi
 INDEX_ADVICE = "keep it in a tensor: x.index_select(0, index.reshape(1)) in place of x[index]"
 ATTRIBUTE_ADVICE = "return the tensor instead, or register it as a buffer"
 WEIGHT_ADVICE = "change weights after the optimizer's step, outside forward"
-BATCH_ADVICE = "take sizes from the input (x.shape[0]), and have no constants of the batch's size in forward"
+BATCH_ADVICE = "take sizes from the input (x.shape[0]; len(x) is a plain number); no constants of its size in forward"
 ERROR_ADVICE = "the graph must be the same for every batch, of operators that torch.export knows"
 
 
@@ -75,6 +75,7 @@ class Survey(TorchFunctionMode):
         self._asked: Counter[str] = Counter()
         self._guessed_sizes = False
         self.branched = False  # whether a tensor was asked if it is true, so that the other answer may lead elsewhere
+        self.ended = False  # whether the model ran to its end
         self._data: dict[int, torch.Tensor] = {}  # what `.data` gave of weights, which have to live on
 
     @contextmanager
@@ -107,6 +108,7 @@ class Survey(TorchFunctionMode):
 
     def check(self, result: object) -> None:
         """End the export."""
+        self.ended = True
         raise SurveyEndedError
 
     def __torch_function__(

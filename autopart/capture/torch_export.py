@@ -12,11 +12,13 @@ from typing import Any
 import torch
 from torch import nn
 from torch.export.graph_signature import InputKind, OutputKind
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from autopart.capture.example import Example, example_of
 from autopart.capture.example_inputs import Batch
 from autopart.capture.found_places import FoundPlaces
 from autopart.capture.functional import functional
+from autopart.capture.gradient_hooks import check_hooks, refusing_hooks
 from autopart.capture.keep_whole import KeepWhole, KeptModules
 from autopart.capture.regions import check_regions
 from autopart.capture.simplify import simplify
@@ -63,6 +65,7 @@ def capture(
     """
     example = example_of(model, batch)
     kept = KeptModules(model, keep_whole)
+    check_hooks(model, keep_whole)
     try:
         return kept.exported(lambda: _with_report(model, example, loss, every_layer))
     except CaptureError:
@@ -78,9 +81,15 @@ def capture(
 
 def _with_report(model: nn.Module, example: Example, loss: LossFunction | None, every_layer: bool) -> Captured:
     if not every_layer:
-        # Whatever goes wrong on the short way, the long one is right, and its errors are the model's.
-        with suppress(Exception):
+        try:
             return lower(model, example, WithLoss(model, example.rebuild, loss, TraceOnce(model)))
+        except GuardOnDataDependentSymNode as error:
+            # The model's own code asked for a value, which it would do on the long way too.
+            found = _survey(model, example, loss)
+            if found.count:
+                raise found.error(type(model).__name__) from error
+        except Exception:
+            pass  # whatever goes wrong on the short way, the long one is right, and its errors are the model's
     try:
         return lower(model, example, WithLoss(model, example.rebuild, loss))
     except AutopartError:
@@ -102,15 +111,25 @@ class _FixedBatchError(Exception):
     """The graph holds for one batch size only."""
 
 
-def _report(model: nn.Module, example: Example, loss: LossFunction | None, error: Exception) -> CaptureError:
-    """Everything in the model's code that stands in the way, after an export that failed with `error`."""
-    found = FoundPlaces()
+def _survey(model: nn.Module, example: Example, loss: LossFunction | None) -> FoundPlaces:
+    """The places in the model's code that stand in the way."""
+    found, ended = FoundPlaces(), False
     for first in (True, False):  # both ways of a branch, where it has two
         survey = Survey(model, found, first)
         with suppress(Exception):
             _export(WithLoss(model, example.rebuild, loss, survey), example)
+        if survey.ended:
+            ended = True
         if not survey.branched:
             break
+    if ended:
+        found.stopped = None  # one of the ways leads to the end
+    return found
+
+
+def _report(model: nn.Module, example: Example, loss: LossFunction | None, error: Exception) -> CaptureError:
+    """Everything in the model's code that stands in the way, after an export that failed with `error`."""
+    found = _survey(model, example, loss)
     if not found.count:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else "it gives no reason"
         frame = user_frame(traceback.extract_tb(error.__traceback__))
@@ -119,7 +138,7 @@ def _report(model: nn.Module, example: Example, loss: LossFunction | None, error
 
 
 def _export(wrapper: WithLoss, example: Example) -> Any:
-    with warnings.catch_warnings(), without_cache(wrapper.model), _silent_export():
+    with warnings.catch_warnings(), without_cache(wrapper.model), _silent_export(), refusing_hooks(wrapper.model):
         warnings.simplefilter("ignore")
         try:
             exported = torch.export.export(
