@@ -202,7 +202,7 @@ class _AsOnCPU(TorchFunctionMode):
                 array = self._recording.values(args[0]).numpy(**(kwargs or {}))
             array.setflags(write=False)  # what is written there would be written into the tensor
             return array
-        if func is torch.Tensor.__deepcopy__:  # of a tensor on the CPU it copies the memory, of one on meta it is an op
+        if func == torch.Tensor.__deepcopy__:  # of a tensor on the CPU it copies the memory, of one on meta it is an op
             with torch._C.DisableTorchFunction():
                 return func(*args)
         return func(*args, **(kwargs or {}))
