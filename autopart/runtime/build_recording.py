@@ -89,8 +89,8 @@ class BuildRecording:
         noted_args, noted_kwargs = self._noted(args), self._noted(kwargs)
         known = len(self._storages)
         outputs = _shaped(function, _on_meta(args), _on_meta(kwargs))
-        if torch.Tag.inplace_view in function.tags:
-            return outputs
+        if torch.Tag.inplace_view in function.tags or function._schema.name == "aten::set_":
+            return outputs  # another window on what is there
         leaves = [leaf for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, torch.Tensor)]
         views = [self.view(leaf) for leaf in leaves]
         made = {place: view for place, view in enumerate(views) if view.storage >= known}
@@ -194,9 +194,17 @@ class _AsOnCPU(TorchFunctionMode):
         asked = (kwargs or {}).get("device")
         if asked is not None and torch.device(asked) != CPU:
             raise _elsewhere(asked)
-        if func in (torch.Tensor.tolist, torch.Tensor.numpy):
+        if func is torch.Tensor.tolist:
             with _without_modes():
-                return func(*self._recording.values(args), **(kwargs or {}))
+                return self._recording.values(args[0]).tolist()
+        if func is torch.Tensor.numpy:
+            with _without_modes():
+                array = self._recording.values(args[0]).numpy(**(kwargs or {}))
+            array.setflags(write=False)  # what is written there would be written into the tensor
+            return array
+        if func == torch.Tensor.__deepcopy__:  # of a tensor on the CPU it copies the memory, of one on meta it is an op
+            with torch._C.DisableTorchFunction():
+                return func(*args)
         return func(*args, **(kwargs or {}))
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
+from autopart.errors import CheckpointError
 from autopart.runtime.build_tape import Draw, Tape, View
 
 
@@ -172,4 +173,9 @@ def _backwards(tape: Tape, wanted: Collection[int], last_draw: int) -> tuple[_Sc
         open_ -= op.replaces
         live -= op.replaces
         live |= op.reads - tape.given.keys()
+    if live:
+        raise CheckpointError(
+            f"build gives {len(live)} tensors their values by other means than the ops of torch, such as storages: what"
+            " these are is not known; let it use ops"
+        )
     return found, last

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from autopart.errors import BatchError, UnsupportedError
+from autopart.errors import BatchError, CheckpointError, UnsupportedError
 from autopart.ir.graph import Graph
 from autopart.ir.program import Program, StageProgram
 from autopart.ir.size import evaluate, is_batched
@@ -154,7 +154,13 @@ class Evaluation:
             updated = {item.name for item in self._worker.program.stages[number].updated}
             buffers = dict(stage.module.named_buffers(remove_duplicate=False))
             for name in stage.program.constants:
-                buffers[name].copy_(trained.get(name, self._variant.constants[name]))
+                source = trained.get(name, self._variant.constants[name])
+                if source.is_meta:
+                    raise CheckpointError(
+                        f"{name!r} was built on meta, is used in evaluation mode alone, and has no values: build it on "
+                        "the CPU"
+                    )
+                buffers[name].copy_(source)
                 if name in updated and self._mesh.size("dp") > 1:
                     group = self._mesh.group("dp")
                     dist.broadcast(buffers[name], dist.get_global_rank(group, 0), group=group)

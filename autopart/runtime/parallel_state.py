@@ -60,9 +60,10 @@ class ParallelState(ABC):
                 did not make for it.
             UnsupportedError: `build` makes tensors on other devices than the CPU.
         """
-        state = self._inside().state
+        worker = self._inside()
         with together("init_weights"):
-            init_weights(state, build, seed)
+            init_weights(worker.state, build, seed)
+        worker.agree()  # CPUs of another kind may round otherwise
 
     def load_pretrained(self, directory: str | Path, build: Build | None = None, strict: bool = True) -> None:
         """Read a checkpoint of Hugging Face, of one or of several safetensors files, each rank only its pieces.

@@ -1,5 +1,6 @@
 """Build recording: what is replayed of a model's initialization is what one process has, to the last bit."""
 
+import copy
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -11,7 +12,7 @@ from torch import nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from autopart.errors import AutopartError
+from autopart.errors import AutopartError, CheckpointError
 from autopart.runtime.build_recording import BuildRecording
 from autopart.runtime.build_replay import draws, replay
 from autopart.runtime.build_tape import View
@@ -54,6 +55,9 @@ class Odd(nn.Module):
         self.dropped = nn.Parameter(torch.dropout(torch.ones(30), 0.5, True))
         self.array = nn.Parameter(torch.from_numpy(np.arange(3.0)).clone() + self.read.detach().numpy()[0])
         on_cpu = self.read.device.type == "cpu" and self.read.is_cpu and not self.read.is_meta
+        self.stack = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 12), 2, enable_nested_tensor=False)
+        self.register_buffer("copied", copy.deepcopy(self.own.detach()))
+        self.stored = nn.Parameter(torch.empty(0).set_(self.own.detach().untyped_storage().clone(), 0, (5, 10)))
         self.branch = nn.Parameter(torch.full((2,), 1.0 if on_cpu else 2.0))
         with torch.no_grad():
             for weight in self.parameters():
@@ -189,6 +193,19 @@ def _into_an_array() -> nn.Module:
     return nn.Linear(2, 2)
 
 
+def _from_a_storage() -> nn.Module:
+    layer = nn.Linear(2, 2)
+    storage = torch.UntypedStorage(16, device=layer.weight.untyped_storage().device)
+    layer.weight.data = torch.empty(0).set_(storage, 0, (2, 2))
+    return layer
+
+
+def _through_numpy() -> nn.Module:
+    layer = nn.Linear(2, 2)
+    layer.weight.detach().numpy()[:] = 1
+    return layer
+
+
 def _nothing() -> nn.Module:
     return torch.ones(2)  # type: ignore[return-value]
 
@@ -205,3 +222,13 @@ ERRORS = {
 def test_what_cannot_be_followed_is_an_error(message: str) -> None:
     with pytest.raises(AutopartError, match=message):
         BuildRecording(ERRORS[message], SEED)
+
+
+def test_what_goes_around_ops_is_never_taken_for_a_value() -> None:
+    recording = BuildRecording(_from_a_storage, SEED)
+    with pytest.raises(
+        CheckpointError, match="build gives 1 tensors their values by other means than the ops of torch"
+    ):
+        list(replay(recording.tape, [recording.view(recording.model.weight)]))
+    with pytest.raises(ValueError, match="read-only"):
+        BuildRecording(_through_numpy, SEED)

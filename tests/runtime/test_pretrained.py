@@ -104,7 +104,6 @@ LAYOUTS = [
     ("llama", {"tp": 2, "pp": 2}),
     ("mixed", {"tp": 2, "dp": 2}),
     ("gpt", {"pp": 2, "virtual_stages": 2, "schedule": "interleaved-1f1b", "dp": 2}),
-    ("t5", {"pp": 2, "dp": 2}),
 ]
 
 
