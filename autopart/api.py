@@ -95,7 +95,7 @@ def plan(
         schedule: the name of one of `autopart/schedules/catalog`; "1f1b", "gpipe", "zb-h1" and others.
         cuts: names of the modules at which the second and later stages begin.
         zero: the ZeRO stage: 1 shares the optimizer's state among the replicas, 2 the gradients too, 3 the parameters
-            too.
+            too. With 1 or 2 an optimizer is given pieces of parameters, so it must treat each element by itself.
         sequence_parallel: True shards what goes from layer to layer along the sequence (the second dim of an input)
             wherever tp can; False shards nothing along it, and what goes from layer to layer not at all.
         cp: degree of context parallelism, which shares the sequence; tp x pp x dp x cp is then `world`.

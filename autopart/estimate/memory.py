@@ -15,7 +15,8 @@ from cost_models.memory import reserve_bytes
 from cost_models.precision import State
 from cost_models.stack import Stack
 
-# The runtime reduces gradients in buckets of 25 MiB, flattened into a copy.
+# Gradients are reduced in buckets of 25 MiB, of which two exist besides: flattened copies where a framework makes some;
+# under ZeRO-2, which keeps no whole gradients, the one that is being reduced and the one that is being filled.
 BUCKET_BYTES = 2 * 25 * 2**20
 # Under ZeRO-3 one unit computes while the parameters of the next are gathered.
 UNITS_GATHERED = 2
@@ -93,7 +94,7 @@ class Keeping:
     def temporary_bytes(self, cost: UnitCost) -> float:
         """What exists while one unit computes: gradients of activations, gathered parameters and their gradients."""
         if self.zero < 3:
-            return cost.transient_bytes
+            return cost.transient_bytes + (BUCKET_BYTES if self.zero == 2 and self.replicas > 1 else 0)
         held = sum(size for _, size, _ in cost.parameters)
         return cost.transient_bytes + held * (UNITS_GATHERED + self.state.reduced_bytes / self.element_bytes)
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from autopart.estimate.block import UnitCost
-from autopart.estimate.memory import Keeping
+from autopart.estimate.memory import Keeping, parameter_bytes
 from cost_models.cluster import Cluster
 from cost_models.collective import Group, all_gather_s, all_reduce_s, reduce_scatter_s
 from cost_models.compute import memory_bound_s
@@ -22,7 +22,7 @@ class Replicas:
         """Seconds once a step, of a stage with `held_bytes` of parameters: reducing gradients, gathering parameters.
 
         What the stack overlaps runs beside the backward pass of the last micro-batch, which takes `backward_s`, and
-        the forward pass of the first. ZeRO-3 does both in every pass, see `paced`.
+        the forward pass of the first. ZeRO-2 reduces in every pass and ZeRO-3 does both in every pass, see `paced`.
         """
         if self.group.ranks == 1 or self.keeping.zero >= 3:
             return 0.0
@@ -32,7 +32,7 @@ class Replicas:
             return self._exposed_s(
                 all_reduce_s(reduced_bytes, self.group, self.cluster), stack.reduction_overlap, backward_s
             )
-        scatter_s = reduce_scatter_s(reduced_bytes, self.group, self.cluster)
+        scatter_s = reduce_scatter_s(reduced_bytes, self.group, self.cluster) if self.keeping.zero == 1 else 0.0
         gather_s = all_gather_s(held_bytes, self.group, self.cluster)
         return self._exposed_s(scatter_s, stack.reduction_overlap, backward_s) + self._exposed_s(
             gather_s, stack.gather_overlap, forward_s
@@ -45,14 +45,19 @@ class Replicas:
     def paced(self, stage: Sequence[UnitCost], forward_s: float, backward_s: float) -> tuple[float, float]:
         """Seconds of both passes of a stage over a micro-batch, given those of its computing.
 
+        Under ZeRO-2 whole gradients are kept nowhere: what a pass makes is reduced in it, as once a step otherwise.
         Under ZeRO-3 every unit's parameters are gathered while the unit before computes, in both passes, and its
         gradients reduced while the next computes (Zhao et al. 2023, "PyTorch FSDP", section 3.3): a unit takes as long
         as the slower of both. What nothing hides are the first gathering and the last reduction. The unit's own kernels
         share the memory with copies: out of the buffer of what was gathered, and into that of what is reduced.
         """
-        if self.group.ranks == 1 or self.keeping.zero < 3:
-            return forward_s, backward_s
         state = self.keeping.state
+        if self.group.ranks == 1 or self.keeping.zero < 2:
+            return forward_s, backward_s
+        if self.keeping.zero == 2:
+            reduced = parameter_bytes(stage)[0] * state.reduced_bytes / self.keeping.element_bytes
+            scatter_s = reduce_scatter_s(reduced, self.group, self.cluster) if reduced else 0.0
+            return forward_s, backward_s + self._exposed_s(scatter_s, self.keeping.stack.reduction_overlap, backward_s)
         gathers_s, reduces_s, copies_s = [], [], []
         for cost in stage:
             held = sum(size for _, size, _ in cost.parameters)

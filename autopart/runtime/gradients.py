@@ -20,7 +20,7 @@ from autopart.runtime.bucket import Bucket
 from autopart.runtime.bucket_sum import BucketSum
 from autopart.runtime.mesh import Mesh
 
-MOST_UNDER_WAY = 2  # of sums, under ZeRO-2: each has a whole buffer
+MOST_UNDER_WAY = 1  # of sums, under ZeRO-2: each has a whole buffer, and another one is being filled
 
 
 class Gradients:
@@ -115,6 +115,9 @@ class Gradients:
 
     def finish(self) -> None:
         """Wait for all sums, and give the leaves their `grad`."""
+        for own in self._queue:  # of passes that the schedule has and this rank has nothing to do in
+            own.missing = set()
+        self._start_complete()
         for _ in range(self._rounds_left):
             self._queue.extend(self._sums)
             self._start_complete()

@@ -75,7 +75,7 @@ class LeastStep:
         most the largest share that any unit has; and a cut sends at least what crosses the best place.
         """
         slowest_s = max(own.seconds / point.pp, own.slowest_s)
-        share, fill_s = self._fill(point, own, keeping.zero >= 3)
+        share, fill_s = self._fill(point, own, keeping.zero >= 2)
         step_s = self._pace * ((point.micro_batches - share) * slowest_s + fill_s)
         if point.pp > 1:
             cuts = point.pp * point.virtual_stages - 1
@@ -95,7 +95,7 @@ class LeastStep:
         if Kind.BACKWARD not in kinds:
             return 0.0
         step_s = count * max(own.seconds / point.pp, own.slowest_s)
-        if point.virtual_stages == 1 and keeping.zero < 3:
+        if point.virtual_stages == 1 and keeping.zero < 2:
             waited = 1.0 if Kind.WEIGHT not in kinds else min((share[0] for share in own.shares), default=0.0)
             if waited > 0:
                 step_s = max(step_s, own.seconds * waited / (1 - (1 - waited / count) ** point.pp))

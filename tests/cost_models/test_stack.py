@@ -32,7 +32,7 @@ def test_unknown_stack() -> None:
         ('attention = "flash"', 'attention = "magic"', "'attention' must be one of math, flash1, flash, cudnn"),
         ("blocking_sends = false", "blocking_sends = 1", "'blocking_sends' must be true or false"),
         ("contention = 1.0", "contention = 0.9", "'contention' must be a finite number of at least 1"),
-        ("reduction_overlap = 0.0", "reduction_overlap = 1.5", "'reduction_overlap' must be .* at most 1"),
+        ("reduction_overlap = 0.875", "reduction_overlap = 1.5", "'reduction_overlap' must be .* at most 1"),
     ],
 )
 def test_malformed_stack(tmp_path: Path, old: str, new: str, message: str) -> None:
