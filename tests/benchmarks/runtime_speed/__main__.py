@@ -4,7 +4,10 @@ import argparse
 import os
 import time
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
+
+import torch
 
 import autopart
 from autopart.errors import WorkerError
@@ -38,9 +41,14 @@ def main() -> None:
     table = "\n".join(grid(rows, HEADERS, "lll" + "r" * 9))
     print(f"\n{table}\n{time.monotonic() - began:.0f} s; load {load:.1f} before")
     if asked.write:
-        text = PAGE.read_text(encoding="utf-8")
-        before, after = text.split(BEGIN)[0], text.split(END)[1]
-        PAGE.write_text(f"{before}{BEGIN}\n```\n{table}\n```\n{END}{after}", encoding="utf-8")
+        when = f"{date.today():%d %B %Y}, torch {torch.__version__}, {os.cpu_count()} cores, load {load:.1f} before"
+        PAGE.write_text(replaced(PAGE.read_text(encoding="utf-8"), table, when), encoding="utf-8")
+
+
+def replaced(page: str, table: str, when: str) -> str:
+    """The page with this table between its marks."""
+    before, after = page.split(BEGIN)[0], page.split(END)[1]
+    return f"{before}{BEGIN}\n{when}:\n```\n{table}\n```\n{END}{after}"
 
 
 def _lines(row: Row, size: Size, rounds: int) -> list[tuple[str, ...]]:
