@@ -194,7 +194,16 @@ def speed_table(found: Mapping[str, Mapping[str, Any]]) -> str:
             )
         )
     headers = (
-        *("model", "tp × pp × dp", "capture + search s", "of CPU", "from a saved graph s", "of CPU", "candidates", "cut"),
+        *(
+            "model",
+            "tp × pp × dp",
+            "capture + search s",
+            "of CPU",
+            "from a saved graph s",
+            "of CPU",
+            "candidates",
+            "cut",
+        ),
         "candidates / CPU s",
     )
     return "\n".join(grid(rows, headers, "llrrrrrrr"))
