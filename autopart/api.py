@@ -39,7 +39,18 @@ from autopart.sharding.strict import refuse_mixing
 from cost_models.cluster import Cluster
 from cost_models.stack import Stack
 
-__all__ = ["Parallel", "Plan", "Prepared", "calibrate", "load_graph", "load_plan", "parallelize", "plan", "prepare", "run"]
+__all__ = [
+    "Parallel",
+    "Plan",
+    "Prepared",
+    "calibrate",
+    "load_graph",
+    "load_plan",
+    "parallelize",
+    "plan",
+    "prepare",
+    "run",
+]
 
 
 def plan(

@@ -43,7 +43,7 @@ class CutSearch:
         self._memory = _Memory.of(costs, keeping, held or Held.of(costs))
         self._rooms: dict[float, Matrix] = {}
 
-    def cuts(self, stages: int, in_flight: Sequence[int], limit_bytes: float) -> tuple[int, ...] | None:
+    def cuts(self, stages: int, in_flight: Sequence[float], limit_bytes: float) -> tuple[int, ...] | None:
         """The cuts that make the slowest stage fastest, and among those the other stages even; None if none fits.
 
             first[s][j]  = min over i of max(first[s-1][i], time(i, j))         the least slowest stage
@@ -73,7 +73,7 @@ class CutSearch:
                 return _most_even(self._blocks(in_flight[:stages], room, slowest))
         return None
 
-    def _may_fit(self, in_flight: Sequence[int], room: Matrix) -> bool:
+    def _may_fit(self, in_flight: Sequence[float], room: Matrix) -> bool:
         """Whether stages that each take as many units as fit get to the last one.
 
         A stage that begins earlier needs no less up to the same unit, but that it may receive less: where it could
@@ -98,7 +98,7 @@ class CutSearch:
             least, most = (least, middle) if start == self._count else (middle, most)
         return most, 1.25 * most, 2 * most, time[-1]
 
-    def _blocks(self, in_flight: Sequence[int], room: Matrix, most_s: float) -> list["_Block"]:
+    def _blocks(self, in_flight: Sequence[float], room: Matrix, most_s: float) -> list["_Block"]:
         """For each stage the durations from any of its first units to any next stage's, infinite where it cannot be.
 
         A unit can be the first of stage s if those before it can be done in s stages, and the others in the rest.
@@ -130,7 +130,7 @@ class _Block:
 def search_cuts(
     costs: Sequence[UnitCost],
     stages: int,
-    in_flight: Sequence[int],
+    in_flight: Sequence[float],
     limit_bytes: float,
     keeping: Keeping,
     allowed: Sequence[int] | None = None,

@@ -18,9 +18,11 @@ from autopart.search.request import Request
 from autopart.sharding.infer_axes import Axes
 from autopart.sharding.rule import Rule
 from cost_models.dtype import dtype_bytes
+from cost_models.memory import reserve_bytes
 from cost_models.precision import State, computed_dtype, state
 
 Layout = tuple[int, int, int, str]
+UNEVEN = 1.1  # what a rank may seem to need of its memory, if its stages were alike
 
 
 @dataclass
@@ -33,7 +35,7 @@ class Pricing:
     units: tuple[Unit, ...]
     request: Request
     _layouts: dict[int, Layouts] = field(default_factory=dict)
-    _flying: dict[tuple[str, int, int, int], tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
+    _flying: dict[tuple[str, int, int, int], tuple[tuple[int, ...], tuple[float, ...]]] = field(default_factory=dict)
     _totals: dict[tuple[Layout, str], Totals] = field(default_factory=dict)
     _keepings: dict[tuple[int, int, str], Keeping] = field(default_factory=dict)
     _held: dict[Layout, Held] = field(default_factory=dict)
@@ -63,22 +65,23 @@ class Pricing:
     def may_fit(self, point: Point, limit: float) -> bool:
         """Whether there may be cuts with which all stages fit `limit` bytes of tensors; not looked at closely.
 
-        Stage s, with n[s] micro-batches in flight, needs at least a[s] + n[s] k[s], for its state a and what it keeps
+        Rank s, with n[s] micro-batches in flight, needs at least a[s] + n[s] k[s], for its state a and what it keeps
         k. The largest of these is no less than their mean, with any weights: equal ones, or 1/n[s], of which the k sum
-        up to that of all units.
+        up to that of all units. Where a rank has several stages, n[s] is their mean, and they need not be alike.
         """
         own, (_, flying) = self._total(point), self._in_flight(point)
         state = self.keeping(point).copies * own.held_bytes
-        evenly = (state + min(flying) * own.kept_bytes) / len(flying)
-        weighted = (state / max(flying) + own.kept_bytes) / sum(1 / count for count in flying)
-        return max(evenly, weighted) <= limit / point.virtual_stages
+        ranks = flying[: point.pp]
+        evenly = (state + min(ranks) * own.kept_bytes) / point.pp
+        weighted = (state / max(ranks) + own.kept_bytes) / sum(1 / count for count in ranks)
+        return max(evenly, weighted) <= limit * (1.0 if point.virtual_stages == 1 else UNEVEN)
 
-    def _in_flight(self, point: Point) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Passes in flight on every rank, and micro-batches of every stage; those of one rank share memory evenly."""
+    def _in_flight(self, point: Point) -> tuple[tuple[int, ...], tuple[float, ...]]:
+        """Passes in flight on every rank, and micro-batches of every stage, where those of one rank are alike."""
         pipeline = (point.schedule, point.pp, point.micro_batches, point.virtual_stages)
         if pipeline not in self._flying:
-            ranks = rank_peaks(*pipeline)
-            self._flying[pipeline] = ranks, ranks * point.virtual_stages
+            ranks, virtual = rank_peaks(*pipeline), point.virtual_stages
+            self._flying[pipeline] = ranks, tuple(passes / virtual for passes in ranks) * virtual
         return self._flying[pipeline]
 
     def keeping(self, point: Point) -> Keeping:
@@ -103,11 +106,16 @@ class Pricing:
             if point.layout not in self._held:
                 self._held[point.layout] = Held.of(costs)
             self._cuts[key] = CutSearch(costs, keeping, self.request.cuts, self._held[point.layout])
-        cuts = self._cuts[key].cuts(pp * virtual, per_stage, limit / virtual)
-        if cuts is None:
-            return None
         plan = layouts.plan(*point.layout[1:])
-        return Candidate(point, cuts, costs, plan, self.request.cluster, keeping, flying)
+        found: Candidate | None = None
+        # The stages of a rank share its memory, unevenly where that fits: it is known when they are cut.
+        for share in dict.fromkeys((1, virtual)):
+            cuts = self._cuts[key].cuts(pp * virtual, per_stage, limit / share)
+            if cuts is not None:
+                found = Candidate(point, cuts, costs, plan, self.request.cluster, keeping, flying)
+                if virtual == 1 or found.peak_bytes - reserve_bytes(keeping.device) <= limit:
+                    break
+        return found
 
     @cached_property
     def _least_step(self) -> LeastStep:
