@@ -7,6 +7,7 @@ from itertools import pairwise
 
 from autopart.estimate.block import UnitCost
 from autopart.estimate.memory import Keeping, crossing_bytes, parameter_bytes, stage_memory
+from autopart.estimate.recompute import BY_LAYER, summary
 from autopart.estimate.replicas import Replicas
 from autopart.ir.action import Kind, Schedule
 from autopart.ir.plan import Memory, StagePlan
@@ -29,7 +30,7 @@ STEADY = 4  # a pipeline is filled long before four micro-batches a stage
 
 @dataclass(frozen=True)
 class Candidate:
-    """A point and its cuts, with the costs of the units there."""
+    """A point and its cuts, with the costs of the units there as they are recomputed; `kinds` says how."""
 
     point: Point
     cuts: tuple[int, ...]
@@ -38,6 +39,7 @@ class Candidate:
     cluster: Cluster
     keeping: Keeping
     in_flight: tuple[int, ...]
+    kinds: tuple[str, ...]
 
     @property
     def tp(self) -> int:
@@ -81,8 +83,8 @@ class Candidate:
 
     @property
     def recompute(self) -> str:
-        """As the point has it."""
-        return self.point.recompute
+        """As the point has it, or in a few words what was chosen layer by layer."""
+        return summary(self.costs, self.kinds) if self.point.recompute == BY_LAYER else self.point.recompute
 
     @cached_property
     def stages(self) -> tuple[tuple[UnitCost, ...], ...]:
@@ -100,7 +102,7 @@ class Candidate:
         paces = []
         for stage in self.stages:
             forward = sum(cost.forward_s for cost in stage)
-            backward = sum(cost.backward_s + self.keeping.recompute.again_s(cost) for cost in stage)
+            backward = sum(cost.backward_s + cost.again_s for cost in stage)
             paces.append(self.replicas.paced(stage, self.pace * forward, self.pace * backward))
         return tuple(paces)
 
@@ -146,7 +148,7 @@ class Candidate:
             return tuple(
                 stage_memory(stage, self.in_flight[i], self.keeping, entering[i]) for i, stage in enumerate(self.stages)
             )
-        kept = [sum(self.keeping.recompute.kept_bytes(cost) for cost in stage) for stage in self.stages]
+        kept = [sum(cost.kept_bytes for cost in stage) for stage in self.stages]
         sizes = [a + b for a, b in zip(kept, entering, strict=True)]
         # When all of a rank's stages are in flight, they go on as they do: a longer schedule has the same peak.
         count = min(self.micro_batches, STEADY * self.pp)

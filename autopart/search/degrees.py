@@ -123,7 +123,7 @@ class DegreeSearch:
         """
         limit, _ = self._limits
         bounds = [(own.least_step_s, number) for number, own in found.items() if own is not best]
-        bounds += [(self.pricing.played_s(self.points[number]), number) for number in left]
+        bounds += [(self.pricing.played_s(self.points[number], limit), number) for number in left]
         heapify(bounds)
         made = dict(found)
         for _ in range(MOST_PROVED):
@@ -162,7 +162,7 @@ class DegreeSearch:
 
     @cached_property
     def _bounds(self) -> list[float]:
-        return [self.pricing.bound_s(point) if self.prune else 0.0 for point in self.points]
+        return [self.pricing.bound_s(point, self._limits[0]) if self.prune else 0.0 for point in self.points]
 
     @cached_property
     def _order(self) -> list[int]:

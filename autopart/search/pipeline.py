@@ -17,21 +17,25 @@ class CutSearch:
     """The cuts of one chain of units under one way of keeping; its tables serve every number of stages.
 
     Args:
-        costs: of the units.
-        keeping: what is computed again, and how the state of parameters is kept.
+        costs: of the units, as they are recomputed.
+        keeping: how the state of parameters is kept.
         allowed: cut only before these units; left out, before any.
+
+    Attributes:
+        duration: of both passes of the stage from any unit (row) up to any other (column), infinite where none can be.
+        memory: of these stages.
     """
 
     def __init__(self, costs: Sequence[UnitCost], keeping: Keeping, allowed: Sequence[int] | None = None) -> None:
         self._keeping, self._count = keeping, len(costs)
-        time = _prefix([cost.forward_s + cost.backward_s + keeping.recompute.again_s(cost) for cost in costs])
-        self._duration = time[None, :] - time[:, None]
+        time = _prefix([cost.forward_s + cost.backward_s + cost.again_s for cost in costs])
         usable = np.ones(len(costs) + 1, dtype=bool)
         if allowed is not None:
             usable[:] = False
             usable[[0, *allowed, len(costs)]] = True
-        self._possible = np.triu(usable[:, None] & usable[None, :], 1)
-        self._memory = _Memory.of(costs, keeping)
+        possible = np.triu(usable[:, None] & usable[None, :], 1)
+        self.duration = np.where(possible, time[None, :] - time[:, None], np.inf)
+        self.memory = StageMemory.of(costs, keeping)
 
     def cuts(self, stages: int, in_flight: Sequence[int], limit_bytes: float) -> tuple[int, ...] | None:
         """The cuts that make the slowest stage fastest, and among those the other stages even; None if none fits.
@@ -51,19 +55,16 @@ class CutSearch:
         """
         if stages > self._count:
             return None
-        room = self._memory.room_bytes(limit_bytes, self._keeping)
-        possible = self._possible & (room >= 0)
-        known: dict[int, NDArray[np.bool_]] = {}
-        for flying in in_flight[:stages]:
+        return best_cuts(self.fitting(in_flight[:stages], limit_bytes))
+
+    def fitting(self, in_flight: Sequence[int], limit_bytes: float) -> list[Matrix]:
+        """For each stage `duration`, infinite where it does not fit; stages with as many in flight share a matrix."""
+        room = self.memory.free_bytes(limit_bytes, self._keeping) - self.memory.beside
+        known: dict[int, Matrix] = {}
+        for flying in in_flight:
             if flying not in known:
-                known[flying] = possible & (self._memory.kept * flying <= room)
-        fits = [known[flying] for flying in in_flight[:stages]]
-        slowest = _least_slowest(self._duration, fits)
-        if not np.isfinite(slowest):
-            return None
-        even = self._duration <= slowest * (1 + 1e-9)
-        paced = {flying: own & even for flying, own in known.items()}
-        return _most_even(self._duration**2, [paced[flying] for flying in in_flight[:stages]])
+                known[flying] = np.where(self.memory.kept * flying <= room, self.duration, np.inf)
+        return [known[flying] for flying in in_flight]
 
 
 def search_cuts(
@@ -78,26 +79,39 @@ def search_cuts(
     return CutSearch(costs, keeping, allowed).cuts(stages, in_flight, limit_bytes)
 
 
-def _least_slowest(duration: Matrix, allowed: Sequence[NDArray[np.bool_]]) -> float:
+def best_cuts(durations: Sequence[Matrix]) -> tuple[int, ...] | None:
+    """The cuts that make the slowest stage fastest, and among those the other stages even; None if there are none.
+
+    `durations[s][i, j]` is the time of stage s if it has the units from i up to j, infinite where it cannot.
+    """
+    slowest = least_slowest(durations)
+    if not np.isfinite(slowest):
+        return None
+    within = slowest * (1 + 1e-9)
+    squares = {id(own): np.where(own <= within, own, np.inf) ** 2 for own in durations}
+    return _most_even([squares[id(own)] for own in durations])
+
+
+def least_slowest(durations: Sequence[Matrix]) -> float:
     """The least time of the slowest stage of any chain of stages from the first unit to the last."""
-    best = np.full(len(duration), np.inf)
+    best = np.full(len(durations[0]), np.inf)
     best[0] = 0.0
-    for possible in allowed:
-        best = np.where(possible, np.maximum(best[:, None], duration), np.inf).min(axis=0)
+    for duration in durations:
+        best = np.maximum(best[:, None], duration).min(axis=0)
     return float(best[-1])
 
 
-def _most_even(costs: Matrix, allowed: Sequence[NDArray[np.bool_]]) -> tuple[int, ...]:
+def _most_even(costs: Sequence[Matrix]) -> tuple[int, ...]:
     """The cuts of the chain of stages, from the first unit to the last, whose `costs[start, stop]` add up to least."""
-    best = np.full(len(costs), np.inf)
+    best = np.full(len(costs[0]), np.inf)
     best[0] = 0.0
     choices: list[NDArray[np.intp]] = []
-    for possible in allowed:
-        joined = np.where(possible, best[:, None] + costs, np.inf)
+    for own in costs:
+        joined = best[:, None] + own
         choices.append(joined.argmin(axis=0))
         best = np.take_along_axis(joined, choices[-1][None], axis=0)[0]
     cuts = []
-    end = len(costs) - 1
+    end = len(best) - 1
     for choice in reversed(choices):
         end = int(choice[end])
         cuts.append(end)
@@ -105,8 +119,14 @@ def _most_even(costs: Matrix, allowed: Sequence[NDArray[np.bool_]]) -> tuple[int
 
 
 @dataclass(frozen=True)
-class _Memory:
-    """What `stage_memory` adds up, for the stage from any unit (row) up to any other (column)."""
+class StageMemory:
+    """What `stage_memory` adds up, for the stage from any unit (row) up to any other (column).
+
+    Attributes:
+        held: bytes of its parameters; `largest` of the largest one.
+        kept: of one micro-batch in flight, with what crosses its cuts.
+        beside: the most besides those in flight, while one of its units runs backward.
+    """
 
     held: Matrix
     largest: Matrix
@@ -114,9 +134,10 @@ class _Memory:
     beside: Matrix
 
     @classmethod
-    def of(cls, costs: Sequence[UnitCost], keeping: Keeping) -> "_Memory":
-        kept = _prefix([keeping.recompute.kept_bytes(cost) for cost in costs])
-        beside = [keeping.recompute.working_bytes(cost) + keeping.temporary_bytes(cost) for cost in costs]
+    def of(cls, costs: Sequence[UnitCost], keeping: Keeping) -> "StageMemory":
+        """That of every stage of a chain of units."""
+        kept = _prefix([cost.kept_bytes for cost in costs])
+        beside = [cost.working_bytes + keeping.temporary_bytes(cost) for cost in costs]
         cuts = np.array([(0.0, 0.0), *(crossing_bytes(cost, keeping) for cost in costs[:-1]), (0.0, 0.0)])
         held = _prefix([sum(size for _, size, _ in cost.parameters) for cost in costs])
         return cls(
@@ -128,14 +149,14 @@ class _Memory:
             ),
         )
 
-    def room_bytes(self, limit_bytes: float, keeping: Keeping) -> Matrix:
-        """What every stage has left for what it keeps of micro-batches in flight; below 0 where it does not fit."""
+    def free_bytes(self, limit_bytes: float, keeping: Keeping) -> Matrix:
+        """What every stage has left for activations, in flight and `beside`; -inf where it does not fit."""
         state = self.held * keeping.copies + keeping.stack.buffer_bytes
         # When no activations are left, see `Keeping.after_bytes` and `Keeping.flat_bytes`.
         after = np.maximum(keeping.step_bytes(1.0) * self.held, keeping.flat_bytes(self.held, self.largest))
         if keeping.replicas > 1:
             after = np.maximum(after, np.minimum(BUCKET_BYTES, 2 * self.held))
-        return np.where(state + after <= limit_bytes, limit_bytes - (state + self.beside), -1.0)
+        return np.where(state + after <= limit_bytes, limit_bytes - state, -np.inf)
 
 
 def _held_twice(costs: Sequence[UnitCost]) -> Matrix:

@@ -1,17 +1,19 @@
 """Pricing: what every point of a search costs: bounds from the units alone, then candidates with their best cuts."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from autopart.estimate.block import UnitCost
 from autopart.estimate.memory import Keeping
-from autopart.estimate.recompute import parse_recompute
+from autopart.estimate.recompute import BY_LAYER, NONE, parse_recompute, recomputed
 from autopart.ir.folded import Folded
 from autopart.ir.units import Unit
 from autopart.schedules.rank_peaks import rank_peaks
 from autopart.search.candidate import Candidate
 from autopart.search.layouts import Layouts
 from autopart.search.least_step import LeastStep, Totals, totals
+from autopart.search.mixed_cuts import MixedCutSearch
 from autopart.search.pipeline import CutSearch
 from autopart.search.point import Point
 from autopart.search.request import Request
@@ -35,8 +37,10 @@ class Pricing:
     _layouts: dict[int, Layouts] = field(default_factory=dict)
     _flying: dict[tuple[str, int, int, int], tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
     _totals: dict[tuple[Layout, str], Totals] = field(default_factory=dict)
-    _keepings: dict[tuple[int, int, str], Keeping] = field(default_factory=dict)
+    _keepings: dict[tuple[int, int], Keeping] = field(default_factory=dict)
     _cuts: dict[tuple[Layout, str, int, int], CutSearch] = field(default_factory=dict)
+    _mixed: dict[tuple[Layout, str, int, int], MixedCutSearch] = field(default_factory=dict)
+    _again: dict[tuple[Layout, str], tuple[UnitCost, ...]] = field(default_factory=dict)
 
     def layouts(self, cp: int) -> Layouts:
         """The layouts that candidates have at a degree of context parallelism."""
@@ -51,26 +55,34 @@ class Pricing:
         options = self.layouts(1).options(tp)
         return any(s.divided and any(x.shard for x in (*s.inputs, *s.outputs)) for own in options.values() for s in own)
 
-    def bound_s(self, point: Point) -> float:
-        """Seconds that no candidate of `point` is estimated below."""
-        return self._least_step.estimated_s(point, self._total(point), self.keeping(point))
+    def bound_s(self, point: Point, limit: float = float("inf")) -> float:
+        """Seconds that no candidate of `point` within `limit` bytes of tensors is estimated below."""
+        again_s = self.again_s(point, limit)
+        return self._least_step.estimated_s(point, self._total(point), self.keeping(point), again_s)
 
-    def played_s(self, point: Point) -> float:
-        """Seconds that no candidate of `point` takes less than."""
-        return self._least_step.played_s(point, self._total(point), self.keeping(point))
+    def played_s(self, point: Point, limit: float = float("inf")) -> float:
+        """Seconds that no candidate of `point` within `limit` takes less than."""
+        return self._least_step.played_s(point, self._total(point), self.keeping(point), self.again_s(point, limit))
 
-    def may_fit(self, point: Point, limit: float) -> bool:
-        """Whether there may be cuts with which all stages fit `limit` bytes of tensors; not looked at closely.
+    def again_s(self, point: Point, limit: float) -> float:
+        """Seconds that all units together compute again at the least, so that there may be cuts with which all stages
+        fit `limit` bytes of tensors; infinite where there are none.
 
         Stage s, with n[s] micro-batches in flight, needs at least a[s] + n[s] k[s], for its state a and what it keeps
         k. The largest of these is no less than their mean, with any weights: equal ones, or 1/n[s], of which the k sum
         up to that of all units.
         """
+        if limit == float("inf"):
+            return 0.0
         own, (_, flying) = self._total(point), self._in_flight(point)
-        state = self.keeping(point).copies * own.held_bytes
-        evenly = (state + min(flying) * own.kept_bytes) / len(flying)
-        weighted = (state / max(flying) + own.kept_bytes) / sum(1 / count for count in flying)
-        return max(evenly, weighted) <= limit / point.virtual_stages
+        state, each = self.keeping(point).copies * own.held_bytes, limit / point.virtual_stages
+        evenly = (each * len(flying) - state) / min(flying)
+        weighted = each * sum(1 / count for count in flying) - state / max(flying)
+        return own.again_s(own.kept_bytes - min(evenly, weighted))
+
+    def may_fit(self, point: Point, limit: float) -> bool:
+        """Whether there may be cuts with which all stages fit `limit` bytes of tensors; not looked at closely."""
+        return self.again_s(point, limit) < float("inf")
 
     def _in_flight(self, point: Point) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Passes in flight on every rank, and micro-batches of every stage; those of one rank share memory evenly."""
@@ -82,29 +94,60 @@ class Pricing:
 
     def keeping(self, point: Point) -> Keeping:
         """How its stages keep the state of their parameters."""
-        key = point.zero, point.dp * point.cp, point.recompute
+        key = point.zero, point.dp * point.cp
         if key not in self._keepings:
-            device, stack = self.request.cluster.device, self.request.stack
-            zero, replicas, recompute = key
-            self._keepings[key] = Keeping(*self._state, zero, replicas, parse_recompute(recompute), device, stack)
+            self._keepings[key] = Keeping(*self._state, *key, self.request.cluster.device, self.request.stack)
         return self._keepings[key]
 
     def candidate(self, point: Point, limit: float) -> Candidate | None:
-        """A point with its best cuts; None where no cuts fit `limit` bytes of tensors."""
-        keeping, pp, virtual = self.keeping(point), point.pp, point.virtual_stages
-        flying, per_stage = self._in_flight(point)
+        """A point with its best cuts, and what is recomputed; None where nothing fits `limit` bytes of tensors."""
         if not self.may_fit(point, limit):
             return None
-        key = (point.layout, point.recompute, point.zero, keeping.replicas)
-        layouts = self.layouts(point.cp)
-        costs = layouts.costs(*point.layout[1:])
-        if key not in self._cuts:
-            self._cuts[key] = CutSearch(costs, keeping, self.request.cuts)
-        cuts = self._cuts[key].cuts(pp * virtual, per_stage, limit / virtual)
-        if cuts is None:
+        found = self._best_cuts(point, limit)
+        if found is None:
             return None
-        plan = layouts.plan(*point.layout[1:])
-        return Candidate(point, cuts, costs, plan, self.request.cluster, keeping, flying)
+        cuts, kinds = found
+        plan, costs = self.layouts(point.cp).plan(*point.layout[1:]), self._recomputed(point, kinds)
+        flying, _ = self._in_flight(point)
+        return Candidate(point, cuts, costs, plan, self.request.cluster, self.keeping(point), flying, kinds)
+
+    def _best_cuts(self, point: Point, limit: float) -> tuple[tuple[int, ...], tuple[str, ...]] | None:
+        """The best cuts, and the kind of recomputation of every unit."""
+        keeping, kinds = self.keeping(point), self._pinned_kinds(point)
+        key = (point.layout, point.recompute, point.zero, keeping.replicas)
+        _, flying = self._in_flight(point)
+        wanted = (point.pp * point.virtual_stages, flying, limit / point.virtual_stages)
+        if kinds is None:
+            if key not in self._mixed:
+                costs = self._recomputed(point, ())
+                self._mixed[key] = MixedCutSearch(costs, keeping, self._kinds, self.request.cuts)
+            return self._mixed[key].cuts(*wanted)
+        if key not in self._cuts:
+            self._cuts[key] = CutSearch(self._recomputed(point, kinds), keeping, self.request.cuts)
+        cuts = self._cuts[key].cuts(*wanted)
+        return None if cuts is None else (cuts, kinds)
+
+    @property
+    def _kinds(self) -> tuple[str, ...]:
+        """Of recomputation, among which is chosen layer by layer."""
+        return self.request.stack.space.recompute
+
+    def _pinned_kinds(self, point: Point) -> tuple[str, ...] | None:
+        """Every unit's kind of recomputation, or None where it is chosen layer by layer."""
+        if point.recompute == BY_LAYER:
+            return None
+        return parse_recompute(point.recompute).kinds(self.layouts(point.cp).costs(*point.layout[1:]))
+
+    def _recomputed(self, point: Point, kinds: Sequence[str]) -> tuple[UnitCost, ...]:
+        """The costs of the units, each recomputed as `kinds` says; without kinds none is."""
+        costs = self.layouts(point.cp).costs(*point.layout[1:])
+        tables = {NONE: costs}
+        for kind in set(kinds) - {NONE}:
+            key = point.layout, kind
+            if key not in self._again:
+                self._again[key] = tuple(recomputed(cost, kind) for cost in costs)
+            tables[kind] = self._again[key]
+        return costs if len(tables) == 1 else tuple(tables[kind][index] for index, kind in enumerate(kinds))
 
     @cached_property
     def _least_step(self) -> LeastStep:
@@ -120,6 +163,9 @@ class Pricing:
     def _total(self, point: Point) -> Totals:
         key = point.layout, point.recompute
         if key not in self._totals:
-            costs = self.layouts(point.cp).costs(*point.layout[1:])
-            self._totals[key] = totals(costs, parse_recompute(point.recompute))
+            kinds = self._pinned_kinds(point)
+            if kinds is None:
+                self._totals[key] = totals(self._recomputed(point, ()), self._kinds)
+            else:
+                self._totals[key] = totals(self._recomputed(point, kinds))
         return self._totals[key]
