@@ -254,7 +254,7 @@ def make_program(plan: PlanData, prepared: Prepared) -> Program:
         f"recompute {plan.recompute}.\nModel graph {plan.fingerprint}. Shapes are a rank's own; b is the micro-batch "
         "size."
     )
-    return emit_program(sharded, prepared.units, plan.cuts, plan.recompute == "full", facts)
+    return emit_program(sharded, prepared.units, plan.cuts, plan.layers_recomputed, facts)
 
 
 def _join_job(world: int) -> None:

@@ -17,7 +17,8 @@ def attention_cores(graph: Graph, indices: Sequence[int]) -> tuple[tuple[int, ..
     """The cores among the nodes at `indices`, which are in order: for each the indices of its nodes.
 
     A core is what lies on paths from one product of activations to another, with no product with a weight between, or
-    an attention op by itself. Nothing outside of a core takes from one part of it and gives to another.
+    an attention op by itself. Nothing outside of a core takes from one part of it and gives to another, and of cores
+    whose nodes alternate there is the first.
     """
     nodes = [graph.nodes[index] for index in indices]
     products, walls = _products(graph, nodes)
@@ -35,11 +36,12 @@ def attention_cores(graph: Graph, indices: Sequence[int]) -> tuple[tuple[int, ..
     for place in reversed(range(len(nodes))):
         if place in before:
             before.update(sources[place])
-    return tuple(
-        tuple(indices[place] for place in core)
-        for core in _joined(sorted(behind & before), sources)
-        if (len(core) > 1 or work_of(nodes[core[0]]) is Work.ATTENTION) and _is_closed(nodes, core)
-    )
+    found: list[list[int]] = []
+    for core in _joined(sorted(behind & before), sources):
+        follows = not found or found[-1][-1] < core[0]
+        if follows and (len(core) > 1 or work_of(nodes[core[0]]) is Work.ATTENTION) and _is_closed(nodes, core):
+            found.append(core)
+    return tuple(tuple(indices[place] for place in core) for core in found)
 
 
 def core_inputs(graph: Graph, core: Sequence[int]) -> list[tuple[Node, int]]:

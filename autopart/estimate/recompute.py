@@ -6,9 +6,10 @@ from fractions import Fraction
 
 from autopart.errors import PinError
 from autopart.estimate.block import UnitCost
+from autopart.ir.plan import RECOMPUTE
 
 NONE, SELECTIVE, FULL = "none", "selective", "full"
-KINDS = (NONE, SELECTIVE, FULL)
+KINDS = RECOMPUTE
 BY_LAYER = "by layer"  # of a plan: each layer has the kind that its stage's memory asks for
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 from autopart.estimate.block import UnitCost
 from autopart.estimate.memory import Keeping, crossing_bytes, parameter_bytes, stage_memory
@@ -301,13 +301,14 @@ class Candidate:
         plans = []
         for index, stage in enumerate(self.stages):
             start, stop = bounds[index], bounds[index + 1]
+            layers = [kind for unit, kind in zip(units[start:stop], self.kinds[start:stop], strict=True) if unit.loop]
             plans.append(
                 StagePlan(
                     start,
                     stop,
                     units[start].name,
                     units[stop - 1].name,
-                    sum(unit.loop is not None for unit in units[start:stop]),
+                    len(layers),
                     parameter_bytes(stage)[1],
                     self.forward_s[index],
                     self.backward_s[index],
@@ -315,6 +316,7 @@ class Candidate:
                     self.memory[self.rank_of[index]],
                     self.pace * sum(cost.weight_s for cost in stage),
                     self.sends_s[index] if index < len(self.sends_s) else 0.0,
+                    tuple((kind, len(list(own))) for kind, own in groupby(layers)),
                 )
             )
         return tuple(plans)

@@ -154,11 +154,11 @@ class DegreeSearch:
                 best = candidate
         return best
 
-    def fits(self, point: Point) -> bool:
-        """Whether there are cuts with which `point` fits the memory."""
+    def fitted(self, point: Point) -> Candidate | None:
+        """The candidate of a point, if it fits the memory."""
         limit, whole = self._limits
         candidate = self.pricing.candidate(point, limit)
-        return candidate is not None and candidate.peak_bytes <= whole
+        return candidate if candidate is not None and candidate.peak_bytes <= whole else None
 
     @cached_property
     def _bounds(self) -> list[float]:

@@ -40,7 +40,7 @@ class Pricing:
     _keepings: dict[tuple[int, int], Keeping] = field(default_factory=dict)
     _cuts: dict[tuple[Layout, str, int, int], CutSearch] = field(default_factory=dict)
     _mixed: dict[tuple[Layout, str, int, int], MixedCutSearch] = field(default_factory=dict)
-    _again: dict[tuple[Layout, str], tuple[UnitCost, ...]] = field(default_factory=dict)
+    _again: dict[tuple[Layout, str, int], UnitCost] = field(default_factory=dict)
 
     def layouts(self, cp: int) -> Layouts:
         """The layouts that candidates have at a degree of context parallelism."""
@@ -140,14 +140,14 @@ class Pricing:
 
     def _recomputed(self, point: Point, kinds: Sequence[str]) -> tuple[UnitCost, ...]:
         """The costs of the units, each recomputed as `kinds` says; without kinds none is."""
-        costs = self.layouts(point.cp).costs(*point.layout[1:])
-        tables = {NONE: costs}
-        for kind in set(kinds) - {NONE}:
-            key = point.layout, kind
-            if key not in self._again:
-                self._again[key] = tuple(recomputed(cost, kind) for cost in costs)
-            tables[kind] = self._again[key]
-        return costs if len(tables) == 1 else tuple(tables[kind][index] for index, kind in enumerate(kinds))
+        costs = list(self.layouts(point.cp).costs(*point.layout[1:]))
+        for index, kind in enumerate(kinds):
+            if kind != NONE:
+                key = point.layout, kind, index
+                if key not in self._again:
+                    self._again[key] = recomputed(costs[index], kind)
+                costs[index] = self._again[key]
+        return tuple(costs)
 
     @cached_property
     def _least_step(self) -> LeastStep:
