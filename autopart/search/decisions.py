@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from autopart.estimate.recompute import BY_LAYER
+from autopart.estimate.recompute import BY_LAYER, NONE
 from autopart.ir.plan import Decision
 from autopart.search.candidate import Candidate
 from autopart.search.degrees import DegreeSearch
@@ -47,8 +47,8 @@ def decisions(search: DegreeSearch, best: Candidate) -> tuple[Decision, ...]:
 
 
 def _of_one_kind(search: DegreeSearch, best: Candidate) -> list[Point]:
-    """The point of `best`, with another kind of recomputation for all layers."""
-    kinds = search.request.stack.space.recompute
+    """The point of `best` with one kind of recomputation for all layers; none where nothing is recomputed."""
+    kinds = () if best.recompute == NONE else search.request.stack.space.recompute
     return [replace(best.point, recompute=kind) for kind in kinds if kind != best.recompute]
 
 
