@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
-.PHONY: help demo test check zoo fidelity format clean
+.PHONY: help demo test check zoo fidelity search format clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1  \t\2/p' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ zoo: $(INSTALLED)  ## try all architectures of transformers and more, write docs
 
 fidelity: $(INSTALLED)  ## predict all published runs, write docs/fidelity.md (about two minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.fidelity --write
+
+search: $(INSTALLED)  ## time the search and compare it with published layouts, write docs/search.md (about half an hour)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.search_speed --write
 
 format: $(INSTALLED)  ## sort the imports, fix what can be fixed, format
 	$(BIN)/ruff check --fix

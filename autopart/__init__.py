@@ -8,6 +8,7 @@ from autopart.errors import (
     BatchError,
     CaptureError,
     CheckpointError,
+    GraphFileError,
     InfeasiblePlanError,
     InputsError,
     LaunchError,
@@ -23,13 +24,14 @@ from autopart.errors import (
 
 if TYPE_CHECKING:
     from autopart import rules
-    from autopart.api import Parallel, Plan, load_plan, parallelize, plan, prepare, run
+    from autopart.api import Parallel, Plan, load_graph, load_plan, parallelize, plan, prepare, run
 
 __all__ = [
     "AutopartError",
     "BatchError",
     "CaptureError",
     "CheckpointError",
+    "GraphFileError",
     "InfeasiblePlanError",
     "InputsError",
     "LaunchError",
@@ -43,6 +45,7 @@ __all__ = [
     "UnknownNameError",
     "UnsupportedError",
     "WorkerError",
+    "load_graph",
     "load_plan",
     "parallelize",
     "plan",

@@ -32,15 +32,17 @@ from autopart.runtime.launch import run
 from autopart.runtime.parallel import Parallel
 from autopart.sharding.find_rule import RuleSource
 from autopart.sharding.infer_axes import infer_axes
+from autopart.sharding.load_ruled import load_ruled as load_graph
+from autopart.sharding.ruled import Ruled
 from autopart.sharding.strategies import Strategy, strategies
 from cost_models.cluster import Cluster
 from cost_models.stack import Stack
 
-__all__ = ["Parallel", "Plan", "calibrate", "load_plan", "parallelize", "plan", "prepare", "run"]
+__all__ = ["Parallel", "Plan", "Prepared", "calibrate", "load_graph", "load_plan", "parallelize", "plan", "prepare", "run"]
 
 
 def plan(
-    model: nn.Module | Prepared,
+    model: nn.Module | Ruled,
     world: int,
     *,
     cluster: str | Path | Cluster | None = None,
@@ -71,8 +73,8 @@ def plan(
     What is left out is searched, all of it jointly, among what the stack's software can do.
 
     Args:
-        model: an unmodified module, whose tensors may be on `meta`; or what `prepare` made of one, where `inputs`,
-            `loss` and `rules` are not looked at.
+        model: an unmodified module, whose tensors may be on `meta`; or what `prepare` made of one, or `load_graph`
+            read, where `inputs`, `loss` and `rules` are not looked at.
         world: the number of devices.
         cluster: a name from `cost_models/clusters`, a path to such a file, or a `Cluster`. Left out: inside a job the
             devices at hand, elsewhere `dgx-h100`.
@@ -137,7 +139,7 @@ def plan(
     )
     check_names(cluster, pins)
     find_front_end(front_end)
-    prepared = model if isinstance(model, Prepared) else prepare(model, inputs, loss, rules, keep_whole, front_end)
+    prepared = model if isinstance(model, Ruled) else prepare(model, inputs, loss, rules, keep_whole, front_end)
     return make_plan(prepared, world, cluster, global_batch, pins)
 
 

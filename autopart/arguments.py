@@ -7,13 +7,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from autopart.errors import PinError
+
 if TYPE_CHECKING:
     from torch import nn
 
+    from autopart.sharding.ruled import Ruled
+
+GRAPH = "graph:"
 TARGET = """TARGET is one of
   file.py:function           called without arguments; returns a model, or (model, example batch)
   package.module:function    the same
   hf:DIRECTORY-OR-CONFIG     a local Hugging Face config.json or the directory it is in
+  graph:FILE                 what 'autopart capture' saved; needs no torch, and starts at once
 The model is made on the meta device: nothing is allocated, nothing is downloaded, no GPU is needed."""
 
 
@@ -23,6 +29,28 @@ def load_model(arguments: argparse.Namespace) -> "tuple[nn.Module, object | None
 
     with warnings_in_a_line():
         return load_target(arguments.target, arguments.sequence_length)
+
+
+def load_ruled_model(arguments: argparse.Namespace) -> "Ruled":
+    """The model that is asked for, captured and with its rules; or the graph that was saved of one.
+
+    Raises:
+        PinError: an option that says how to capture a model, for a graph that has been.
+    """
+    from autopart.sharding.load_ruled import load_ruled
+
+    how = {name: getattr(arguments, name, None) for name in ("sequence_length", "front_end", "keep_whole")}
+    if arguments.target.startswith(GRAPH):
+        given = [name for name, value in how.items() if value is not None]
+        if given:
+            option = given[0].replace("_", "-")
+            raise PinError(f"--{option} says how to capture a model, and {arguments.target} has been: capture it again")
+        return load_ruled(arguments.target.removeprefix(GRAPH))
+    from autopart import api
+
+    model, inputs = load_model(arguments)
+    with warnings_in_a_line():
+        return api.prepare(model, inputs, keep_whole=how["keep_whole"], front_end=how["front_end"])
 
 
 @contextmanager
@@ -70,3 +98,8 @@ def names(text: str) -> tuple[str, ...]:
             f"{text!r} is not a list of module names, as in model.layers.20,model.layers.40"
         )
     return found
+
+
+def keep_whole(text: str) -> str | tuple[str, ...]:
+    """Names of modules that are kept whole, or "auto"."""
+    return text if text == "auto" else names(text)

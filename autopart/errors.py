@@ -9,6 +9,7 @@ AutopartError
 ├── UnknownNameError         no such cluster, device, schedule, operator or target
 ├── RuleError                a sharding rule that cannot be read, or an op that none can be discovered for
 ├── PlanFileError            a plan file is damaged, or of another version
+├── GraphFileError           a file with a captured graph is
 ├── PlanMismatchError        a plan made for another model, graph, world or batch
 ├── LaunchError              `train_step` outside a job of the plan's size, or ranks that disagree
 │   └── WorkerError          a rank of `autopart.run` failed
@@ -80,6 +81,10 @@ class RuleError(AutopartError):
 
 class PlanFileError(AutopartError):
     """A plan file that cannot be read."""
+
+
+class GraphFileError(AutopartError):
+    """A file with a captured graph that cannot be read."""
 
 
 class PlanMismatchError(AutopartError):

@@ -1,5 +1,6 @@
 """planning: from a prepared model and the caller's pins to a plan, and what a plan must be to serve a model."""
 
+import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -7,12 +8,11 @@ from autopart.errors import PinError, PlanMismatchError, UnknownNameError, Unsup
 from autopart.ir.kept import KEPT, function_name
 from autopart.ir.plan import Note, PlanData
 from autopart.ir.units import Unit
-from autopart.prepared import Prepared
 from autopart.report.printed_plan import Plan
-from autopart.runtime.at_hand import cluster_at_hand
 from autopart.schedules.find import find_schedule
 from autopart.search.request import Request
 from autopart.search.solve import solve, unit_named
+from autopart.sharding.ruled import Ruled
 from cost_models.cluster import Cluster, load_cluster
 from cost_models.errors import UnknownCostModelError
 from cost_models.precision import check_precision
@@ -64,9 +64,9 @@ def check_names(cluster: str | Path | Cluster | None, pins: Pins) -> None:
 
 
 def make_plan(
-    prepared: Prepared, world: int, cluster: str | Path | Cluster | None, global_batch: int | None, pins: Pins
+    prepared: Ruled, world: int, cluster: str | Path | Cluster | None, global_batch: int | None, pins: Pins
 ) -> Plan:
-    """The plan for a prepared model."""
+    """The plan for a prepared model, or for a graph that was saved of one; then torch is not needed."""
     notes: list[Note] = []
     known = _cluster(cluster, notes)
     tokens = _tokens_per_sample(prepared)
@@ -78,7 +78,7 @@ def make_plan(
             else f"{DEFAULT_SAMPLES_PER_DEVICE} samples a device"
         )
         notes.append(Note("global_batch", f"left out: {global_batch} samples, {size}; set it with global_batch="))
-    if prepared.captured.graph.loss is None:
+    if prepared.folded.source.loss is None:
         notes.append(
             Note("loss", "the model returns none: priced without; to train, pass loss=, a function of (output, batch)")
         )
@@ -121,12 +121,20 @@ def _cluster(cluster: str | Path | Cluster | None, notes: list[Note]) -> Cluster
     if isinstance(cluster, Cluster):
         return cluster
     if cluster is None:
-        cluster = cluster_at_hand() or DEFAULT_CLUSTER
+        cluster = _at_hand() or DEFAULT_CLUSTER
         notes.append(Note("cluster", f"left out: {cluster}; set it with cluster="))
     try:
         return load_cluster(cluster)
     except UnknownCostModelError as error:
         raise UnknownNameError(str(error)) from error
+
+
+def _at_hand() -> str | None:
+    if "torch" not in sys.modules:  # a process that has not imported it is in no job
+        return None
+    from autopart.runtime.at_hand import cluster_at_hand
+
+    return cluster_at_hand()
 
 
 def _stack(stack: str | Path | Stack | None) -> Stack:
@@ -138,8 +146,8 @@ def _stack(stack: str | Path | Stack | None) -> Stack:
         raise UnknownNameError(str(error)) from error
 
 
-def _tokens_per_sample(prepared: Prepared) -> int:
-    for item in prepared.captured.graph.inputs:
+def _tokens_per_sample(prepared: Ruled) -> int:
+    for item in prepared.folded.source.inputs:
         shape = item.value.shape
         if item.value.dtype == "int64" and len(shape) == 2 and isinstance(shape[1], int):
             return shape[1]
@@ -192,14 +200,14 @@ def check_runnable(plan: PlanData) -> None:
         )
 
 
-def check_plan(plan: PlanData, prepared: Prepared, world: int | None, global_batch: int | None, pins: Pins) -> None:
+def check_plan(plan: PlanData, prepared: Ruled, world: int | None, global_batch: int | None, pins: Pins) -> None:
     """Whether `plan` serves the model and what the caller asks for.
 
     Raises:
         PinError: a pin beside a plan.
         PlanMismatchError: it was made for another model, graph, world or batch.
     """
-    graph = prepared.captured.graph
+    graph = prepared.folded.source
     pinned = [item.name for item in fields(pins) if getattr(pins, item.name) is not None]
     if pinned:
         raise PinError(f"{pinned[0]}= is given beside plan=: a plan has decided it; leave it out, or leave plan out")

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -18,32 +18,18 @@ from autopart.capture.returned import Returned
 from autopart.capture.samplewise import samplewise
 from autopart.capture.torch_export import Captured
 from autopart.errors import UnknownNameError
-from autopart.ir.folded import Folded, folded
-from autopart.ir.kept import KEPT
-from autopart.ir.units import Unit, units_of
-from autopart.sharding.batch import BatchSharding, batch_sharding
-from autopart.sharding.find_rule import RuleSource, check_notation, find_rule
-from autopart.sharding.groups import share_groups
-from autopart.sharding.kept_rule import kept_rule
-from autopart.sharding.rule import Rule
+from autopart.sharding.find_rule import RuleSource, check_notation
+from autopart.sharding.ruled import Ruled
+from autopart.sharding.ruled import find_rules as rules_of_graph
 
 LossFunction = Callable[[Any, Any], torch.Tensor]
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """A captured model with its rules.
+class Prepared(Ruled):
+    """A captured model with its rules; `save` keeps its graph, for planning without it."""
 
-    Attributes:
-        kept_unasked: names of the modules that `keep_whole="auto"` kept whole, `*` standing for one name in a path.
-    """
-
-    captured: Captured
-    folded: Folded
-    rules: dict[str, Rule | None]
-    batch: BatchSharding
-    units: tuple[Unit, ...]
-    kept_unasked: tuple[str, ...] = ()
+    captured: Captured = field(kw_only=True)
 
 
 def prepare(
@@ -87,14 +73,9 @@ def capture(
 
 def find_rules(captured: Captured, rules: Mapping[str, RuleSource] | None = None, folds: bool = True) -> Prepared:
     """A captured model with the rules of its nodes, its repeated layers folded, unless `folds` is False."""
-    known = {KEPT: kept_rule, **(rules or {})}
-    whole = folded(fold(captured.graph) if folds else captured.graph)
-    found = {node.name: find_rule(node, whole.graph, known) for node in whole.graph.nodes}
-    found = share_groups(whole.graph, found)
-    batch = batch_sharding(whole.graph, found)
-    if batch.doubtful:
-        batch = batch_sharding(whole.graph, found, samplewise(captured.graph, batch.doubtful))
-    return Prepared(captured, whole, found, batch, units_of(whole))
+    graph = fold(captured.graph) if folds else captured.graph
+    found = rules_of_graph(graph, rules, lambda doubtful: samplewise(captured.graph, doubtful))
+    return Prepared(**{item.name: getattr(found, item.name) for item in fields(Ruled)}, captured=captured)
 
 
 @contextmanager

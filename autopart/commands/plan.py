@@ -3,8 +3,9 @@
 import argparse
 import json
 import sys
+from dataclasses import fields
 
-from autopart.arguments import TARGET, amount, load_model, names, positive, warnings_in_a_line
+from autopart.arguments import TARGET, amount, keep_whole, load_ruled_model, names, positive, warnings_in_a_line
 
 EXAMPLES = """examples
   autopart plan hf:config.json --world 64 --cluster dgx-h100 --global-batch 512 --save plan.json
@@ -13,6 +14,7 @@ EXAMPLES = """examples
   autopart why plan.json
   autopart diff plan.json other.json
   autopart timeline plan.json --output timeline.svg
+  autopart capture hf:config.json --save graph.json && autopart plan graph:graph.json --world 64
   autopart sweep hf:config.json --world 64,128,256 --cluster dgx-h100,dgx-a100 --tokens 1e12 --price 2.5"""
 
 
@@ -58,7 +60,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     )
     parser.add_argument(
         "--keep-whole",
-        type=_kept,
+        type=keep_whole,
         metavar="A,B",
         help="names of modules that are not looked into, as in 'model.layers.*.mlp'; each is called as it is. 'auto' "
         "keeps those that cannot be captured",
@@ -70,39 +72,15 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
 
 
 def _plan(arguments: argparse.Namespace) -> str:
-    from autopart import api
     from autopart.ir.plan import to_json
+    from autopart.planning import Pins, check_names, make_plan
 
-    model, inputs = load_model(arguments)
+    pins = Pins(**{item.name: getattr(arguments, item.name, None) for item in fields(Pins)})
+    check_names(arguments.cluster, pins)
+    ruled = load_ruled_model(arguments)
     with warnings_in_a_line():
-        plan = api.plan(
-            model,
-            world=arguments.world,
-            cluster=arguments.cluster,
-            global_batch=arguments.global_batch,
-            inputs=inputs,
-            front_end=arguments.front_end,
-            tp=arguments.tp,
-            pp=arguments.pp,
-            dp=arguments.dp,
-            micro_batch=arguments.micro_batch,
-            recompute=arguments.recompute,
-            schedule=arguments.schedule,
-            cuts=arguments.cuts,
-            sequence_parallel=arguments.sequence_parallel,
-            zero=arguments.zero,
-            cp=arguments.cp,
-            virtual_stages=arguments.virtual_stages,
-            precision=arguments.precision,
-            stack=arguments.stack,
-            keep_whole=arguments.keep_whole,
-            search_seconds=arguments.search_seconds,
-        )
+        plan = make_plan(ruled, arguments.world, arguments.cluster, arguments.global_batch, pins)
     if arguments.save is not None:
         plan.save(arguments.save)
         print(f"saved {arguments.save}", file=sys.stderr)
     return json.dumps(to_json(plan), indent=1) if arguments.json else str(plan)
-
-
-def _kept(text: str) -> str | tuple[str, ...]:
-    return text if text == "auto" else names(text)

@@ -2,7 +2,7 @@
 
 import argparse
 
-from autopart.arguments import TARGET, amount, counts, load_model, names, positive
+from autopart.arguments import TARGET, amount, counts, load_ruled_model, names, positive
 from autopart.errors import PinError, PlanningError
 
 
@@ -28,7 +28,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
 
 
 def _sweep(arguments: argparse.Namespace) -> str:
-    from autopart import api
+    from autopart.planning import Pins, make_plan
     from autopart.report.sweep import Budget, SweepPoint, sweep_table
     from autopart.report.sweep_plot import check_plot, sweep_plot
 
@@ -36,12 +36,11 @@ def _sweep(arguments: argparse.Namespace) -> str:
         raise PinError("--price needs --tokens: how many are to be trained on")
     if arguments.plot is not None:
         check_plot(arguments.plot)
-    model, inputs = load_model(arguments)
-    prepared = api.prepare(model, inputs)
+    ruled = load_ruled_model(arguments)
     points = []
     for cluster, world in [(x, y) for x in arguments.cluster for y in arguments.world]:
         try:
-            plan = api.plan(prepared, world, cluster=cluster, global_batch=arguments.global_batch)
+            plan = make_plan(ruled, world, cluster, arguments.global_batch, Pins())
             points.append(SweepPoint(cluster, world, plan))
         except PlanningError as error:
             points.append(SweepPoint(cluster, world, None, str(error)))

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from autopart.estimate.attention_core import attention_cores, core_inputs
+from autopart.estimate.chain import Chain, Span, chain_of
 from autopart.estimate.conversions import Cost
 from autopart.estimate.node import Kept, Prices
 from autopart.estimate.work import Work, work_of
@@ -71,10 +72,12 @@ def unit_costs(
     prices: Prices,
     strategies: Mapping[str, Strategy],
     layouts: Mapping[str, Layout],
+    chain: Chain | None = None,
 ) -> tuple[UnitCost, ...]:
-    """The cost of every unit; runs of one loop are priced once."""
-    walker = _Walker(folded, prices, strategies, layouts)
-    crossing = walker.crossing(units)
+    """The cost of every unit; runs of one loop are priced once. `chain` is that of the units, where it is known."""
+    chain = chain or chain_of(folded, units)
+    walker = _Walker(folded, prices, strategies, layouts, chain)
+    crossing = walker.crossing(chain.spans, len(units))
     once: dict[int, UnitCost] = {}
     costs = []
     for unit, (crossing_bytes, whole_bytes) in zip(units, crossing, strict=True):
@@ -102,13 +105,18 @@ def unit_costs(
 
 class _Walker:
     def __init__(
-        self, folded: Folded, prices: Prices, strategies: Mapping[str, Strategy], layouts: Mapping[str, Layout]
+        self,
+        folded: Folded,
+        prices: Prices,
+        strategies: Mapping[str, Strategy],
+        layouts: Mapping[str, Layout],
+        chain: Chain,
     ) -> None:
         self.folded, self.graph, self.prices = folded, folded.graph, prices
-        self.strategies, self.layouts = strategies, layouts
+        self.strategies, self.layouts, self.targets = strategies, layouts, chain.targets
         self._counted: set[tuple[str, bool]] = set()
         self._used: set[str] = set(folded.brought_in)
-        self._sizes: dict[tuple[int, ...], tuple[tuple[str, float, int], ...]] = {}
+        self._sizes: dict[tuple[int, ...], tuple[list[float], list[int]]] = {}
 
     def layout(self, name: str) -> Layout | None:
         """How a value is held where it is made; None for inputs and constants."""
@@ -269,61 +277,32 @@ class _Walker:
 
     def parameters(self, unit: Unit) -> tuple[tuple[str, float, int], ...]:
         """The parameters that a unit uses, under their original names."""
-        table = self.folded.weights_in_runs[unit.loop.start][unit.run] if unit.loop is not None else {}
         if unit.nodes not in self._sizes:  # those of all runs of a loop
             used = dict.fromkeys(name for index in unit.nodes for name in self.graph.nodes[index].inputs)
-            self._sizes[unit.nodes] = tuple(
-                (
-                    name,
-                    self.prices.local_bytes(name, self.layouts[name]),
-                    self.prices.bytes_of[name] // dtype_bytes(self.prices.dtype(name)),
-                )
-                for name in used
-                if name in self.graph.parameter_of
-            )
-        source = self.folded.source.parameter_of
-        return tuple(
-            (source[table.get(name, name)].target, size, elements) for name, size, elements in self._sizes[unit.nodes]
-        )
+            names = [name for name in used if name in self.graph.parameter_of]
+            sizes = [self.prices.local_bytes(name, self.layouts[name]) for name in names]
+            elements = [self.prices.bytes_of[name] // dtype_bytes(self.prices.dtype(name)) for name in names]
+            self._sizes[unit.nodes] = sizes, elements
+        return tuple(zip(self.targets[unit.nodes][unit.run], *self._sizes[unit.nodes], strict=True))
 
     def _partial(self, nodes: Sequence[Node]) -> float:
         names = {name for node in nodes for name in node.inputs if name in self.layouts}
         return sum(self.prices.bytes_of[n] for n in names if isinstance(self.layouts[n].gradient, Partial))
 
-    def crossing(self, units: Sequence[Unit]) -> list[tuple[float, float]]:
-        """For the cut after each unit: the bytes, of one rank, made before it and used after it, and how many of them
-        are of values that all tp ranks hold whole.
+    def crossing(self, spans: Sequence[Span], count: int) -> list[tuple[float, float]]:
+        """For the cut after each of `count` units: the bytes of one rank that cross it, and how many of them are of
+        values that all tp ranks hold whole.
         """
-        made: dict[str, int] = {}
-        used: dict[str, int] = {}
-        sizes: dict[str, tuple[float, float]] = {}
-        for position, unit in enumerate(units):
-            if unit.loop is not None:
-                for number, enter_name in enumerate(unit.loop.enters):
-                    enter = self.graph.nodes[unit.loop.start + number]
-                    outside = enter.inputs[0] if unit.run == 0 else f"{enter_name}{unit.run}"
-                    used[outside] = position
-                    last = unit.run + 1 == unit.loop.region.count
-                    leave = self.graph.nodes[unit.loop.body.stop + number].output.name
-                    name = leave if last else f"{enter_name}{unit.run + 1}"
-                    made[name] = position
-                    sizes[name] = self._held(enter.output.name, self.strategies[enter.name].outputs[0])
-            if unit.loop is not None and unit.run + 1 < unit.loop.region.count:
-                continue  # what all runs use, the last one uses last
-            for index in unit.nodes:
-                node = self.graph.nodes[index]
-                for name in node.inputs:
-                    used[name] = position
-                if unit.loop is None:
-                    for value, layout in zip(node.outputs, self.strategies[node.name].outputs, strict=True):
-                        made[value.name] = position
-                        sizes[value.name] = self._held(value.name, layout)
-        after = [(0.0, 0.0)] * len(units)
-        for name, position in made.items():
-            if name not in self.graph.recomputable:
-                for cut in range(position, used.get(name, position)):
-                    after[cut] = (after[cut][0] + sizes[name][0], after[cut][1] + sizes[name][1])
+        after = [(0.0, 0.0)] * count
+        for span in spans:
+            size, whole = self._held(span.value, self._made_in(span))
+            for cut in range(span.start, span.stop):
+                after[cut] = after[cut][0] + size, after[cut][1] + whole
         return after
+
+    def _made_in(self, span: Span) -> Layout:
+        node = self.graph.nodes[span.node]
+        return self.strategies[node.name].outputs[span.output]
 
     def _held(self, name: str, layout: Layout) -> tuple[float, float]:
         size = self.prices.local_bytes(name, layout)

@@ -1,6 +1,7 @@
 """Conversions: seconds and bytes of giving a value another layout."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from autopart.estimate.sizes import Sizes
 from autopart.ir.placement import Layout, rows
@@ -49,30 +50,41 @@ class Conversions(Sizes):
         found = conversion(source, target, needs_gradient)
         if found is None:
             return None
+        known = found, self.bytes_of[name], self._rows(name, source, target), needs_gradient
+        if known not in self._conversions:
+            self._conversions[known] = self._converted(*known)
+        return self._conversions[known]
+
+    @cached_property
+    def _conversions(self) -> dict[tuple[Conversion, int, int, bool], Cost]:
+        return {}
+
+    def _converted(self, found: Conversion, size: int, rows: int, needs_gradient: bool) -> Cost:
+        """The seconds of converting a value of `size` bytes, gathered or scattered in `rows` pieces, see `rows`."""
         collectives = (found.forward, found.backward if needs_gradient else None)
-        copied_bytes = self._copied_bytes(found, name, source, target)
+        copied_bytes = self._copied_bytes(found, size, rows)
         exposed = 1.0 - self.stack.tensor_overlap
         seconds = [
-            (exposed * self._collective_s(collective, name, source, target) if collective else 0.0)
-            + (memory_bound_s(size, self.cluster.device) if size and (index == 0 or needs_gradient) else 0.0)
-            for index, (collective, size) in enumerate(zip(collectives, copied_bytes, strict=True))
+            (exposed * self._collective_s(collective, size, rows) if collective else 0.0)
+            + (memory_bound_s(copied, self.cluster.device) if copied and (index == 0 or needs_gradient) else 0.0)
+            for index, (collective, copied) in enumerate(zip(collectives, copied_bytes, strict=True))
         ]
         return Cost(*seconds)
 
-    def _collective_s(self, collective: str, name: str, source: Layout, target: Layout) -> float:
-        size, group = self.bytes_of[name], Group(self.tp, 1)
+    def _collective_s(self, collective: str, size: int, rows: int) -> float:
+        group = Group(self.tp, 1)
         if collective == "all_reduce":
             return all_reduce_s(size, group, self.cluster)
         if collective == "all_to_all":  # a rank has its shard only, and deals that out
             return all_to_all_s(size / self.tp, group, self.cluster)
-        count = self._rows(name, source, target) or 1
+        count = rows or 1
         seconds = all_gather_s if collective == "all_gather" else reduce_scatter_s
         return count * seconds(size / count, group, self.cluster)
 
-    def _copied_bytes(self, found: Conversion, name: str, source: Layout, target: Layout) -> tuple[float, float]:
+    def _copied_bytes(self, found: Conversion, size: int, rows: int) -> tuple[float, float]:
         """The bytes that the runtime's `Comm` reads and writes in device memory beside the collective, each way."""
-        size, piece = self.bytes_of[name], self.bytes_of[name] / self.tp
-        reordered = 0 if self._rows(name, source, target) else 2 * size
+        piece = size / self.tp
+        reordered = 0 if rows else 2 * size
         return {
             "copy": (0, 2 * size),  # an all-reduce is done in a copy, since others may hold the tensor
             "all_reduce": (2 * size, 0),

@@ -98,8 +98,8 @@ class Keeping:
 
 def parameter_bytes(costs: Sequence[UnitCost]) -> tuple[float, int]:
     """A rank's bytes of the parameters that the units use, each once, and their elements in all."""
-    held = {target: (size, elements) for cost in costs for target, size, elements in cost.parameters}
-    return sum(size for size, _ in held.values()), sum(elements for _, elements in held.values())
+    held = {own[0]: own for cost in costs for own in cost.parameters}.values()
+    return sum([size for _, size, _ in held]), sum([elements for _, _, elements in held])
 
 
 def crossing_bytes(cost: UnitCost, keeping: Keeping) -> tuple[float, float]:

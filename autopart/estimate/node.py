@@ -1,5 +1,6 @@
 """Prices: seconds and bytes of every node, strategy and conversion of a graph, at one batch size and tp degree."""
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -43,8 +44,28 @@ class Prices(Conversions):
         return find_fusion(self.graph, self.stack.fusion, self.stack.fused_loss, self.bytes_of)
 
     def node(self, node: Node, strategy: Strategy) -> Cost:
-        """Seconds of one node on one rank, without conversions and without the sums of its inputs' gradients."""
-        return self._kernels(node, strategy) + self._inside(node, strategy)
+        """Seconds of one node on one rank, without conversions and without the sums of its inputs' gradients.
+
+        They depend on which tensors are sharded, and of a product on the letter; strategies alike are priced once.
+        """
+        key = self._alike(node, strategy)
+        if key not in self._costs:
+            self._costs[key] = self._kernels(node, strategy) + self._inside(node, strategy)
+        return self._costs[key]
+
+    def _alike(self, node: Node, strategy: Strategy) -> Hashable:
+        """Equal for strategies of a node whose prices are."""
+        letter = strategy.letter if work_of(node) is Work.MATMUL else strategy.divided
+        inputs, outputs = ([isinstance(x.value, Shard) for x in own] for own in (strategy.inputs, strategy.outputs))
+        return node.name, letter, strategy.divided, strategy.call, *inputs, *outputs
+
+    @cached_property
+    def _costs(self) -> dict[Hashable, Cost]:
+        return {}
+
+    @cached_property
+    def _kept(self) -> dict[Hashable, tuple[Kept, ...]]:
+        return {}
 
     def flops(self, node: Node) -> float:
         """The floating-point operations of a node's forward pass over all ranks, matmuls and attention only."""
@@ -91,6 +112,12 @@ class Prices(Conversions):
 
     def kept(self, node: Node, strategy: Strategy) -> tuple[Kept, ...]:
         """What autograd keeps of a node until its backward pass."""
+        key = self._alike(node, strategy)
+        if key not in self._kept:
+            self._kept[key] = self._kept_of(node, strategy)
+        return self._kept[key]
+
+    def _kept_of(self, node: Node, strategy: Strategy) -> tuple[Kept, ...]:
         if not any(value.requires_grad for value in node.outputs):
             return ()
         fusion, found = self.fusion, []

@@ -85,6 +85,7 @@ _KEEP_OUTPUT = [
 ]
 
 
+@cache
 def short_name(op: str) -> str:
     """The middle of an ATen op's name, "linear" of "aten.linear.default"; the whole name of any other op."""
     return op.split(".")[1] if op.startswith("aten.") else op

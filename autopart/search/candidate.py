@@ -1,9 +1,10 @@
 """Candidate: one point of the search space, priced."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import groupby, pairwise
+from itertools import chain, groupby, pairwise
 
 from autopart.estimate.block import UnitCost
 from autopart.estimate.memory import Keeping, crossing_bytes, parameter_bytes, stage_memory
@@ -13,8 +14,8 @@ from autopart.ir.action import Kind, Schedule
 from autopart.ir.plan import Memory, StagePlan
 from autopart.ir.units import Unit
 from autopart.schedules.find import Definition, find_schedule
+from autopart.schedules.held_states import held_states
 from autopart.schedules.homes import rank_stages
-from autopart.schedules.in_flight import peak_in_flight
 from autopart.schedules.makespan import makespan_s
 from autopart.schedules.simulate import simulate
 from autopart.schedules.timeline import Timeline
@@ -152,11 +153,12 @@ class Candidate:
         sizes = [a + b for a, b in zip(kept, entering, strict=True)]
         # When all of a rank's stages are in flight, they go on as they do: a longer schedule has the same peak.
         count = min(self.micro_batches, STEADY * self.pp)
-        peaks = peak_in_flight(self._definition(self.pp, count, self.virtual_stages), sizes)
+        states = held_states(self.schedule, self.pp, count, self.virtual_stages)
         found = []
-        for own, peak in zip(self.homes, peaks, strict=True):
+        for own, held in zip(self.homes, states, strict=True):
             units = [cost for index in own for cost in self.stages[index]]
             received, whole = sum(entering[index] for index in own), sum(sizes[index] for index in own)
+            peak = float((held @ [sizes[index] for index in own]).max())
             found.append(stage_memory(units, peak / whole if whole else 0.0, self.keeping, received))
         return tuple(found)
 
@@ -181,18 +183,15 @@ class Candidate:
         """What the schedule leaves out, of the rank that takes longest: sums of gradients over tp, tied stages and
         replicas that nothing hides; and the optimizer, with what the stack does once a step.
         """
-        homes: dict[str, int] = {}
         ranks = [[cost for index in own for cost in self.stages[index]] for own in self.homes]
-        for units in ranks:
-            for target in {target for cost in units for target, _, _ in cost.parameters}:
-                homes[target] = homes.get(target, 0) + 1
+        owned = [{target: size for cost in units for target, size, _ in cost.parameters} for units in ranks]
+        places = Counter(chain.from_iterable(owned))
         longest = (0.0, 0.0)
         device, keeping = self.cluster.device, self.keeping
         bandwidth = device.memory_bandwidth_bytes_per_s * device.bandwidth_fraction
-        for own, units in zip(self.homes, ranks, strict=True):
-            held, _ = parameter_bytes(units)
-            sizes = {target: size for cost in units for target, size, _ in cost.parameters}
-            tied = sum(size for target, size in sizes.items() if homes[target] > 1)
+        for own, units, sizes in zip(self.homes, ranks, owned, strict=True):
+            held = sum(sizes.values())
+            tied = sum(size for target, size in sizes.items() if places[target] > 1)
             partial = sum(cost.partial_bytes for cost in units)
             forward_s, backward_s = (sum(times[i] for i in own) for times in (self.forward_s, self.backward_s))
             sums_s = self.replicas.step_s(held, forward_s, backward_s)

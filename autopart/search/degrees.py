@@ -182,7 +182,9 @@ class DegreeSearch:
 
     def _fitted(self, number: int) -> Candidate | None:
         candidate = self._fitting.candidate(number)
-        return candidate if candidate is not None and candidate.peak_bytes <= self._limits[1] else None
+        if candidate is None or candidate.virtual_stages == 1:  # whose cuts were searched under the limit
+            return candidate
+        return candidate if candidate.peak_bytes <= self._limits[1] else None
 
     def _check_tp(self) -> None:
         tp, world, pricing = self.request.tp, self.request.world, self.pricing

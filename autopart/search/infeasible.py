@@ -14,6 +14,7 @@ from autopart.search.pricing import Pricing
 from autopart.search.request import Request, divisors
 
 Again = Callable[[Request], Candidate | None]
+MORE = (2, 3, 4, 8, 16)  # times as many devices
 
 
 def explain_infeasible(pricing: Pricing, points: Sequence[Point], again: Again) -> NoReturn:
@@ -75,27 +76,50 @@ def _check_schedule(request: Request) -> None:
 
 
 def _remedies(pricing: Pricing, again: Again) -> str:
-    """Changes that were searched and found to fit."""
-    request, gib, found = pricing.request, 2**30, []
-    for name in ("recompute", "micro_batch", "tp", "pp", "dp", "cuts"):
-        if getattr(request, name) is not None:
-            plan = again(_without(request, name))
-            if plan is not None:
-                found.append(f"{name}={_shown(pricing, plan, name)} ({plan.peak_bytes / gib:.1f} GiB)")
-    pinned = [name for name in ("tp", "pp", "dp") if getattr(request, name) is not None]
-    if len(pinned) > 1 and not found:  # degrees make the world together, so they are changed together
-        plan = again(replace(request, tp=None, pp=None, dp=None))
-        if plan is not None:
-            degrees = " ".join(f"{name}={getattr(plan, name)}" for name in ("tp", "pp", "dp"))
-            found.append(f"{degrees} ({plan.peak_bytes / gib:.1f} GiB)")
-    free = None in (request.tp, request.pp, request.dp)
-    for factor in (2, 4, 8, 16) if free and not found else ():
-        larger = replace(request, world=request.world * factor, global_batch=request.global_batch * factor)
-        plan = again(larger)
-        if plan is not None:
-            found.append(f"world={larger.world} ({plan.peak_bytes / gib:.1f} GiB, global_batch={larger.global_batch})")
-            break
+    """The smallest changes that were searched and found to fit."""
+    found = [*_other_pins(pricing, again), *_more_zero(pricing.request, again), *_more_devices(pricing.request, again)]
     return f"try {' or '.join(found)}" if found else "use more devices, or larger ones"
+
+
+def _other_pins(pricing: Pricing, again: Again) -> list[str]:
+    """For each pin what it can be instead, all others as they are; else the degrees, which make the world together."""
+    request, found = pricing.request, []
+    for name in ("recompute", "micro_batch", "zero", "tp", "pp", "dp", "cuts"):
+        if getattr(request, name) is not None and (plan := again(_without(request, name))) is not None:
+            found.append(f"{name}={_shown(pricing, plan, name)} ({_gib(plan)})")
+    pinned = [name for name in ("tp", "pp", "dp") if getattr(request, name) is not None]
+    if len(pinned) > 1 and not found and (plan := again(replace(request, tp=None, pp=None, dp=None))) is not None:
+        degrees = " ".join(f"{name}={getattr(plan, name)}" for name in ("tp", "pp", "dp"))
+        found.append(f"{degrees} ({_gib(plan)})")
+    return found
+
+
+def _more_zero(request: Request, again: Again) -> list[str]:
+    """The least ZeRO stage that fits among those that the software does not choose by itself."""
+    for zero in (1, 2, 3) if request.zero is None else ():
+        if zero not in request.stack.space.zero and (plan := again(replace(request, zero=zero))) is not None:
+            return [f"zero={zero} ({_gib(plan)})"]
+    return []
+
+
+def _more_devices(request: Request, again: Again) -> list[str]:
+    """The least multiple of the devices that fits, with the same batch where it can be shared; pinned degrees stay, but
+    where all are pinned there are more replicas.
+    """
+    complete = None not in (request.tp, request.pp, request.dp)
+    for factor in MORE:
+        world, batch = request.world * factor, request.global_batch
+        more = replace(request, world=world, dp=request.dp * factor if complete and request.dp else request.dp)
+        for larger in (more, replace(more, global_batch=batch * factor)):
+            plan = again(larger)
+            if plan is not None:
+                changed = f", global_batch={larger.global_batch}" if larger.global_batch != batch else ""
+                return [f"world={world} instead of {request.world} ({_gib(plan)}{changed})"]
+    return []
+
+
+def _gib(plan: Candidate) -> str:
+    return f"{plan.peak_bytes / 2**30:.1f} GiB"
 
 
 def _shown(pricing: Pricing, plan: Candidate, pin: str) -> str:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from autopart.estimate.block import UnitCost, unit_costs
+from autopart.estimate.chain import Chain, chain_of
 from autopart.estimate.context import Context, find_context
 from autopart.estimate.node import Prices
 from autopart.ir.folded import Folded
@@ -62,6 +63,10 @@ class Layouts:
         """What context parallelism divides."""
         return find_context(self.folded.graph, self.axes, self.cp)
 
+    @cached_property
+    def _chain(self) -> Chain:
+        return chain_of(self.folded, self.units)
+
     def prices(self, tp: int, micro_batch: int) -> Prices:
         """What everything costs at a tp degree and micro-batch."""
         request, key = self.request, (tp, micro_batch)
@@ -93,7 +98,9 @@ class Layouts:
         key = (tp, micro_batch, variant)
         if key not in self._costs:
             plan, prices = self.plan(*key), self.prices(tp, micro_batch)
-            self._costs[key] = unit_costs(self.folded, self.units, prices, plan.strategies, plan.parameters)
+            self._costs[key] = unit_costs(
+                self.folded, self.units, prices, plan.strategies, plan.parameters, self._chain
+            )
         return self._costs[key]
 
     def _objective(self, tp: int, micro_batch: int, variant: str) -> Objective:

@@ -21,6 +21,7 @@ from autopart.search.eliminate import (
 )
 
 LARGEST_TABLE = 20_000_000
+ENTRIES_AT_ONCE = 1_000_000  # of the tables of problems solved together: what the processor's caches hold
 MOST_VOTES = 3  # for a variable
 MOST_CHANGES = 12
 
@@ -76,7 +77,7 @@ def minimize_each(tables: Sequence[Table], largest: int = LARGEST_TABLE) -> list
     order, entries = elimination_order(neighbours_of(one), domain_sizes(one))
     if entries > largest:
         return [minimize(_problem(tables, k), largest) for k in range(count)]
-    together = max(1, largest // max(1, entries))
+    together = max(1, ENTRIES_AT_ONCE // max(1, entries))
     found: list[Minimum] = []
     for start in range(0, count, together):
         solved = eliminate_each(_some(tables, start, start + together), order)

@@ -83,12 +83,24 @@ class Mixes:
     """
 
     def __init__(self, costs: Sequence[UnitCost], keeping: Keeping, kinds: Sequence[str]) -> None:
-        self._costs = costs
         self.layers = equal_layers(costs, keeping, kinds)
         self._prefix = np.concatenate([[0.0], np.cumsum([cost.kept_bytes for cost in costs])])
         self._temporary = np.array([keeping.temporary_bytes(cost) for cost in costs])
         self._starts = np.array([own.start for own in self.layers], dtype=np.intp)
         self._stops = np.array([own.stop for own in self.layers], dtype=np.intp)
+
+    @cached_property
+    def most_saved(self) -> Floats:
+        """The most that can be saved of what each unit keeps."""
+        saved = np.zeros(len(self._temporary))
+        for own in self.layers:
+            saved[own.start : own.stop] = own.steps[-1].saved
+        return saved
+
+    @property
+    def most_again_s(self) -> float:
+        """Seconds of all that can be recomputed."""
+        return sum((own.stop - own.start) * own.steps[-1].again_s for own in self.layers)
 
     @cached_property
     def _peaks(self) -> Floats:

@@ -13,8 +13,8 @@ from autopart.schedules.rank_peaks import rank_peaks
 from autopart.search.candidate import Candidate
 from autopart.search.layouts import Layouts
 from autopart.search.least_step import LeastStep, Totals, totals
-from autopart.search.mixed_cuts import MixedCutSearch
-from autopart.search.pipeline import CutSearch
+from autopart.search.mixes import Mixes
+from autopart.search.pipeline import CutSearch, Held
 from autopart.search.point import Point
 from autopart.search.request import Request
 from autopart.sharding.infer_axes import Axes
@@ -38,8 +38,8 @@ class Pricing:
     _flying: dict[tuple[str, int, int, int], tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
     _totals: dict[tuple[Layout, str], Totals] = field(default_factory=dict)
     _keepings: dict[tuple[int, int], Keeping] = field(default_factory=dict)
+    _held: dict[Layout, Held] = field(default_factory=dict)
     _cuts: dict[tuple[Layout, str, int, int], CutSearch] = field(default_factory=dict)
-    _mixed: dict[tuple[Layout, str, int, int], MixedCutSearch] = field(default_factory=dict)
     _again: dict[tuple[Layout, str, int], UnitCost] = field(default_factory=dict)
 
     def layouts(self, cp: int) -> Layouts:
@@ -116,16 +116,15 @@ class Pricing:
         keeping, kinds = self.keeping(point), self._pinned_kinds(point)
         key = (point.layout, point.recompute, point.zero, keeping.replicas)
         _, flying = self._in_flight(point)
-        wanted = (point.pp * point.virtual_stages, flying, limit / point.virtual_stages)
-        if kinds is None:
-            if key not in self._mixed:
-                costs = self._recomputed(point, ())
-                self._mixed[key] = MixedCutSearch(costs, keeping, self._kinds, self.request.cuts)
-            return self._mixed[key].cuts(*wanted)
         if key not in self._cuts:
-            self._cuts[key] = CutSearch(self._recomputed(point, kinds), keeping, self.request.cuts)
-        cuts = self._cuts[key].cuts(*wanted)
-        return None if cuts is None else (cuts, kinds)
+            costs = self._recomputed(point, kinds or ())
+            if point.layout not in self._held:
+                self._held[point.layout] = Held.of(costs)
+            mixes = Mixes(costs, keeping, self._kinds) if kinds is None else None
+            self._cuts[key] = CutSearch(costs, keeping, self.request.cuts, self._held[point.layout], mixes)
+        search, wanted = self._cuts[key], (flying, limit / point.virtual_stages)
+        cuts = search.cuts(point.pp * point.virtual_stages, *wanted)
+        return None if cuts is None else (cuts, search.kinds(cuts, *wanted) if kinds is None else kinds)
 
     @property
     def _kinds(self) -> tuple[str, ...]:

@@ -1,14 +1,40 @@
 """Shortlist: the candidates that may still be chosen or named as runners-up, and what can no longer be one of them."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from heapq import nsmallest
 
 from autopart.search.candidate import Candidate
 
 ROUNDING = 1e-9  # relative: the same sums, added in another order
 
-Rank = tuple[float, ...]
 Degrees = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """A candidate and the number of its point; less than another one that is to be preferred less.
+
+    By time; among equals by memory, then the simpler degrees.
+    """
+
+    candidate: Candidate
+    number: int
+
+    @property
+    def estimated_s(self) -> float:
+        """Seconds a step, by the estimate."""
+        return self.candidate.estimated_s
+
+    def __lt__(self, other: "Ranked") -> bool:
+        if self.estimated_s != other.estimated_s:
+            return self.estimated_s < other.estimated_s
+        return self._among_equals < other._among_equals
+
+    @property
+    def _among_equals(self) -> tuple[int, ...]:
+        own = self.candidate
+        return own.peak_bytes, own.tp, own.pp, own.micro_batch, self.number
 
 
 class Shortlist:
@@ -16,8 +42,8 @@ class Shortlist:
 
     def __init__(self, length: int, others: int) -> None:
         self._length, self._others = length, others
-        self._ranked: list[tuple[Rank, Candidate]] = []
-        self._of_degrees: dict[Degrees, tuple[Rank, Candidate]] = {}
+        self._ranked: list[Ranked] = []
+        self._of_degrees: dict[Degrees, Ranked] = {}
         self._slowest_s = self._slowest_other_s = float("inf")
 
     @property
@@ -27,13 +53,13 @@ class Shortlist:
 
     def add(self, candidate: Candidate, number: int) -> None:
         """Take a candidate; among equals the one with the lower `number` is preferred."""
-        degrees, own = (candidate.tp, candidate.pp, candidate.dp, candidate.cp), (_rank(candidate, number), candidate)
-        self._ranked = nsmallest(self._length, [*self._ranked, own], key=lambda item: item[0])
-        self._of_degrees[degrees] = min(self._of_degrees.get(degrees, own), own, key=lambda item: item[0])
+        degrees, own = (candidate.tp, candidate.pp, candidate.dp, candidate.cp), Ranked(candidate, number)
+        self._ranked = nsmallest(self._length, [*self._ranked, own])
+        self._of_degrees[degrees] = min(self._of_degrees.get(degrees, own), own)
         if len(self._ranked) == self._length:
-            self._slowest_s = self._ranked[-1][0][0]
+            self._slowest_s = self._ranked[-1].estimated_s
         if len(self._of_degrees) > self._others:  # one of them is the winner's
-            fastest_of = nsmallest(self._others + 1, (rank[0] for rank, _ in self._of_degrees.values()))
+            fastest_of = nsmallest(self._others + 1, (ranked.estimated_s for ranked in self._of_degrees.values()))
             self._slowest_other_s = fastest_of[-1]
 
     def may_take(self, least_s: float, degrees: Degrees) -> bool:
@@ -42,17 +68,17 @@ class Shortlist:
         if least_s <= self._slowest_s:
             return True
         known = self._of_degrees.get(degrees)
-        return least_s <= self._slowest_other_s and (known is None or least_s <= known[0][0])
+        return least_s <= self._slowest_other_s and (known is None or least_s <= known.estimated_s)
 
     def first(self) -> list[Candidate]:
         """The fastest candidates, in order."""
-        return [candidate for _, candidate in self._ranked]
+        return [ranked.candidate for ranked in self._ranked]
 
     def runners_up(self, winner: Candidate) -> tuple[Candidate, ...]:
         """The fastest of other degrees than the winner's, in order."""
         degrees = (winner.tp, winner.pp, winner.dp, winner.cp)
-        others = sorted((own for key, own in self._of_degrees.items() if key != degrees), key=lambda item: item[0])
-        return tuple(candidate for _, candidate in others[: self._others])
+        others = sorted(own for key, own in self._of_degrees.items() if key != degrees)
+        return tuple(ranked.candidate for ranked in others[: self._others])
 
 
 def fastest(candidates: Sequence[Candidate]) -> Candidate:
@@ -69,15 +95,3 @@ def fastest(candidates: Sequence[Candidate]) -> Candidate:
     if best is None:
         raise ValueError("there are no candidates")
     return candidates[best[1]]
-
-
-def _rank(candidate: Candidate, number: int) -> Rank:
-    """By time; among equals by memory, then the simpler degrees."""
-    return (
-        candidate.estimated_s,
-        candidate.peak_bytes,
-        candidate.tp,
-        candidate.pp,
-        candidate.micro_batch,
-        number,
-    )

@@ -8,6 +8,7 @@ from autopart.ir.folded import Folded
 from autopart.ir.graph import Node
 from autopart.ir.kept import KEPT, function_name
 from autopart.ir.plan import Alternative, LayerTraffic, NodeChoice, Note, ParameterChoice, PlanData, Prediction
+from autopart.ir.uncollected import uncollected
 from autopart.ir.units import Unit, units_of
 from autopart.search.candidate import Candidate
 from autopart.search.decisions import decisions
@@ -23,6 +24,7 @@ OWN_BACKWARD = "a torch.autograd.Function, called as it is: only it knows its ba
 PROVED = 1e-9  # a relative gap that rounding explains
 
 
+@uncollected()
 def solve(
     folded: Folded,
     rules: Mapping[str, Rule | None],

@@ -30,7 +30,7 @@ Variable: TypeAlias = Hashable
 Costs: TypeAlias = NDArray[np.float64]  # the first axis is of the objectives
 # Makes the costs of a table from the seconds of conversions and of sums, by objective and number.
 Build: TypeAlias = Callable[[Costs, Costs], Costs]
-MOST_CONVERSIONS = 3
+MOST_LAYOUTS = 4  # in which a value is needed at once
 
 
 @dataclass(frozen=True)
@@ -192,7 +192,7 @@ class TensorSearch:
     def _add_uses(
         self, name: str, variable: Variable, haves: tuple[Layout, ...], wants: list[tuple[Node, int]]
     ) -> None:
-        """Several uses of a value, which share its conversions: a variable says which of them there are.
+        """Several uses of a value, which share its conversions: a variable says in which layouts it is needed.
 
         Gradients of one layout are summed in it, then those of all conversions in the layout of the value: a use adds
         one gradient, a conversion makes one of those of its uses, and the first one of all is not added.
@@ -203,29 +203,31 @@ class TensorSearch:
         targets = list(dict.fromkeys(own for each in asked for own in each))
         layouts = list(number)
         sum_of = [self.layout_prices.sum(name, layout) for layout in layouts]
-        states: list[tuple[int, tuple[int, ...]]] = []
-        conversion: dict[tuple[int, int], int] = {}
+        conversion = np.zeros((len(layouts), len(layouts)), dtype=np.intp)  # of a layout into itself: FREE
         for have in dict.fromkeys(held):
-            conversion |= {(have, x): self.layout_prices.conversion(name, layouts[have], layouts[x]) for x in targets}
-            reachable = [x for x in targets if x != have and conversion[have, x] != IMPOSSIBLE]
-            for count in range(min(len(wants), MOST_CONVERSIONS) + 1):
-                states += [(have, extra) for extra in combinations(reachable, count)]
-        bridge: Variable = ("conversions", name)
+            for want in targets:
+                conversion[have, want] = self.layout_prices.conversion(name, layouts[have], layouts[want])
+        states = [
+            own
+            for count in range(1, min(len(wants), MOST_LAYOUTS) + 1)
+            for own in combinations(targets, count)
+            if (conversion[np.ix_(held, own)] != IMPOSSIBLE).all(axis=1).any()
+        ]
+        bridge: Variable = ("layouts", name)
         times, made = self._times(name), 0 if self._first_sum(name, haves[0]) else self._runs_where_made(name)
-        most = max(1, *(len(extra) for _, extra in states))
-        # Padded by what costs nothing: to convert nothing, and to sum in the layout that the value has.
-        converted = np.array([[*(conversion[x, y] for y in own), *[FREE] * (most - len(own))] for x, own in states])
-        summed = np.array([[*(sum_of[y] for y in own), *[sum_of[x]] * (most - len(own))] for x, own in states])
-        origin = np.array([sum_of[x] for x, _ in states])
+        most = max(map(len, states))
+        # By the layout that the value has, and those that it is needed in; padded by the former, which costs nothing.
+        needed = np.array([[[*own, *[have] * (most - len(own))] for own in states] for have in held])
+        converted = np.take_along_axis(conversion[held][:, None, :], needed, axis=2)
+        summed, origin = np.array(sum_of)[needed], np.array(sum_of)[held]
         there = np.zeros((len(states), len(layouts)), dtype=bool)
-        for state, (have, extra) in enumerate(states):
-            there[state, [have, *extra]] = True
-        elsewhere = np.array(held)[:, None] != np.array([have for have, _ in states])
+        for state, own in enumerate(states):
+            there[state, list(own)] = True
 
         def enter(conversions: Costs, sums: Costs) -> Costs:
-            each = conversions[:, converted] + sums[:, origin][..., None] - sums[:, summed]
-            total = each.sum(axis=-1) * times - sums[:, origin] * made
-            return np.where(elsewhere, np.inf, total[:, None, :])
+            first = sums[:, origin][..., None]
+            each = conversions[:, converted] + first[..., None] - sums[:, summed]
+            return each.sum(axis=-1) * times - first * made
 
         self._tie(variable, bridge, enter)
         for (node, _), own in zip(wants, asked, strict=True):

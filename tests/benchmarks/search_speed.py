@@ -1,7 +1,8 @@
-"""How long planning takes: `python -m tests.benchmarks.search_speed`, and `--growth` for a second table.
+"""How long planning takes: `python -m tests.benchmarks.search_speed`; `--write` makes docs/search.md of it.
 
-Each model is planned in a fresh process, with nothing cached. Imports and building the model on `meta` are left out.
-The search alone is that of the same process from the graph just captured, again with nothing kept of the first.
+Each model is planned twice, each time in a fresh process with nothing cached: once from the model, with torch; once from
+the graph that was saved then, without. Imports are left out of both, and so is building the model on `meta`. CPU seconds
+stand beside those of the clock, which others who use the machine make longer.
 
 The second table shows what the cost grows with: the layers of one model, and the devices of one model.
 """
@@ -10,14 +11,15 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
-
-import torch
-from torch import nn
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
 from autopart.report.grid import grid
+
+if TYPE_CHECKING:  # what plans from a saved graph must not import it
+    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -33,8 +35,9 @@ class Task:
     limits_s: tuple[float, float] = (0.0, 0.0)
 
 
-def model_of(task: Task) -> nn.Module:
+def model_of(task: Task) -> "nn.Module":
     """The model, on `meta`, in bfloat16."""
+    import torch
     from transformers import (
         AutoModelForCausalLM,
         GPT2Config,
@@ -85,22 +88,36 @@ GROWTH: Mapping[str, Task] = {
         for layers in (12, 120, 1200)
     },
     **{
-        f"Llama 70B, {world:,} GPUs": Task("llama", llama(80, 8192, 64, 28672), 8192, world, "dgx-h100", 4 * world)
-        for world in (64, 640, 6400, 100_000)
+        f"Llama 8B, {world:,} GPUs": Task("llama", llama(32, 4096, 32, 14336), 8192, world, "dgx-h100", 4 * world)
+        for world in (8, 64, 640, 6400, 100_000)
     },
 }
 
 
-def measure(task: Task) -> dict[str, Any]:
-    """Plan in this process."""
-    from autopart.api import plan, prepare
-    from autopart.search.degrees import DegreeSearch
+def measure_whole(name: str, file: str) -> dict[str, Any]:
+    """Capture and plan in this process; save the graph."""
+    import torch
 
+    from autopart.api import plan, prepare
+
+    task = {**TASKS, **GROWTH}[name]
     model = model_of(task)
     inputs = {name: torch.empty(2, task.tokens, dtype=torch.long, device="meta") for name in ("input_ids", "labels")}
-    start = time.perf_counter()
+    clock = Clock()
     prepared = prepare(model, inputs)
-    captured_s = time.perf_counter() - start
+    plan(prepared, task.world, cluster=task.cluster, global_batch=task.global_batch)
+    measured = {"whole_s": clock.wall_s, "whole_cpu_s": clock.cpu_s}
+    prepared.save(file)
+    return measured
+
+
+def measure_search(name: str, file: str) -> dict[str, Any]:
+    """Plan from a saved graph in this process."""
+    from autopart.planning import Pins, make_plan
+    from autopart.search.degrees import DegreeSearch
+    from autopart.sharding.load_ruled import load_ruled
+
+    task = {**TASKS, **GROWTH}[name]
     found: list[Any] = []
     run = DegreeSearch.run
 
@@ -109,44 +126,86 @@ def measure(task: Task) -> dict[str, Any]:
         return found[-1]
 
     DegreeSearch.run = observed  # type: ignore[method-assign]
-    start, cpu = time.perf_counter(), time.process_time()
-    made = plan(prepared, task.world, cluster=task.cluster, global_batch=task.global_batch)
-    search_s, cpu_s = time.perf_counter() - start, time.process_time() - cpu
+    clock = Clock()
+    ruled = load_ruled(file)
+    loaded_cpu_s = clock.cpu_s
+    made = make_plan(ruled, task.world, task.cluster, task.global_batch, Pins())
     return {
-        "plan": f"{made.tp}x{made.pp}x{made.dp}",
-        "whole_s": captured_s + search_s,
-        "search_s": search_s,
-        "cpu_s": cpu_s,
+        "plan": f"{made.tp} × {made.pp} × {made.dp}",
+        "search_s": clock.wall_s,
+        "search_cpu_s": clock.cpu_s,
+        "load_cpu_s": loaded_cpu_s,
         "points": found[0].points,
         "evaluated": found[0].evaluated,
+        "blocks": len(ruled.folded.graph.nodes),
+        "torch": "torch" in sys.modules,
     }
 
 
-def main(tasks: Mapping[str, Task]) -> None:
-    """Measure every task in a process of its own, and print a table."""
-    rows: list[tuple[Any, ...]] = []
-    for name, task in tasks.items():
-        command = [sys.executable, "-m", "tests.benchmarks.search_speed", name]
-        found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
-        limits = [f" (<= {limit:g})" if limit else "" for limit in task.limits_s]
+class Clock:
+    """Seconds since it was made, of the wall's clock and of this process."""
+
+    def __init__(self) -> None:
+        self._wall_s, self._cpu_s = time.perf_counter(), time.process_time()
+
+    @property
+    def wall_s(self) -> float:
+        return time.perf_counter() - self._wall_s
+
+    @property
+    def cpu_s(self) -> float:
+        return time.process_time() - self._cpu_s
+
+
+def measured(names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Both measurements of every task, each in a process of its own."""
+    found: dict[str, dict[str, Any]] = {}
+    with TemporaryDirectory() as folder:
+        file = f"{folder}/graph.json"
+        for name in names:
+            print(name, file=sys.stderr)
+            found[name] = _alone("whole", name, file) | _alone("search", name, file)
+    return found
+
+
+def _alone(what: str, name: str, file: str) -> dict[str, Any]:
+    command = [sys.executable, "-m", "tests.benchmarks.search_speed", what, name, file]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def speed_table(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """Times beside the bars of the tasks, and how many candidates a second that makes."""
+    rows = []
+    for name, own in found.items():
+        limits = [f" (≤ {limit:g})" if limit else "" for limit in {**TASKS, **GROWTH}[name].limits_s]
         rows.append(
             (
                 name,
-                found["plan"],
-                f"{found['whole_s']:.1f}{limits[0]}",
-                f"{found['search_s']:.2f}{limits[1]}",
-                f"{found['cpu_s']:.2f}",
-                found["points"],
-                found["evaluated"],
-                f"{found['points'] / found['search_s']:.0f}",
+                own["plan"],
+                f"{own['whole_s']:.1f}{limits[0]}",
+                f"{own['whole_cpu_s']:.1f}",
+                f"{own['search_s']:.2f}{limits[1]}",
+                f"{own['search_cpu_s']:.2f}",
+                f"{own['points']:,}",
+                f"{own['evaluated']:,}",
+                f"{own['points'] / own['search_cpu_s']:,.0f}",
             )
         )
-    headers = ("model", "tp x pp x dp", "capture + search s", "search s", "of CPU", "candidates", "cut", "candidates/s")
-    print("\n".join(grid(rows, headers, "llrrrrrr")))
+    headers = (
+        *("model", "tp × pp × dp", "capture + search s", "of CPU", "from a saved graph s", "of CPU", "candidates", "cut"),
+        "candidates / CPU s",
+    )
+    return "\n".join(grid(rows, headers, "llrrrrrrr"))
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] and sys.argv[1] != "--growth":
-        print(json.dumps(measure({**TASKS, **GROWTH}[sys.argv[1]])))
+    if sys.argv[1:2] == ["whole"]:
+        print(json.dumps(measure_whole(*sys.argv[2:])))
+    elif sys.argv[1:2] == ["search"]:
+        print(json.dumps(measure_search(*sys.argv[2:])))
     else:
-        main(GROWTH if sys.argv[1:] else TASKS)
+        from tests.benchmarks.search_page import main
+
+        main(sys.argv[1:])

@@ -139,9 +139,9 @@ class TestNothingFits:
     def test_the_larger_world_that_it_names_fits(self) -> None:
         with pytest.raises(InfeasiblePlanError) as caught:
             heavy().search(1, 8).run()
-        remedy = re.search(r"try world=(\d+) \(([\d.]+) GiB, global_batch=(\d+)\)", str(caught.value))
+        remedy = re.search(r"try world=(\d+) instead of 1 \(([\d.]+) GiB\)$", str(caught.value))
         assert remedy is not None, caught.value
-        best = heavy().search(int(remedy[1]), int(remedy[3])).run().best
+        best = heavy().search(int(remedy[1]), 8).run().best
         assert best.peak_bytes <= 79.2 * GIB
         assert best.peak_bytes / GIB == pytest.approx(float(remedy[2]), abs=0.06)
 
@@ -156,8 +156,9 @@ class TestNothingFits:
         remedies = str(caught.value).split("try ")[1].split(" or ")
         for remedy in remedies:
             changes = {name: int(value) for name, value in re.findall(r"(\w+)=(\d+)", remedy)}
-            assert changes and set(changes) <= {"tp", "pp", "dp", "micro_batch"}
-            best = heavy().search(4, 8, **{**pins, **changes}).run().best
+            assert changes and set(changes) <= {"tp", "pp", "dp", "micro_batch", "zero", "world"}
+            world = changes.pop("world", 4)
+            best = heavy().search(world, 8, **{**pins, **changes}).run().best
             assert best.peak_bytes <= 79.2 * GIB
             assert best.peak_bytes / GIB == pytest.approx(float(re.findall(r"([\d.]+) GiB", remedy)[0]), abs=0.06)
 
@@ -169,6 +170,18 @@ class TestNothingFits:
         with pytest.raises(InfeasiblePlanError, match=r"try recompute='full' \("):
             whole.search(1, 16, recompute="none", **pins).run()
         assert whole.search(1, 16, **pins).run().best.recompute == "full"
+
+    def test_zero_is_named_where_it_fits(self) -> None:
+        """Alone a device has too little; two that share the optimizer's state, and all else the same, have enough."""
+        whole, pins = heavy(), {"tp": 1, "pp": 1, "dp": 4}
+        with pytest.raises(InfeasiblePlanError) as caught:
+            whole.search(4, 8, **pins).run()
+        remedy = re.search(r" or zero=(\d) \(", str(caught.value))
+        assert remedy is not None, caught.value
+        assert whole.search(4, 8, zero=int(remedy[1]), **pins).run().best.peak_bytes <= 79.2 * GIB
+        for less in range(1, int(remedy[1])):
+            with pytest.raises(InfeasiblePlanError):
+                whole.search(4, 8, zero=less, **pins).run()
 
     def test_cuts_are_named(self) -> None:
         with pytest.raises(InfeasiblePlanError) as caught:

@@ -51,9 +51,10 @@ def _rank(rank: int, ranks: int, micro_batches: int) -> Iterator[Action]:
     passes += "FBWfbw" * (micro_batches - 2 * ranks + 1 + rank) + "BWfbw" * (below - 1)  # until the forwards are done
     passes += "Bb" * rank + "BW" * below + "w" * rank + "W" * rank
     counts: dict[str, Iterator[int]] = defaultdict(count)
+    kinds = {letter: Kind(letter.upper()) for letter in "FBWfbw"}
     for letter in passes:
         stage = rank if letter.isupper() else 2 * ranks - 1 - rank
-        yield Action(Kind(letter.upper()), stage, next(counts[letter]))
+        yield Action(kinds[letter], stage, next(counts[letter]))
 
 
 def fill_s(forward_s: float, backward_s: float, weight_s: float, virtual_stages: int) -> float:
