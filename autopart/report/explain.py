@@ -72,17 +72,35 @@ def _time(plan: PlanData) -> list[str]:
         return []
     most, most_s = known[0]
     lines = [f"What binds is {_BINDS[most]} for {seconds(most_s)} of the {seconds(step_s)}."]
-    products_s = told.parts.products_s
-    if products_s > 0 and told.mfu > 0:
-        peak = told.model_flops_per_gpu_per_s / told.mfu
-        reached = min(1.0, told.mfu * step_s / products_s)
-        lines.append(
-            f"While it multiplies, a device does {scaled(reached * peak, 'FLOP/s')}, {percent(reached)} of its peak; "
-            f"all else takes {percent(1 - products_s / step_s)} of the step."
-        )
-    rows = [(_PARTS[name], seconds(part_s), percent(part_s / step_s)) for name, part_s in known]
+    shares = 1 - told.parts.products_s / step_s
+    if most == "products_s":
+        lines.append(f"All else takes {percent(shares)} of the step.")
+    rows = [(_PARTS[name], seconds(part_s), percent(part_s / step_s), _which(plan, name)) for name, part_s in known]
     wrapped = textwrap.wrap(" ".join(lines), WIDTH, break_on_hyphens=False)
-    return [*wrapped, *grid(rows, ("a step is spent on", "time", "share"), "lrr")]
+    return [*wrapped, "", *grid(rows, ("a step is spent on", "time", "share", "which is"), "lrrl")]
+
+
+def _which(plan: PlanData, part: str) -> str:
+    """What a part of the step is in this plan."""
+    told = plan.predicted
+    if part == "products_s" and told.mfu > 0:
+        peak = told.model_flops_per_gpu_per_s / told.mfu
+        reached = min(1.0, told.mfu * told.step_time_s / told.parts.products_s)
+        return f"{scaled(reached * peak, 'FLOP/s')} while they run, {percent(reached)} of a device's peak"
+    if part == "communication_s":
+        where = "inside a node" if plan.tp <= plan.devices_per_node else "between nodes"
+        sent = sum(own.layers * (own.forward_bytes + own.backward_bytes) for own in plan.traffic)
+        return f"{where}: {digits(sent / GIB)} GiB a micro-batch over all layers" if sent else where
+    if part == "waiting_s":
+        return f"{plan.pp} ranks fill and drain for {plan.micro_batches} micro-batches; sends"
+    replicas = plan.dp * plan.cp
+    return {
+        "kernels_s": "norms, activations, residuals, losses: bytes of a device's own memory",
+        "recompute_s": f"a second forward pass ({plan.recompute})",
+        "gathers_s": f"among {replicas} replicas, in every pass, as far as computing does not hide it",
+        "gradients_s": f"among {replicas} replicas, once a step, as far as the backward pass does not hide it",
+        "optimizer_s": f"{plan.optimizer}, once a step",
+    }.get(part, "")
 
 
 def _memory(plan: PlanData) -> list[str]:
@@ -137,17 +155,22 @@ def _decisions(plan: PlanData) -> list[str]:
 
 
 def _otherwise(plan: PlanData, item: Decision) -> str:
-    """`4 instead, with pp 8: +2.1 %; waiting in the pipeline +1.30 s`"""
+    """`the best with 4 has pp 8 too: 80.6 s (+2.1 %); waiting in the pipeline +1.30 s`"""
     besides = _listed([f"{_NAMES.get(name, name)} {value}" for name, value in item.besides])
-    change = item.step_time_s / plan.predicted.step_time_s - 1
+    takes = f"{seconds(item.step_time_s)} ({100 * (item.step_time_s / plan.predicted.step_time_s - 1):+.1f} %)"
     if item.fits:
         because = _because(plan, item)
-        with_others = f", with {besides}" if besides else ""
-        return f"{item.other} instead{with_others}: {100 * change:+.1f} %" + (f"; {because}" if because else "")
+        best = f"the best with {item.other}" + (f" has {besides} too" if besides else "")
+        return f"{best}: {takes}" + (f"; {because}" if because else "")
     limit, needs = digits(plan.memory_limit_bytes / GIB), digits(item.peak_memory_bytes / GIB)
-    where = f"rank {item.stage} of the pipeline" if plan.pp > 1 else "a device"
-    gain = f"; it would take {100 * change:+.1f} %" if change < 0 else ""
-    return f"{item.other} instead, all else the same: {where} needs {needs} of {limit} GiB{gain}"
+    where = f"rank {item.stage} of the pipeline" if _ranks(plan, item) > 1 else "a device"
+    alone = f"{item.other}, with {besides}" if besides else item.other
+    return f"{alone} and all else the same: {takes}, but {where} needs {needs} of {limit} GiB"
+
+
+def _ranks(plan: PlanData, item: Decision) -> int:
+    """How many ranks the pipeline of the other plan has."""
+    return int(item.other) if item.name == "pp" else plan.pp
 
 
 def _because(plan: PlanData, item: Decision) -> str:
@@ -159,7 +182,7 @@ def _because(plan: PlanData, item: Decision) -> str:
         ((label, change_s) for label, change_s in changes if most_s and abs(change_s) >= _TOLD * most_s),
         key=lambda pair: -abs(pair[1]),
     )
-    return ", ".join(f"{label} {'+' if change_s > 0 else '-'}{seconds(abs(change_s))}" for label, change_s in told[:3])
+    return _listed([f"{label} {'+' if change_s > 0 else '-'}{seconds(abs(change_s))}" for label, change_s in told[:3]])
 
 
 def _listed(items: Sequence[str]) -> str:

@@ -7,6 +7,7 @@ from autopart.estimate.recompute import BY_LAYER, NONE
 from autopart.ir.plan import Decision
 from autopart.search.candidate import Candidate
 from autopart.search.degrees import DegreeSearch
+from autopart.search.layouts import FAST
 from autopart.search.parts import parts
 from autopart.search.point import Point
 
@@ -21,6 +22,8 @@ _READ: Mapping[str, Callable[[Point], str]] = {
     "recompute": lambda point: point.recompute,
     "zero": lambda point: str(point.zero),
 }
+# What there may be more memory for, and what then has to follow: degrees make the world together.
+_NEAR: dict[str, tuple[str, ...]] = {"tp": ("dp",), "pp": ("dp",), "micro_batch": (), "recompute": ()}
 
 
 def decisions(search: DegreeSearch, best: Candidate) -> tuple[Decision, ...]:
@@ -28,12 +31,12 @@ def decisions(search: DegreeSearch, best: Candidate) -> tuple[Decision, ...]:
 
     The next best is the fastest by the estimate, then played out; where it takes several decisions otherwise, it is
     told of the first of them. A near plan is `best` with one decision changed that would make it faster: without
-    recomputation, or with a larger micro-batch. Where recomputation is chosen layer by layer, the others are those of
-    one kind for all layers.
+    recomputation, with a larger micro-batch, or with replicas in place of shards or stages. Where recomputation is
+    chosen layer by layer, the others are those of one kind for all layers.
     """
     own, found, told = best.point, list[Decision](), set[Point]()
     for name, read in _READ.items():
-        if name in ("recompute", "micro_batch") and (near := _without_room(search, best, name)) is not None:
+        if name in _NEAR and (near := _without_room(search, best, name)) is not None:
             found.append(_decision(name, best, near, fits=False))
         if name == "recompute" and own.recompute == BY_LAYER:
             made = (search.fitted(point) for point in _of_one_kind(search, best))
@@ -57,8 +60,8 @@ def _without_room(search: DegreeSearch, best: Candidate, name: str) -> Candidate
     own, found = best.point, list[Candidate]()
     by_layer = name == "recompute" and own.recompute == BY_LAYER
     for point in _of_one_kind(search, best) if by_layer else search.points:
-        same = all(read(point) == read(own) for other, read in _READ.items() if other != name)
-        if not same or _READ[name](point) == _READ[name](own) or point.variant != own.variant:
+        same = all(read(point) == read(own) for other, read in _READ.items() if other not in (name, *_NEAR[name]))
+        if not same or _READ[name](point) == _READ[name](own) or point.variant not in (own.variant, FAST):
             continue
         near = None if search.fitted(point) is not None else search.pricing.candidate(point, float("inf"))
         if near is not None and near.step_s < best.step_s:
@@ -72,9 +75,7 @@ def _told(name: str, candidate: Candidate) -> str:
 
 
 def _decision(name: str, own: Candidate, other: Candidate, fits: bool) -> Decision:
-    besides = [
-        (also, _told(also, other)) for also in _READ if also != name and fits and _told(also, other) != _told(also, own)
-    ]
+    besides = [(also, _told(also, other)) for also in _READ if also != name and _told(also, other) != _told(also, own)]
     stage = max(range(other.pp), key=lambda rank: other.memory[rank].total_bytes)
     return Decision(
         name=name,

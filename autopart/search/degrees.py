@@ -11,11 +11,13 @@ from autopart.estimate.context import sequence_lengths
 from autopart.ir.folded import Folded
 from autopart.ir.units import Unit
 from autopart.schedules.find import find_schedule
+from autopart.search.any_cuts import least_of_any_cuts_s
 from autopart.search.candidate import Candidate
 from autopart.search.fitting import Fitting
 from autopart.search.infeasible import explain_infeasible
 from autopart.search.point import Point
 from autopart.search.points import Choices
+from autopart.search.polish import polished
 from autopart.search.pricing import Pricing
 from autopart.search.request import Request, check, divisors
 from autopart.search.sequence_parallel import check_sequence
@@ -37,6 +39,7 @@ class Found:
         evaluated: for how many of them stages were cut; a bound had shown that the others are neither the best nor
             runners-up.
         least_s: none of those whose schedule was not played out takes less than this.
+        least_of_any_cuts_s: nor does any of them, however its stages are cut.
     """
 
     best: Candidate
@@ -44,6 +47,7 @@ class Found:
     points: int
     evaluated: int
     least_s: float
+    least_of_any_cuts_s: float
 
 
 @dataclass
@@ -110,7 +114,39 @@ class DegreeSearch:
         if not shortlist.found:
             return None
         best, least_s = self._proved(fastest(shortlist.first()), found, left, stop_s)
-        return Found(best, shortlist.runners_up(best), len(self.points), self._fitting.evaluated, least_s)
+        best = self._polished(best, shortlist.first())
+        least_of_any_cuts_s = self._least_of_any_cuts_s(best)
+        others = shortlist.runners_up(best)
+        return Found(best, others, len(self.points), self._fitting.evaluated, least_s, least_of_any_cuts_s)
+
+    def _polished(self, best: Candidate, others: Sequence[Candidate]) -> Candidate:
+        """The best with the best cuts that are found for the step as it is played out, unless cuts are pinned."""
+        if self.request.cuts is not None:
+            return best
+        limit, whole = self._limits
+
+        def recut(candidate: Candidate, cuts: tuple[int, ...]) -> Candidate:
+            return self.pricing.recut(candidate, cuts, limit)
+
+        for own in (best, *others):
+            if own.pp > 1 and self.pricing.played_s(own.point, limit) < best.step_s:
+                best = min(best, polished(own, whole, best.step_s, recut), key=lambda one: one.step_s)
+        return best
+
+    def _least_of_any_cuts_s(self, best: Candidate) -> float:
+        """Seconds that no point with a candidate takes less than, however it is cut."""
+        if self.request.cuts is not None:
+            return best.step_s
+        least_s = best.step_s
+        for bound_s, number in sorted(
+            (self.pricing.played_s(point, self._limits[0]), k) for k, point in enumerate(self.points)
+        ):
+            if bound_s >= least_s:
+                break
+            candidate = self._fitted(number)
+            if candidate is not None:
+                least_s = min(least_s, max(bound_s, least_of_any_cuts_s(candidate)))
+        return least_s
 
     def _proved(
         self, best: Candidate, found: Mapping[int, Candidate], left: Sequence[int], stop_s: float

@@ -3,6 +3,7 @@
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import TypeAlias
 
 import numpy as np
@@ -49,6 +50,7 @@ class CutSearch:
         saved = np.zeros(len(costs)) if mixes is None else mixes.most_saved
         self._memory = _Memory.of(costs, keeping, held or Held.of(costs), saved)
         self._rooms: dict[float, Matrix] = {}
+        self._chosen: dict[tuple[int, int, int, float], tuple[str, ...]] = {}
 
     def cuts(self, stages: int, in_flight: Sequence[int], limit_bytes: float) -> tuple[int, ...] | None:
         """The cuts that make the slowest stage fastest, and among those the other stages even; None if none fits.
@@ -83,12 +85,18 @@ class CutSearch:
 
     def kinds(self, cuts: Sequence[int], in_flight: Sequence[int], limit_bytes: float) -> tuple[str, ...]:
         """How every unit is recomputed with these cuts, in the fastest mix of each stage."""
+        if self._mixes is None:
+            return (NONE,) * self._count
         start, stop = np.array([0, *cuts]), np.array([*cuts, self._count])
         flying, room = np.array(in_flight[: len(start)], dtype=np.float64), self._room(limit_bytes)
+        keys = list(zip(start.tolist(), stop.tolist(), in_flight, repeat(limit_bytes), strict=False))
         fits = flying * self._memory.kept[start, stop] <= room[start, stop]
-        if self._mixes is None or np.all(fits):
-            return (NONE,) * self._count
-        return tuple(kind for own in self._mixes.kinds(self._stages(start, stop, flying, room)) for kind in own)
+        known = {key: (NONE,) * (key[1] - key[0]) for key, own in zip(keys, fits, strict=True) if own}
+        asked = [place for place, key in enumerate(keys) if key not in known and key not in self._chosen]
+        if asked:
+            found = self._mixes.kinds(self._stages(start[asked], stop[asked], flying[asked], room))
+            self._chosen.update((keys[place], own) for place, own in zip(asked, found, strict=True))
+        return tuple(kind for key in keys for kind in (known.get(key) or self._chosen[key]))
 
     def _stages(self, start: Places, stop: Places, flying: NDArray[np.float64], room: Matrix) -> Stages:
         free = room[start, stop] + self._memory.beside[start, stop]

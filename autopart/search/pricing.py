@@ -1,7 +1,7 @@
 """Pricing: what every point of a search costs: bounds from the units alone, then candidates with their best cuts."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from autopart.estimate.block import UnitCost
@@ -111,20 +111,33 @@ class Pricing:
         flying, _ = self._in_flight(point)
         return Candidate(point, cuts, costs, plan, self.request.cluster, self.keeping(point), flying, kinds)
 
+    def recut(self, candidate: Candidate, cuts: tuple[int, ...], limit: float) -> Candidate:
+        """The candidate with other cuts, and what they need to be recomputed to fit `limit` bytes of tensors."""
+        point, kinds = candidate.point, candidate.kinds
+        if point.recompute == BY_LAYER:
+            _, flying = self._in_flight(point)
+            kinds = self._cut_search(point).kinds(cuts, flying, limit / point.virtual_stages)
+        return replace(candidate, cuts=cuts, kinds=kinds, costs=self._recomputed(point, kinds))
+
     def _best_cuts(self, point: Point, limit: float) -> tuple[tuple[int, ...], tuple[str, ...]] | None:
         """The best cuts, and the kind of recomputation of every unit."""
-        keeping, kinds = self.keeping(point), self._pinned_kinds(point)
+        search, kinds, (_, flying) = self._cut_search(point), self._pinned_kinds(point), self._in_flight(point)
+        each = limit / point.virtual_stages
+        cuts = search.cuts(point.pp * point.virtual_stages, flying, each)
+        return None if cuts is None else (cuts, search.kinds(cuts, flying, each) if kinds is None else kinds)
+
+    def _cut_search(self, point: Point) -> CutSearch:
+        """The tables of cuts that a point shares with others."""
+        keeping = self.keeping(point)
         key = (point.layout, point.recompute, point.zero, keeping.replicas)
-        _, flying = self._in_flight(point)
         if key not in self._cuts:
+            kinds = self._pinned_kinds(point)
             costs = self._recomputed(point, kinds or ())
             if point.layout not in self._held:
                 self._held[point.layout] = Held.of(costs)
             mixes = Mixes(costs, keeping, self._kinds) if kinds is None else None
             self._cuts[key] = CutSearch(costs, keeping, self.request.cuts, self._held[point.layout], mixes)
-        search, wanted = self._cuts[key], (flying, limit / point.virtual_stages)
-        cuts = search.cuts(point.pp * point.virtual_stages, *wanted)
-        return None if cuts is None else (cuts, search.kinds(cuts, *wanted) if kinds is None else kinds)
+        return self._cuts[key]
 
     @property
     def _kinds(self) -> tuple[str, ...]:
