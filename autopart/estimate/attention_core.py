@@ -53,16 +53,16 @@ def core_inputs(graph: Graph, core: Sequence[int]) -> list[tuple[Node, int]]:
 
 def _products(graph: Graph, nodes: Sequence[Node]) -> tuple[set[int], set[int]]:
     """The places of products of activations, attention among them; and of other products, and of what is kept whole."""
-    active: set[str] = set()  # what depends on activations
-    made = {value.name for node in nodes for value in node.outputs}
+    of_weights: set[str] = set()  # what is made of weights alone
     products: set[int] = set()
     walls: set[int] = set()
     for place, node in enumerate(nodes):
-        active |= {x for x in node.inputs if x not in made and x not in graph.weights and graph.values[x].requires_grad}
-        if active.intersection(node.inputs):
-            active |= {value.name for value in node.outputs}
+        operands = [name for name in node.inputs if name not in graph.weights and name not in of_weights]
+        if node.inputs and not operands:
+            of_weights |= {value.name for value in node.outputs}
+        trained = len(operands) > 1 and all(graph.values[name].requires_grad for name in operands)
         work = work_of(node)
-        if work is Work.ATTENTION or (work is Work.MATMUL and len(node.inputs) > 1 and active.issuperset(node.inputs)):
+        if work is Work.ATTENTION or (work is Work.MATMUL and trained and len(operands) == len(node.inputs)):
             products.add(place)
         elif work is Work.MATMUL or node.op == KEPT:
             walls.add(place)

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from autopart import api
@@ -15,6 +14,7 @@ from autopart.ir.graph import Graph
 from autopart.ir.plan import PlanData
 from autopart.ir.program import Program
 from autopart.runtime.parallel import Parallel
+from tests.capture.models import Attending
 from tests.equality.parallel import Kinds, recomputing
 from tests.worker_pool import WorkerPool
 
@@ -25,41 +25,9 @@ MIXED = (("full", 2), ("selective", 2), ("none", 2))
 EVERY_SECOND = tuple((kind, 1) for kind in ("none", "full") * 3)
 
 
-class Layer(nn.Module):
-    """Attention written out, with dropout of its scores, and a product."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.qkv, self.out, self.up = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x: (batch, sequence, width) -> the same."""
-        q, k, v = (t.unflatten(-1, (HEADS, -1)).transpose(1, 2) for t in self.qkv(x).chunk(3, dim=-1))
-        scores = (q @ k.transpose(-1, -2) / (WIDTH // HEADS) ** 0.5).softmax(dim=-1)
-        attention = F.dropout(scores, 0.2, self.training) @ v
-        x = x + self.out(attention.transpose(1, 2).flatten(-2))
-        return x + F.dropout(torch.tanh(self.up(x)), 0.1, self.training)
-
-
-class Layers(nn.Module):
-    """Equal layers, behind one that gives all of them gradients to pass on."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.enter = nn.Linear(WIDTH, WIDTH)
-        self.layers = nn.ModuleList(Layer() for _ in range(LAYERS))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x: (batch, sequence, width) -> mean square."""
-        x = self.enter(x)
-        for layer in self.layers:
-            x = layer(x)
-        return x.square().mean()
-
-
 def model_and_batch() -> tuple[nn.Module, torch.Tensor]:
     torch.manual_seed(0)
-    return Layers().double(), torch.randn(SAMPLES, SEQUENCE, WIDTH, dtype=torch.float64)
+    return Attending(LAYERS, WIDTH, HEADS).double(), torch.randn(SAMPLES, SEQUENCE, WIDTH, dtype=torch.float64)
 
 
 @cache

@@ -4,6 +4,7 @@ from dataclasses import replace
 from itertools import combinations, pairwise, product
 
 import pytest
+import torch
 from numpy.random import Generator, default_rng
 
 from autopart.estimate.block import UnitCost
@@ -14,7 +15,9 @@ from autopart.schedules.makespan import makespan_s
 from autopart.search import mixes
 from autopart.search.mixes import Mixes, worthwhile
 from autopart.search.pipeline import CutSearch
+from tests.capture.models import Attending
 from tests.estimate.keepings import keeping
+from tests.search.problems import problem
 
 KEEPING = keeping()
 Kinds = tuple[str, ...]
@@ -166,3 +169,17 @@ def test_a_kind_that_is_dearer_by_the_byte_is_left_out() -> None:
     assert [step.kind for step in worthwhile(cheap, KINDS)] == ["selective", "full"]
     assert [step.kind for step in worthwhile(replace(cheap, selective_s=6.0), KINDS)] == ["full"]
     assert [step.kind for step in worthwhile(replace(cheap, selective_bytes=10.0), KINDS)] == ["full"]
+
+
+def test_attention_that_is_written_out_is_recomputed_first() -> None:
+    """Its scores are most of what is kept, and take least to make again."""
+    with torch.device("meta"):
+        model = Attending(6, 1024, 16).bfloat16()
+        whole = problem(model, torch.empty(2, 2048, 1024, dtype=torch.bfloat16))
+    pins = {"tp": 1, "pp": 1, "dp": 1, "micro_batch": 8}
+    peaks = [whole.search(1, 8, recompute=kind, **pins).run().best.peak_bytes for kind in KINDS]
+    assert peaks[0] > peaks[1] > peaks[2]
+    for limit, wanted in ((sum(peaks[:2]) / 2, {"none", "selective"}), (sum(peaks[1:]) / 2, {"selective", "full"})):
+        best = whole.search(1, 8, memory_limit_bytes=limit, **pins).run().best
+        assert wanted <= {kind for kind, cost in zip(best.kinds, best.costs, strict=True) if is_repeated(cost)}
+        assert best.peak_bytes <= limit
