@@ -50,9 +50,9 @@ class CutSearch:
         saved = np.zeros(len(costs)) if mixes is None else mixes.most_saved
         self._memory = _Memory.of(costs, keeping, held or Held.of(costs), saved)
         self._rooms: dict[float, Matrix] = {}
-        self._chosen: dict[tuple[int, int, int, float], tuple[str, ...]] = {}
+        self._chosen: dict[tuple[int, int, float, float], tuple[str, ...]] = {}
 
-    def cuts(self, stages: int, in_flight: Sequence[int], limit_bytes: float) -> tuple[int, ...] | None:
+    def cuts(self, stages: int, in_flight: Sequence[float], limit_bytes: float) -> tuple[int, ...] | None:
         """The cuts that make the slowest stage fastest, and among those the other stages even; None if none fits.
 
             first[s][j]  = min over i of max(first[s-1][i], time(i, j))         the least slowest stage
@@ -83,7 +83,7 @@ class CutSearch:
                 return _most_even([_Block(own.start, times) for own, times in zip(blocks, even, strict=True)])
         return None
 
-    def kinds(self, cuts: Sequence[int], in_flight: Sequence[int], limit_bytes: float) -> tuple[str, ...]:
+    def kinds(self, cuts: Sequence[int], in_flight: Sequence[float], limit_bytes: float) -> tuple[str, ...]:
         """How every unit is recomputed with these cuts, in the fastest mix of each stage."""
         if self._mixes is None:
             return (NONE,) * self._count
@@ -107,7 +107,7 @@ class CutSearch:
             self._rooms[limit_bytes] = self._memory.room_bytes(limit_bytes, self._keeping)
         return self._rooms[limit_bytes]
 
-    def _may_fit(self, in_flight: Sequence[int], room: Matrix) -> bool:
+    def _may_fit(self, in_flight: Sequence[float], room: Matrix) -> bool:
         """Whether stages that each take as many units as fit get to the last one.
 
         A stage that begins earlier needs no less up to the same unit, but that it may receive less: where it could
@@ -133,7 +133,7 @@ class CutSearch:
         all_s = time[-1] if self._mixes is None else time[-1] + self._mixes.most_again_s
         return most, 1.25 * most, 2 * most, all_s
 
-    def _blocks(self, in_flight: Sequence[int], room: Matrix, most_s: float) -> list["_Block"]:
+    def _blocks(self, in_flight: Sequence[float], room: Matrix, most_s: float) -> list["_Block"]:
         """For each stage the durations from any of its first units to any next stage's, infinite where it cannot be.
 
         A unit can be the first of stage s if those before it can be done in s stages, and the others in the rest.
@@ -163,7 +163,7 @@ class CutSearch:
         mixes: Mixes,
         blocks: Sequence["_Block"],
         full: Sequence[Places],
-        in_flight: Sequence[int],
+        in_flight: Sequence[float],
         room: Matrix,
         most_s: float,
     ) -> None:
@@ -194,7 +194,7 @@ class _Block:
 def search_cuts(
     costs: Sequence[UnitCost],
     stages: int,
-    in_flight: Sequence[int],
+    in_flight: Sequence[float],
     limit_bytes: float,
     keeping: Keeping,
     allowed: Sequence[int] | None = None,

@@ -1,40 +1,59 @@
 """polished: cuts that the dynamic program found for the slowest stage, made better for the step as it is played out."""
 
-from collections.abc import Callable, Iterator
-from itertools import pairwise
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from itertools import combinations, pairwise
+from math import comb
 
 from autopart.search.candidate import Candidate
 
 MOST_ROUNDS = 32
+FEW = 150  # ways to cut, that are all looked at
 
 Recut = Callable[[Candidate, tuple[int, ...]], Candidate]
 
 
-def polished(candidate: Candidate, limit_bytes: float, below_s: float, recut: Recut) -> Candidate:
+def with_cuts(candidate: Candidate, cuts: tuple[int, ...]) -> Candidate:
+    """The candidate with other cuts, each unit recomputed as it is."""
+    return replace(candidate, cuts=cuts)
+
+
+def polished(candidate: Candidate, limit_bytes: float, below_s: float, recut: Recut = with_cuts) -> Candidate:
     """The candidate, or one with other cuts whose step, played out, takes less, and less than `below_s`.
 
-    One unit at a time goes from a stage of the busiest rank to any other stage, all cuts between them moving with it, as
-    long as the step gets shorter. A schedule is played out only where `least_step_s` does not show that it does not.
+    Where there are few ways to cut, these are the best of all. Else one unit at a time goes from a stage of the busiest
+    rank to any other stage, all cuts between them moving with it, as long as the step gets shorter. A schedule is
+    played out only where `least_step_s` does not show that it is slower.
 
     Args:
         candidate: with the cuts to begin with.
         limit_bytes: all that a device has; no stage may need more.
         below_s: cuts that take longer are of no use.
-        recut: a candidate with other cuts.
+        recut: gives a candidate other cuts, and what they ask for.
     """
-    best = candidate
+    best, units, stages = candidate, len(candidate.costs), len(candidate.stages)
+    if comb(units - 1, stages - 1) <= FEW:
+        every = [recut(best, cuts) for cuts in combinations(range(1, units), stages - 1)]
+        while (other := _first(every, limit_bytes, min(best.step_s, below_s))) is not None:
+            best = other
+        return best
     for _ in range(MOST_ROUNDS):
-        target_s = min(best.step_s, below_s)
         tried = [recut(best, cuts) for cuts in _moved(best)]
-        for other in sorted(tried, key=lambda own: own.least_step_s):
-            if other.least_step_s >= target_s:
-                return best
-            if other.peak_bytes <= limit_bytes and other.step_s < target_s:
-                best = other
-                break
-        else:
-            return best
+        other = _first(tried, limit_bytes, min(best.step_s, below_s))
+        if other is None:
+            break
+        best = other
     return best
+
+
+def _first(tried: Sequence[Candidate], limit_bytes: float, below_s: float) -> Candidate | None:
+    """One of those that fit whose step takes less than `below_s`, the most promising first; None if there is none."""
+    for own in sorted(tried, key=lambda own: own.least_step_s):
+        if own.least_step_s >= below_s:
+            return None
+        if own.peak_bytes <= limit_bytes and own.step_s < below_s:
+            return own
+    return None
 
 
 def _moved(candidate: Candidate) -> Iterator[tuple[int, ...]]:

@@ -20,9 +20,11 @@ from autopart.search.request import Request
 from autopart.sharding.infer_axes import Axes
 from autopart.sharding.rule import Rule
 from cost_models.dtype import dtype_bytes
+from cost_models.memory import reserve_bytes
 from cost_models.precision import State, computed_dtype, state
 
 Layout = tuple[int, int, int, str]
+UNEVEN = 1.1  # what a rank may seem to need of its memory, if its stages were alike
 
 
 @dataclass
@@ -35,7 +37,7 @@ class Pricing:
     units: tuple[Unit, ...]
     request: Request
     _layouts: dict[int, Layouts] = field(default_factory=dict)
-    _flying: dict[tuple[str, int, int, int], tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
+    _flying: dict[tuple[str, int, int, int], tuple[tuple[int, ...], tuple[float, ...]]] = field(default_factory=dict)
     _totals: dict[tuple[Layout, str], Totals] = field(default_factory=dict)
     _keepings: dict[tuple[int, int], Keeping] = field(default_factory=dict)
     _held: dict[Layout, Held] = field(default_factory=dict)
@@ -68,28 +70,31 @@ class Pricing:
         """Seconds that all units together compute again at the least, so that there may be cuts with which all stages
         fit `limit` bytes of tensors; infinite where there are none.
 
-        Stage s, with n[s] micro-batches in flight, needs at least a[s] + n[s] k[s], for its state a and what it keeps
+        Rank s, with n[s] micro-batches in flight, needs at least a[s] + n[s] k[s], for its state a and what it keeps
         k. The largest of these is no less than their mean, with any weights: equal ones, or 1/n[s], of which the k sum
-        up to that of all units.
+        up to that of all units. Where a rank has several stages, n[s] is their mean, and they need not be alike: then
+        nothing is said of seconds.
         """
         if limit == float("inf"):
             return 0.0
         own, (_, flying) = self._total(point), self._in_flight(point)
-        state, each = self.keeping(point).copies * own.held_bytes, limit / point.virtual_stages
-        evenly = (each * len(flying) - state) / min(flying)
-        weighted = each * sum(1 / count for count in flying) - state / max(flying)
-        return own.again_s(own.kept_bytes - min(evenly, weighted))
+        state, ranks = self.keeping(point).copies * own.held_bytes, flying[: point.pp]
+        limit *= 1.0 if point.virtual_stages == 1 else UNEVEN
+        evenly = (limit * point.pp - state) / min(ranks)
+        weighted = limit * sum(1 / count for count in ranks) - state / max(ranks)
+        again_s = own.again_s(own.kept_bytes - min(evenly, weighted))
+        return again_s if point.virtual_stages == 1 or again_s == float("inf") else 0.0
 
     def may_fit(self, point: Point, limit: float) -> bool:
         """Whether there may be cuts with which all stages fit `limit` bytes of tensors; not looked at closely."""
         return self.again_s(point, limit) < float("inf")
 
-    def _in_flight(self, point: Point) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Passes in flight on every rank, and micro-batches of every stage; those of one rank share memory evenly."""
+    def _in_flight(self, point: Point) -> tuple[tuple[int, ...], tuple[float, ...]]:
+        """Passes in flight on every rank, and micro-batches of every stage, where those of one rank are alike."""
         pipeline = (point.schedule, point.pp, point.micro_batches, point.virtual_stages)
         if pipeline not in self._flying:
-            ranks = rank_peaks(*pipeline)
-            self._flying[pipeline] = ranks, ranks * point.virtual_stages
+            ranks, virtual = rank_peaks(*pipeline), point.virtual_stages
+            self._flying[pipeline] = ranks, tuple(passes / virtual for passes in ranks) * virtual
         return self._flying[pipeline]
 
     def keeping(self, point: Point) -> Keeping:
@@ -103,28 +108,44 @@ class Pricing:
         """A point with its best cuts, and what is recomputed; None where nothing fits `limit` bytes of tensors."""
         if not self.may_fit(point, limit):
             return None
-        found = self._best_cuts(point, limit)
-        if found is None:
-            return None
-        cuts, kinds = found
-        plan, costs = self.layouts(point.cp).plan(*point.layout[1:]), self._recomputed(point, kinds)
-        flying, _ = self._in_flight(point)
-        return Candidate(point, cuts, costs, plan, self.request.cluster, self.keeping(point), flying, kinds)
+        search, (_, flying) = self._cut_search(point), self._in_flight(point)
+        found: Candidate | None = None
+        for each in self._shares(point, limit):
+            cuts = search.cuts(point.pp * point.virtual_stages, flying, each)
+            if cuts is not None:
+                found = self._with_cuts(point, cuts, each)
+                if self._is_within(found, limit):
+                    break
+        return found
 
     def recut(self, candidate: Candidate, cuts: tuple[int, ...], limit: float) -> Candidate:
         """The candidate with other cuts, and what they need to be recomputed to fit `limit` bytes of tensors."""
-        point, kinds = candidate.point, candidate.kinds
-        if point.recompute == BY_LAYER:
-            _, flying = self._in_flight(point)
-            kinds = self._cut_search(point).kinds(cuts, flying, limit / point.virtual_stages)
-        return replace(candidate, cuts=cuts, kinds=kinds, costs=self._recomputed(point, kinds))
+        if candidate.point.recompute != BY_LAYER:
+            return replace(candidate, cuts=cuts)
+        for each in self._shares(candidate.point, limit):
+            found = self._with_cuts(candidate.point, cuts, each)
+            if self._is_within(found, limit):
+                break
+        return found
 
-    def _best_cuts(self, point: Point, limit: float) -> tuple[tuple[int, ...], tuple[str, ...]] | None:
-        """The best cuts, and the kind of recomputation of every unit."""
-        search, kinds, (_, flying) = self._cut_search(point), self._pinned_kinds(point), self._in_flight(point)
-        each = limit / point.virtual_stages
-        cuts = search.cuts(point.pp * point.virtual_stages, flying, each)
-        return None if cuts is None else (cuts, search.kinds(cuts, flying, each) if kinds is None else kinds)
+    def _shares(self, point: Point, limit: float) -> tuple[float, ...]:
+        """What a stage may have of `limit`, to be tried in turn.
+
+        The stages of a rank share its memory, unevenly where that fits: it is known when they are cut.
+        """
+        return tuple(limit / share for share in dict.fromkeys((1, point.virtual_stages)))
+
+    def _is_within(self, candidate: Candidate, limit: float) -> bool:
+        """Whether its ranks fit; where each has one stage, that was seen to when it was cut."""
+        return candidate.virtual_stages == 1 or candidate.peak_bytes - reserve_bytes(candidate.keeping.device) <= limit
+
+    def _with_cuts(self, point: Point, cuts: tuple[int, ...], each: float) -> Candidate:
+        """A point with cuts, and what has to be recomputed so that each stage fits `each` bytes of tensors."""
+        kinds, (ranks, flying) = self._pinned_kinds(point), self._in_flight(point)
+        if kinds is None:
+            kinds = self._cut_search(point).kinds(cuts, flying, each)
+        plan, costs = self.layouts(point.cp).plan(*point.layout[1:]), self._recomputed(point, kinds)
+        return Candidate(point, cuts, costs, plan, self.request.cluster, self.keeping(point), ranks, kinds)
 
     def _cut_search(self, point: Point) -> CutSearch:
         """The tables of cuts that a point shares with others."""
