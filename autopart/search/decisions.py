@@ -59,7 +59,8 @@ def _without_room(search: DegreeSearch, best: Candidate, name: str) -> Candidate
     """Of the plans that differ from `best` in this decision alone, do not fit and would be faster, the smallest."""
     own, found = best.point, list[Candidate]()
     by_layer = name == "recompute" and own.recompute == BY_LAYER
-    for point in _of_one_kind(search, best) if by_layer else search.points:
+    without = [point for point in _of_one_kind(search, best) if point.recompute == NONE]
+    for point in without if by_layer else search.points:
         same = all(read(point) == read(own) for other, read in _READ.items() if other not in (name, *_NEAR[name]))
         if not same or _READ[name](point) == _READ[name](own) or point.variant not in (own.variant, FAST):
             continue
