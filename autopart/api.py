@@ -102,7 +102,7 @@ def plan(
         dp: degree of data parallelism.
         micro_batch: samples a micro-batch.
         recompute: "none", "full" (of every repeated layer; "full:1/2" of every second), or "selective" (what the stack
-            calls so).
+            calls so: here, attention). Left out: chosen for each layer, as the memory of its stage demands.
         schedule: the name of one of `autopart/schedules/catalog`; "1f1b", "gpipe", "zb-h1" and others.
         cuts: names of the modules at which the second and later stages begin.
         zero: the ZeRO stage: 1 shares the optimizer's state among the replicas, 2 the gradients too, 3 the parameters
@@ -277,7 +277,7 @@ def make_program(plan: PlanData, prepared: Prepared) -> Program:
         f"recompute {plan.recompute}.\nModel graph {plan.fingerprint}. Shapes are a rank's own; b is the micro-batch "
         "size."
     )
-    return emit_program(sharded, prepared.units, plan.cuts, plan.recompute == "full", facts)
+    return emit_program(sharded, prepared.units, plan.cuts, plan.layers_recomputed, facts)
 
 
 def _join_job(world: int) -> None:

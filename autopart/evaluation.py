@@ -73,7 +73,8 @@ def evaluation_variant(
         f"For evaluation, by the plan: tp={plan.tp} pp={plan.pp} dp={plan.dp}.\nModel graph {graph.fingerprint}. "
         "Shapes are a rank's own; b is the micro-batch size."
     )
-    written = emit_program(sharded, prepared.units, cuts, recompute=False, facts=facts)
+    layers = ["none" for unit in prepared.units if unit.loop is not None]
+    written = emit_program(sharded, prepared.units, cuts, recompute=layers, facts=facts)
     apart = rows_apart(graph, prepared.rules)
     return Variant(written, captured.graph, captured.constants, returned.rebuild if returned else None, apart)
 

@@ -199,10 +199,6 @@ def check_runnable(plan: PlanData) -> None:
             f"precision={plan.precision!r} trains float32 weights, and those of {plan.model} are {plan.dtype}: build "
             "the model in float32 (model.float()), or leave precision out"
         )
-    if plan.recompute not in ("none", "full"):
-        raise UnsupportedError(
-            f"recompute={plan.recompute!r} can be planned but not run yet: choose recompute='full' or recompute='none'"
-        )
 
 
 def check_plan(plan: PlanData, prepared: Ruled, world: int | None, global_batch: int | None, pins: Pins) -> None:
@@ -226,6 +222,12 @@ def check_plan(plan: PlanData, prepared: Ruled, world: int | None, global_batch:
         raise PlanMismatchError(
             f"the plan divides {plan.stages[-1].stop} pieces among its stages, and this version of autopart sees "
             f"{len(prepared.units)} in {graph.name}: plan again"
+        )
+    layers = sum(unit.loop is not None for unit in prepared.units)
+    if len(plan.layers_recomputed) != layers:
+        raise PlanMismatchError(
+            f"the plan says of {len(plan.layers_recomputed)} layers how they are recomputed, and this version of "
+            f"autopart sees {layers} in {graph.name}: plan again"
         )
     find_schedule(plan.schedule)
     if world is not None and world != plan.world:

@@ -19,6 +19,7 @@ class Space:
         zero: the ZeRO stages.
         most_cp: the largest degree of context parallelism; 1 where it has none.
         recompute: the kinds of recomputation.
+        recompute_by_layer: whether each layer can have a kind of its own; a file may leave this out.
         source: whence this is.
     """
 
@@ -28,6 +29,7 @@ class Space:
     zero: tuple[int, ...] = (0,)
     most_cp: int = 1
     recompute: tuple[str, ...] = ("none", "full")
+    recompute_by_layer: bool = False
     source: str = "what any framework has"
 
 
@@ -44,6 +46,7 @@ def read_space(table: TomlTable) -> Space:
         zero=table.some_of("zero", ZERO),
         most_cp=table.whole("most_cp"),
         recompute=table.some_of("recompute", RECOMPUTE),
+        recompute_by_layer=table.has("recompute_by_layer") and table.truth("recompute_by_layer"),
         source=table.text("source"),
     )
     table.finish()

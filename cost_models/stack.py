@@ -10,7 +10,7 @@ from cost_models.toml_table import TomlTable
 _FOLDER = Path(__file__).parent / "stacks"
 ATTENTION = ("math", "flash1", "flash", "cudnn")
 FUSION = ("none", "chains", "compiled")
-SELECTIVE = ("attention", "products")
+SELECTIVE = ("attention", "core", "products")
 REPORTS = ("allocated", "reserved", "device")
 _FIGURES = (
     "attention",
@@ -38,8 +38,8 @@ class Stack:
         fusion: "none": every op is a kernel. "chains": elementwise ops in a row are one (bias and GELU; bias, dropout
             and residual; scale, mask and softmax). "compiled": norms and other reductions join these, and what is cheap
             is computed again in the backward pass instead of kept.
-        selective: what recompute="selective" computes again: "attention" the scores of math attention, "products" all
-            but every second product, and attention.
+        selective: what recompute="selective" computes again: "attention" the scores of math attention, "core" attention
+            by whatever kernel, written out or not, "products" all but every second product, and attention.
         product_speed: of its matrix library on these devices, relative to the newest, which the device files are for.
         dispatch_s: host seconds for each op; where kernels are shorter than that, the device waits for the host.
         sums_in_products: whether a weight's gradient is added to those of earlier micro-batches in the product itself.

@@ -19,6 +19,7 @@ from autopart.ir.plan import (
 from autopart.report.printed_plan import Plan
 
 GIB = 1 << 30
+PARTLY = "12 of 80 full"
 TOKEN_PARTS = Parts(35.2, 4.1, 7.9, 2.6, 0.0, 0.6, 0.5, 0.334)
 IMAGE_PARTS = Parts(0.0253, 0.0113, 0.0, 0.0, 0.0, 0.0, 0.0012, 0.002021)
 
@@ -49,7 +50,7 @@ def token_plan() -> Plan:
         micro_batch=1,
         schedule="1f1b",
         virtual_stages=1,
-        recompute="full",
+        recompute=PARTLY,
         zero=0,
         precision="as-built",
         stack="autopart",
@@ -101,8 +102,18 @@ def token_plan() -> Plan:
         ),
         decisions=(
             Decision("tp", "8", "4", (("pp", "8"),), True, 52.31, replace(TOKEN_PARTS, waiting_s=1.9), 0, 61 * GIB),
-            Decision("recompute", "full", "none", (), False, 43.4, replace(TOKEN_PARTS, recompute_s=0.0), 0, 98 * GIB),
-            Decision("recompute", "full", "none", (("pp", "8"), ("tp", "4")), True, 53.0, TOKEN_PARTS, 0, 70 * GIB),
+            Decision(
+                "recompute",
+                PARTLY,
+                "none",
+                (),
+                False,
+                43.4,
+                replace(TOKEN_PARTS, recompute_s=0.0),
+                0,
+                98 * GIB,
+            ),
+            Decision("recompute", PARTLY, "none", (("pp", "8"), ("tp", "4")), True, 53.0, TOKEN_PARTS, 0, 70 * GIB),
         ),
         optimality=(
             "within 0.3 % of the optimum among 612 candidates under the model; layout for its objective exact, "
@@ -117,6 +128,7 @@ def token_plan() -> Plan:
 
 def _token_stage(names: list[str], start: int, stop: int, in_flight: int) -> StagePlan:
     layers = sum(".layers." in name for name in names[start:stop])
+    again = max(0, 4 * in_flight - 8)  # earlier stages have more micro-batches in flight: 8, 4, none, none
     parameters = 855_654_400 * layers + 1_050_681_344 * (start == 0 or stop == len(names))
     memory = Memory(
         2 * parameters // 8, 2 * parameters // 8, 4 * parameters // 8, in_flight * 3 * GIB // 2, 2 * GIB, 4 * GIB
@@ -134,13 +146,16 @@ def _token_stage(names: list[str], start: int, stop: int, in_flight: int) -> Sta
         memory,
         layers * 1.8e-3,
         2.1e-3,
+        tuple((kind, count) for kind, count in (("full", again), ("none", layers - again)) if count),
     )
 
 
 def image_plan() -> Plan:
     """A small convolutional net on 8 devices, in data parallel only."""
     memory = Memory(102_228_128, 102_228_128, 204_456_256, 2_211_450_880, 411_041_792, 1_300_000_000)
-    stage = StagePlan(0, 54, "conv1", "fc", 16, 25_557_032, 0.012345, 0.02531, 0.0, memory, 0.0121, 0.0)
+    stage = StagePlan(
+        0, 54, "conv1", "fc", 16, 25_557_032, 0.012345, 0.02531, 0.0, memory, 0.0121, 0.0, (("none", 16),)
+    )
     return replace(
         token_plan(),
         model="ResNet",

@@ -99,8 +99,6 @@ class TestPlanning:
                 {"precision": "fp8-mixed"},
                 "precision='fp8-mixed' can be planned but not run yet: choose among as-built,",
             ),
-            ({"recompute": "selective"}, "recompute='selective' can be planned but not run yet: choose"),
-            ({"recompute": "full:1/2"}, "recompute='full:1/2' can be planned but not run yet: choose"),
         ],
     )
     def test_what_is_planned_only(self, pins: dict[str, Any], message: str) -> None:

@@ -1,19 +1,26 @@
 """Write the class of a repeated block."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from autopart.emit.body import identifier, unique, write_body
+from autopart.emit.core_writer import CoreWriter
 from autopart.emit.function import Function, Sharded
 from autopart.emit.source import BlockSource, path_text, weights_text
 from autopart.emit.stage_spec import Runs, taken
 from autopart.emit.weight_text import weight_text
+from autopart.estimate.recompute import SELECTIVE
 from autopart.estimate.work import Work, short_name, work_of
 from autopart.ir.folded import Loop
 from autopart.ir.units import layer_names, own_weights, relative_names
 
 
-def write_block(sharded: Sharded, loop: Loop, name: str, count_index: Mapping[str, int]) -> BlockSource:
-    """The class `name`: its weights by their names inside the layer, and what one run computes."""
+def write_block(
+    sharded: Sharded, loop: Loop, name: str, count_index: Mapping[str, int], kinds: Collection[str] = ()
+) -> BlockSource:
+    """The class `name`: its weights by their names inside the layer, and what one run computes.
+
+    `kinds` are those of recomputation that its runs have.
+    """
     folded, graph = sharded.folded, sharded.graph
     inside = relative_names(folded, loop)
     several = len({part for part, _ in inside.values()}) > 1
@@ -24,8 +31,13 @@ def write_block(sharded: Sharded, loop: Loop, name: str, count_index: Mapping[st
         arguments[key] = unique(_hint(sharded, key), arguments)
     paths = {key: f"self{path_text(path)}" for key, path in relative.items()}
     function = Function(sharded, paths, f"{next(iter(arguments.values()))}.device", count_index, loop)
-    for index in loop.body:
-        function.add(graph.nodes[index])
+    methods: tuple[BlockSource, ...] = ()
+    flag = told_to_recompute(kinds)
+    if SELECTIVE in kinds:
+        methods = CoreWriter(function, flag).add(loop.body)
+    else:
+        for index in loop.body:
+            function.add(graph.nodes[index])
     leaves = [graph.nodes[i] for i in range(loop.body.stop, loop.stop)]
     results = [function.wanted(node.inputs[0], sharded.strategies[node.name].inputs[0]) for node in leaves]
     lines, returned = write_body(arguments, function.statements, results)
@@ -33,7 +45,12 @@ def write_block(sharded: Sharded, loop: Loop, name: str, count_index: Mapping[st
     members = weights_text({path: weight_text(sharded, key) for key, path in relative.items()}, indent=8)
     shapes = {arg: (sharded.held_shape(key), graph.values[key].dtype) for key, arg in arguments.items()}
     about = f"One of {loop.region.count} equal blocks of the model, {layer_names(folded, loop)[0]} the first."
-    return BlockSource(name, about, members, tuple(arguments.values()), shapes, tuple(lines), returned)
+    return BlockSource(name, about, members, tuple(arguments.values()), shapes, tuple(lines), returned, methods, flag)
+
+
+def told_to_recompute(kinds: Collection[str]) -> bool:
+    """Whether a block has to be told when to recompute its attention, since not all of its runs do."""
+    return SELECTIVE in kinds and len(set(kinds)) > 1
 
 
 def loop_arguments(sharded: Sharded, loop: Loop) -> list[str]:

@@ -11,7 +11,10 @@ HELD = ("comm", "stacks", "kept")  # what emitted modules hold besides weights
 
 @dataclass(frozen=True)
 class BlockSource:
-    """One function with the class around it: its weights, arguments with shapes, lines and what it returns."""
+    """One function with the class around it: its weights, arguments with shapes, lines and what it returns.
+
+    `methods` are others that it calls; `flag` says whether it is told to compute them again.
+    """
 
     name: str
     about: str
@@ -20,13 +23,20 @@ class BlockSource:
     shapes: Mapping[str, tuple[tuple[Size, ...], str]]
     lines: tuple[str, ...]
     returned: str
+    methods: "tuple[BlockSource, ...]" = ()
+    flag: bool = False
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """All lines of all functions."""
+        return (*self.lines, self.returned, *(line for method in self.methods for line in method.texts))
 
     def forward(self, name: str = "forward", about: str = "") -> str:
         """The method."""
         arguments = ", ".join(["self", *(f"{argument}: torch.Tensor" for argument in self.arguments)])
         doc = [about] if about else []
         doc += [f"{argument}: {dtype}{shape_comment(shape)}" for argument, (shape, dtype) in self.shapes.items()]
-        lines = [f"    def {name}({arguments}):"]
+        lines = [f"    def {name}({arguments}{', selective: bool = False' if self.flag else ''}):"]
         if doc:
             lines += [f'        """{doc[0]}', *(f"        {line}" for line in doc[1:])]
             lines[-1] += '"""'
@@ -45,7 +55,7 @@ class StageSource:
     forward: BlockSource
     counts: BlockSource | None
 
-    def text(self, recompute: bool) -> str:
+    def text(self) -> str:
         """The file, ready to be written."""
         body = "\n\n\n".join([*(self._block(block) for block in self.blocks), self._stage()])
         runtime = [
@@ -56,7 +66,7 @@ class StageSource:
         imports = ["import torch"]
         if "F." in body:
             imports.append("import torch.nn.functional as F")
-        if recompute and self.blocks:
+        if "checkpoint(" in body:
             imports.append("from torch.utils.checkpoint import checkpoint")
         head = f'"""A stage of {self.model}, written by autopart.\n\n{self.facts}\n"""'
         return (
@@ -64,14 +74,15 @@ class StageSource:
         )
 
     def _block(self, block: BlockSource) -> str:
-        uses_comm = any("self.comm" in line for line in (*block.lines, block.returned))
+        uses_comm = any("self.comm" in line for line in block.texts)
         lines = [f"class {block.name}(Weights):", f'    """{block.about}"""', ""]
         lines.append(f"    def __init__(self{', comm: Comm' if uses_comm else ''}) -> None:")
         lines.append(f"        super().__init__({block.members})")
         if uses_comm:
             lines.append("        self.hold(comm=comm)")
         lines += _held_kept(block)
-        return "\n".join([*lines, "", block.forward()])
+        methods = [text for method in block.methods for text in ("", method.forward(method.name))]
+        return "\n".join([*lines, "", block.forward(), *methods])
 
     def _stage(self) -> str:
         lines = [
@@ -83,7 +94,7 @@ class StageSource:
         lines.append(f"        super().__init__({self.members})")
         built = []
         for number, block in enumerate(self.blocks):
-            uses_comm = any("self.comm" in line for line in (*block.lines, block.returned))
+            uses_comm = any("self.comm" in line for line in block.texts)
             built.append(
                 f"[self.attach(paths, {block.name}({'comm' if uses_comm else ''})) for paths in layers[{number}]]"
             )
@@ -101,7 +112,7 @@ class StageSource:
 
 def _held_kept(block: BlockSource) -> list[str]:
     """The line that makes room for modules kept whole."""
-    calls = any("self.kept[" in line for line in (*block.lines, block.returned))
+    calls = any("self.kept[" in line for line in block.texts)
     return ["        self.hold(kept={})  # the model's own modules, which the loader brings"] if calls else []
 
 

@@ -3,9 +3,10 @@
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 
-from autopart.emit.block_writer import loop_arguments, write_block
+from autopart.emit.block_writer import loop_arguments, told_to_recompute, write_block
 from autopart.emit.body import Statement, identifier, unique, write_body
 from autopart.emit.function import Function, Sharded
+from autopart.emit.loop_text import loop_text, loops
 from autopart.emit.source import BlockSource, StageSource, path_text, weights_text
 from autopart.emit.stage_spec import Runs, StageSpec, carried_name, taken
 from autopart.emit.weight_text import weight_text
@@ -20,7 +21,8 @@ class StageWriter:
     Args:
         sharded: the graph with its choices.
         spec: what the stage has, takes and gives.
-        recompute: whether each run of a loop is computed again in the backward pass.
+        recompute: what of every run of a loop, (where the loop starts, the run), is computed again in the backward
+            pass: "none", "selective" or "full".
         last: whether the stage returns the model's results.
 
     Attributes:
@@ -29,7 +31,7 @@ class StageWriter:
         layers: for every loop, the modules whose weights the runs in this stage take, by run.
     """
 
-    def __init__(self, sharded: Sharded, spec: StageSpec, recompute: bool, last: bool) -> None:
+    def __init__(self, sharded: Sharded, spec: StageSpec, recompute: Mapping[tuple[int, int], str], last: bool) -> None:
         self.sharded, self.spec, self.recompute = sharded, spec, recompute
         graph = sharded.graph
         self.results = graph.outputs if last else ()
@@ -113,14 +115,15 @@ class StageWriter:
 
     def source(self, facts: str) -> str:
         """The text of the file; `facts` stand at its head."""
+        index = self._count_index
         blocks = tuple(
-            write_block(self.sharded, runs.loop, "Block" if number == 0 else f"Block{number + 1}", self._count_index)
-            for number, runs in enumerate(self._runs)
+            write_block(self.sharded, runs.loop, f"Block{number if number > 1 else ''}", index, self._kinds(runs))
+            for number, runs in enumerate(self._runs, 1)
         )
         targets = self.sharded.graph.targets
         members = weights_text({targets[name]: weight_text(self.sharded, name) for name in self._weights}, indent=8)
         stage = StageSource(self.sharded.graph.name, facts, blocks, members, self._forward(), self._counts())
-        return stage.text(self.recompute)
+        return stage.text()
 
     @property
     def _count_index(self) -> Mapping[str, int]:
@@ -171,9 +174,18 @@ class StageWriter:
             key = carried_name(folded, runs.loop, index, runs.first)
             start.append(key if runs.first else function.wanted(key, self.sharded.strategies[node.name].inputs[0]))
         outside = [function.key(key) for key in loop_arguments(self.sharded, runs.loop)]
-        ends = tuple(carried_name(folded, runs.loop, index, runs.stop) for index in range(len(enters)))
-        write = partial(_loop_text, number, len(start), self.recompute)
-        function.statements.append(Statement(ends, (*start, *outside), write, "", loop=True))
+        kinds, stack = self._kinds(runs), f"self.stacks[{number}]"
+        flag = told_to_recompute(kinds)
+        for first, stop, own in loops(kinds):
+            ends = [carried_name(folded, runs.loop, index, runs.first + stop) for index in range(len(enters))]
+            part = f"{stack}[{first or ''}:{stop if stop < len(kinds) else ''}]" if len(own) < len(kinds) else stack
+            write = partial(loop_text, part, own, flag, len(start))
+            function.statements.append(Statement(tuple(ends), (*start, *outside), write, "", loop=True))
+            start = ends
+
+    def _kinds(self, runs: Runs) -> tuple[str, ...]:
+        """How each of the runs is recomputed."""
+        return tuple(self.recompute[runs.loop.start, run] for run in range(runs.first, runs.stop))
 
     @cached_property
     def _count_needs(self) -> frozenset[str]:
@@ -211,12 +223,6 @@ class StageWriter:
         lines, returned = write_body(arguments, function.statements, results)
         lines[:0] = function.batch_lines(arguments)
         return BlockSource("counts", "", "", tuple(arguments.values()), {}, tuple(lines), f"[{returned}]")
-
-
-def _loop_text(number: int, carried: int, recompute: bool, texts: Sequence[str]) -> str:
-    names, left = ", ".join(texts), ", ".join(texts[:carried])
-    call = f"checkpoint(block, {names}, use_reentrant=False)" if recompute else f"block({names})"
-    return f"for block in self.stacks[{number}]:\n    {left} = {call}"
 
 
 def _update_text(path: str, texts: Sequence[str]) -> str:

@@ -10,23 +10,28 @@ from autopart.ir.program import Program, StageProgram, Transfer
 from autopart.ir.units import Unit
 
 
-def emit_program(sharded: Sharded, units: Sequence[Unit], cuts: Sequence[int], recompute: bool, facts: str) -> Program:
+def emit_program(
+    sharded: Sharded, units: Sequence[Unit], cuts: Sequence[int], recompute: Sequence[str], facts: str
+) -> Program:
     """The program of `sharded`, cut before the units `cuts`.
 
     Args:
         sharded: the folded graph with a strategy for every node and a layout for every parameter.
         units: of the folded graph.
         cuts: indices of the units at which a new stage begins.
-        recompute: whether each run of a loop keeps only its inputs, and is computed again in the backward pass.
+        recompute: for every run of a loop, in the order of `units`, what is computed again in the backward pass:
+            "none"; "selective", attention; or "full", all from its inputs.
         facts: lines about the plan for the head of each file.
     """
     graph = sharded.graph
+    runs = [(unit.loop.start, unit.run) for unit in units if unit.loop is not None]
+    kinds = dict(zip(runs, recompute, strict=True))
     specs = stage_specs(sharded.folded, units, cuts)
     home = {name: stage for stage, spec in enumerate(specs) for name in spec.gives}
     stages: list[StageProgram] = []
     sources: dict[str, str] = {}
     for stage, spec in enumerate(specs):
-        writer = StageWriter(sharded, spec, recompute, last=stage == len(specs) - 1)
+        writer = StageWriter(sharded, spec, kinds, last=stage == len(specs) - 1)
         module = sources.setdefault(writer.source(facts), f"stage_{stage}")
         stages.append(
             StageProgram(

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from autopart.estimate.attention_core import attention_cores, core_inputs
 from autopart.estimate.chain import Chain, Span, chain_of
 from autopart.estimate.conversions import Cost
 from autopart.estimate.node import Kept, Prices
@@ -29,6 +30,7 @@ class UnitCost:
         kept_bytes: activations kept from forward to backward without recomputation.
         input_bytes: what enters the unit and is all that full recomputation keeps; 0 for a unit that is not recomputed.
         selective_bytes, selective_s: what selective recomputation keeps, and the seconds of what it computes again.
+        full_s: seconds of what full recomputation computes again.
         transient_bytes: the most that exists only while one op runs backward.
         model_flops: of forward and backward, over all ranks; recomputation not counted.
         parameters: (target, bytes on the rank, elements in all) of every parameter it uses.
@@ -38,6 +40,8 @@ class UnitCost:
         conversions: (value, layout it has, layout it is given) of all conversions in the unit.
         products: seconds of matrix products, convolutions and attention.
         communication_forward_s: of the communication, that of the forward pass.
+        working_bytes: made again in the backward pass beside `kept_bytes`; 0 without recomputation, see `recomputed`.
+        again_s: seconds of that, which `backward_s` does not contain.
     """
 
     forward_s: float
@@ -57,6 +61,9 @@ class UnitCost:
     conversions: tuple[tuple[str, Layout, Layout], ...] = ()
     products: Cost = NOTHING
     communication_forward_s: float = 0.0
+    full_s: float = 0.0
+    working_bytes: float = 0.0
+    again_s: float = 0.0
 
 
 def unit_costs(
@@ -136,7 +143,7 @@ class _Walker:
         if unit.loop is None:
             selective_bytes, selective_s = sum(own.bytes for own in kept), 0.0
         else:
-            selective_bytes, selective_s = self._selective(nodes, costs, kept, entering, total.forward_s)
+            selective_bytes, selective_s = self._selective(unit, costs, kept, entering, total.forward_s)
         return UnitCost(
             max(total.forward_s, host_s),
             max(total.backward_s, host_s),
@@ -154,12 +161,16 @@ class _Walker:
             conversions=conversions,
             products=sum((own for node, own in zip(nodes, costs, strict=True) if work_of(node) in PRODUCTS), Cost()),
             communication_forward_s=communication.forward_s,
+            full_s=0.0 if unit.loop is None else max(total.forward_s, host_s),
         )
 
     def _selective(
-        self, nodes: Sequence[Node], costs: Sequence[Cost], kept: Sequence[Kept], entering: float, forward_s: float
+        self, unit: Unit, costs: Sequence[Cost], kept: Sequence[Kept], entering: float, forward_s: float
     ) -> tuple[float, float]:
         """What the stack's selective recomputation keeps of a repeated unit, and the seconds of what it does again."""
+        nodes = [self.graph.nodes[index] for index in unit.nodes]
+        if self.prices.stack.selective == "core":
+            return self._without_cores(unit, costs)
         kept_bytes = sum(own.bytes for own in kept)
         if self.prices.stack.selective == "attention":  # Korthikanti et al. 2022, section 5
             scores = sum(own.bytes for own in kept if own.scores)
@@ -172,6 +183,19 @@ class _Walker:
                 saved_bytes += self.prices.local_bytes(node.output.name, self.strategies[node.name].outputs[0])
                 saved_s += cost.forward_s
         return min(saved_bytes, kept_bytes), forward_s - saved_s
+
+    def _without_cores(self, unit: Unit, costs: Sequence[Cost]) -> tuple[float, float]:
+        """What is kept when attention cores keep only what they take, and the seconds of their forward passes."""
+        cores = attention_cores(self.graph, unit.nodes)
+        inside = {index for core in cores for index in core}
+        taken = [
+            self.prices.kept_input(node, self.strategies[node.name], slot)
+            for core in cores
+            for node, slot in core_inputs(self.graph, core)
+        ]
+        kept = self._kept([self.graph.nodes[index] for index in unit.nodes if index not in inside], True, taken)
+        again = (cost.forward_s for index, cost in zip(unit.nodes, costs, strict=True) if index in inside)
+        return sum(own.bytes for own in kept), sum(again)
 
     def entering(self, unit: Unit) -> tuple[Cost, Cost]:
         """The conversions into the first run of a loop, and the sums of gradients there."""
@@ -218,18 +242,17 @@ class _Walker:
                     self._used.add(name)
         return tuple(converted.values()), sums_s
 
-    def _kept(self, nodes: Sequence[Node], repeated: bool) -> tuple[Kept, ...]:
+    def _kept(self, nodes: Sequence[Node], repeated: bool, besides: Sequence[Kept] = ()) -> tuple[Kept, ...]:
         """What is kept for the backward pass. A view keeps nothing of its own; a tensor kept twice is there once.
 
         What an earlier unit keeps of its own results counts there; behind a cut it counts as received.
         """
         kept: dict[tuple[str, bool], Kept] = {}
-        for node in nodes:
-            for own in self.prices.kept(node, self.strategies[node.name]):
-                own = self._before_gathering(own)
-                key = (self._root(own.name), own.sharded)
-                if key not in kept or kept[key].bytes < own.bytes:
-                    kept[key] = own
+        each = (own for node in nodes for own in self.prices.kept(node, self.strategies[node.name]))
+        for own in map(self._before_gathering, (*each, *besides)):
+            key = (self._root(own.name), own.sharded)
+            if key not in kept or kept[key].bytes < own.bytes:
+                kept[key] = own
         found = tuple(own for key, own in kept.items() if repeated or key not in self._counted)
         made = {self._root(value.name) for node in nodes for value in node.outputs}
         self._counted |= {key for key in kept if key[0] in made}

@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autopart.estimate.block import UnitCost
-from autopart.estimate.recompute import Recompute
 from autopart.ir.plan import Memory
 from cost_models.device import Device
 from cost_models.memory import reserve_bytes
@@ -43,7 +42,6 @@ class Keeping:
     element_bytes: int
     zero: int
     replicas: int
-    recompute: Recompute
     device: Device
     stack: Stack
 
@@ -114,13 +112,13 @@ def stage_memory(costs: Sequence[UnitCost], in_flight: float, keeping: Keeping, 
     """The peak of a stage.
 
     Args:
-        costs: of its units.
+        costs: of its units, as they are recomputed.
         in_flight: the most micro-batches that are between their forward and backward pass.
-        keeping: recomputation, and how the state of parameters is kept.
+        keeping: how the state of parameters is kept.
         entering_bytes: activations received for one micro-batch, and those sent if the stack keeps them.
     """
     held, _ = parameter_bytes(costs)
-    kept = [keeping.recompute.kept_bytes(cost) for cost in costs]
+    kept = [cost.kept_bytes for cost in costs]
     # While a unit runs backward, the units behind it have freed what they kept.
     behind = sum(kept)
     flying = in_flight * (behind + entering_bytes)
@@ -128,9 +126,9 @@ def stage_memory(costs: Sequence[UnitCost], in_flight: float, keeping: Keeping, 
     for cost, own in zip(costs, kept, strict=True):
         behind -= own
         there = flying - min(1.0, in_flight) * behind
-        working, passing = keeping.recompute.working_bytes(cost), keeping.temporary_bytes(cost)
-        if there + working + passing >= peak:
-            peak, activations, temporary = there + working + passing, there + working, passing
+        there, passing = there + cost.working_bytes, keeping.temporary_bytes(cost)
+        if there + passing >= peak:
+            peak, activations, temporary = there + passing, there, passing
     flat = keeping.flat_bytes(held, max((size for cost in costs for _, size, _ in cost.parameters), default=0.0))
     temporary = max(temporary, keeping.after_bytes(held) - activations, flat - activations)
     memory = Memory(

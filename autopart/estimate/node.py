@@ -138,6 +138,11 @@ class Prices(Conversions):
             found.append(Kept(f"{node.name}'s scores", False, self.attention(node, strategy).kept_bytes, True))
         return tuple(found)
 
+    def kept_input(self, node: Node, strategy: Strategy, slot: int) -> Kept:
+        """An input of a node as it is kept where the node is computed again from it."""
+        name, layout = node.inputs[slot], strategy.inputs[slot]
+        return Kept(name, isinstance(layout.value, Shard), self.local_bytes(name, layout))
+
     def kept_bytes(self, node: Node, strategy: Strategy) -> float:
         """The bytes of these; a value that other nodes keep too counts for each."""
         return sum(kept.bytes for kept in self.kept(node, strategy))

@@ -1,40 +1,58 @@
 """Recomputation: what is kept of a forward pass, and what is computed again in the backward pass."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from autopart.errors import PinError
 from autopart.estimate.block import UnitCost
+from autopart.ir.plan import RECOMPUTE
 
-KINDS = ("none", "selective", "full")
+NONE, SELECTIVE, FULL = "none", "selective", "full"
+KINDS = RECOMPUTE
+BY_LAYER = "by layer"  # of a plan: each layer has the kind that its stage's memory asks for
+
+
+def is_repeated(cost: UnitCost) -> bool:
+    """Whether a unit can be computed again: the layers of a loop can."""
+    return cost.input_bytes > 0
+
+
+def recomputed(cost: UnitCost, kind: str) -> UnitCost:
+    """A unit's cost when it is recomputed: what it keeps, what it makes again beside that, and the seconds."""
+    if kind == NONE or not is_repeated(cost):
+        return cost
+    kept, again_s = (cost.input_bytes, cost.full_s) if kind == FULL else (cost.selective_bytes, cost.selective_s)
+    working = cost.kept_bytes if kind == FULL else cost.kept_bytes - kept
+    return replace(cost, kept_bytes=kept, working_bytes=working, again_s=again_s)
 
 
 @dataclass(frozen=True, slots=True)
 class Recompute:
-    """`kind` of recomputation ("none", "selective" or "full") of a `share` of the repeated layers, evenly dealt."""
+    """A `kind` of recomputation ("none", "selective" or "full") of a `share` of the repeated layers, evenly dealt."""
 
     kind: str
-    share: float = 1.0
+    share: Fraction = Fraction(1)
 
-    def kept_bytes(self, cost: UnitCost) -> float:
-        """What a unit keeps of a micro-batch from its forward pass to its backward pass."""
-        if self.kind == "full" and cost.input_bytes:
-            again = cost.input_bytes
-        else:
-            again = cost.selective_bytes if self.kind == "selective" else cost.kept_bytes
-        return self.share * again + (1 - self.share) * cost.kept_bytes
+    def kinds(self, costs: Sequence[UnitCost]) -> tuple[str, ...]:
+        """The kind of every unit: of two layers each second, of three with a share of 2/3 the second and third."""
+        found, number = [], 0
+        for cost in costs:
+            chosen = is_repeated(cost) and int((number + 1) * self.share) > int(number * self.share)
+            number += is_repeated(cost)
+            found.append(self.kind if chosen else NONE)
+        return tuple(found)
 
-    def working_bytes(self, cost: UnitCost) -> float:
-        """What a unit makes again in its backward pass, beside what it kept."""
-        if self.kind == "none" or not cost.input_bytes:
-            return 0.0
-        return cost.kept_bytes if self.kind == "full" else cost.kept_bytes - cost.selective_bytes
 
-    def again_s(self, cost: UnitCost) -> float:
-        """Seconds of what a unit computes again in its backward pass."""
-        if self.kind == "full":
-            return self.share * cost.forward_s if cost.input_bytes else 0.0
-        return self.share * cost.selective_s if self.kind == "selective" else 0.0
+def summary(costs: Sequence[UnitCost], kinds: Sequence[str]) -> str:
+    """The kinds of a model's layers in a few words: "none", "full", or "5 of 80 full"."""
+    own = [kind for cost, kind in zip(costs, kinds, strict=True) if is_repeated(cost)]
+    counts = [(kind, own.count(kind)) for kind in (FULL, SELECTIVE) if kind in own]
+    if not counts:
+        return NONE
+    if counts[0][1] == len(own):
+        return counts[0][0]
+    return ", ".join(f"{count} of {len(own)} {kind}" for kind, count in counts)
 
 
 def parse_recompute(text: str) -> Recompute:
@@ -52,4 +70,4 @@ def parse_recompute(text: str) -> Recompute:
         raise PinError(
             f"recompute={text!r}: known are {', '.join(map(repr, KINDS))}, and a share of the layers as in 'full:1/2'"
         )
-    return Recompute(kind, float(portion))
+    return Recompute(kind, portion)

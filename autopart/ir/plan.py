@@ -11,7 +11,8 @@ from typing import Any, get_args, get_origin
 from autopart.errors import PlanFileError
 from autopart.ir.placement import Layout, Partial, Placement, Replicate, Shard
 
-FORMAT = 3
+FORMAT = 4
+RECOMPUTE = ("none", "selective", "full")
 _SHARD = re.compile(r"S\((?P<dim>\d+)(@(?P<by>\w+))?(,(?P<parts>[1-9]\d*(:[1-9]\d*)*))?\)", re.ASCII)
 
 
@@ -63,7 +64,8 @@ class StagePlan:
 
     `forward_s` and `backward_s` contain the communication inside the stage, which `communication_s` gives for both
     passes together; `weight_s` is the part of `backward_s` for the gradients of weights, and `send_s` the transfer to
-    the next stage. `parameters` counts elements of the whole stage, over all its tp ranks.
+    the next stage. `parameters` counts elements of the whole stage, over all its tp ranks. `recompute` says of its
+    `layers` in order how they are recomputed: ("full", 5), ("none", 15) for the first five of twenty.
     """
 
     start: int
@@ -78,6 +80,11 @@ class StagePlan:
     memory: Memory
     weight_s: float
     send_s: float
+    recompute: tuple[tuple[str, int], ...]
+
+    def recomputed(self, kind: str) -> int:
+        """How many of its layers are recomputed so."""
+        return sum(layers for own, layers in self.recompute if own == kind)
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +222,7 @@ class PlanData:
         virtual_stages: how many stages each rank of the pipeline has.
         precision: a name that `cost_models.precision` knows.
         stack: the software whose behaviour is predicted.
+        recompute: "none", "full" or "selective" of all layers, or in a few words where they differ; stages say which.
         blocking_sends: a rank computes nothing while it sends to another stage.
         cluster: its name; `device` and `memory_limit_bytes` are of one of its devices.
         cuts: indices of the units that begin a stage, the first stage left out.
@@ -268,6 +276,11 @@ class PlanData:
     def micro_batches(self) -> int:
         """How many micro-batches a replica works through in a step."""
         return self.global_batch // (self.dp * self.micro_batch)
+
+    @property
+    def layers_recomputed(self) -> tuple[str, ...]:
+        """How each repeated layer of the model is recomputed, in order."""
+        return tuple(kind for stage in self.stages for kind, layers in stage.recompute for _ in range(layers))
 
     def save(self, path: str | Path) -> None:
         """Write the plan as JSON.
@@ -352,6 +365,11 @@ def _check_sums(fields: dict[str, Any]) -> None:
     ):
         shown = ", ".join(f"{stage.start} to {stage.stop}" for stage in stages)
         raise ValueError(f"'cuts' is {list(cuts)}, and 'stages' are of units {shown}")
+    for number, stage in enumerate(stages):
+        if sum(layers for _, layers in stage.recompute) != stage.layers or any(n < 1 for _, n in stage.recompute):
+            raise ValueError(f"stage {number} has {stage.layers} layers, and its 'recompute' is of {stage.recompute}")
+        if unknown := [kind for kind, _ in stage.recompute if kind not in RECOMPUTE]:
+            raise ValueError(f"stage {number} recomputes {unknown[0]!r}: known are {', '.join(RECOMPUTE)}")
 
 
 def _dump(value: Any) -> Any:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from autopart.ir.plan import PlanData, StagePlan
 from autopart.report.grid import grid
 from autopart.report.quantity import GIB, digits, percent, seconds
+from autopart.report.stage_table import recomputed_text
 
 WIDTH = 120
 _FACTS = (
@@ -38,7 +39,7 @@ def diff(one: PlanData, other: PlanData) -> str:
 
     Decisions that are the same are left out. Seconds are of a step, memory is of the fullest device.
     """
-    decisions = [*_facts(one, other), *_cuts(one, other)]
+    decisions = [*_facts(one, other), *_cuts(one, other), *_recomputed(one, other)]
     sections = [
         grid(decisions, ("decision", "first", "second"), "lll") if decisions else ["the same decisions"],
         _layouts(one, other),
@@ -56,6 +57,18 @@ def _cuts(one: PlanData, other: PlanData) -> list[tuple[str, str, str]]:
     """The modules at which the later stages begin."""
     first, second = (_shown([stage.first for stage in plan.stages[1:]]) for plan in (one, other))
     return [] if one.cuts == other.cuts and first == second else [("stages begin at", first, second)]
+
+
+def _recomputed(one: PlanData, other: PlanData) -> list[tuple[str, str, str]]:
+    """How many layers of each stage are recomputed, where it is not the same share in all of them."""
+    if one.layers_recomputed == other.layers_recomputed and one.cuts == other.cuts:
+        return []
+    if all(len(set(plan.layers_recomputed)) < 2 for plan in (one, other)):
+        return []
+    first, second = (
+        _shown([" + ".join(recomputed_text(stage)) or "none" for stage in plan.stages]) for plan in (one, other)
+    )
+    return [("recomputed by stage", first, second)]
 
 
 def _shown(names: Sequence[str]) -> str:

@@ -117,9 +117,21 @@ def _memory(plan: PlanData) -> list[str]:
     state = "memory is full" if memory.total_bytes > _FULL * limit else "memory does not bind"
     text = (
         f"{state[0].upper()}{state[1:]}: {where} needs {digits(memory.total_bytes / GIB)} of {digits(limit / GIB)} GiB "
-        f"({made_of})."
+        f"({made_of}).{_recomputed(plan)}"
     )
     return textwrap.wrap(text, WIDTH, break_on_hyphens=False)
+
+
+def _recomputed(plan: PlanData) -> str:
+    """Which stages compute some of their layers again, where not all layers are alike in that."""
+    kinds = plan.layers_recomputed
+    if len(set(kinds)) < 2:
+        return ""
+    again = len(kinds) - kinds.count("none")
+    counts = [stage.layers - stage.recomputed("none") for stage in plan.stages]
+    places = [f"{count} in stage {number}" for number, count in enumerate(counts) if count]
+    where = f": {_listed(places)}" if len(counts) > 1 else ""
+    return f" Of {len(kinds)} repeated layers {again} are recomputed{where}."
 
 
 def _decisions(plan: PlanData) -> list[str]:

@@ -18,19 +18,37 @@ def stage_table(plan: PlanData, width: int) -> list[str]:
     if not plan.stages:
         return []
     numbers = _numbers(plan.stages)
+    mixed = len(set(plan.layers_recomputed)) > 1
     groups = [
         list(group)
-        for _, group in groupby(range(len(plan.stages)), key=lambda index: (numbers[index], plan.stages[index].layers))
+        for _, group in groupby(
+            range(len(plan.stages)), key=lambda index: _alike_in(plan.stages[index], numbers[index])
+        )
     ]
     for room in range(_MOST_NAME, _LEAST_NAME - 1, -1):
         rows = [
-            (_label(group), _names([plan.stages[index] for index in group], room), *numbers[group[0]])
+            (_label(group), _names([plan.stages[index] for index in group], room, mixed), *numbers[group[0]])
             for group in groups
         ]
         lines = _printed(rows, plan.memory_limit_bytes)
         if max(map(len, lines)) <= width:
             break
     return [_CAPTION, *lines]
+
+
+def recomputed_text(stage: StagePlan) -> list[str]:
+    """How many of the layers of a stage are recomputed: "2 of 9 recomputed", "all selective"; nothing for none."""
+    counts = [(name, stage.recomputed(kind)) for kind, name in (("full", "recomputed"), ("selective", "selective"))]
+    return [
+        f"all {name}" if count == stage.layers else f"{count} of {stage.layers} {name}"
+        for name, count in counts
+        if count
+    ]
+
+
+def _alike_in(stage: StagePlan, numbers: tuple[str, ...]) -> tuple[object, ...]:
+    """What stages of one row have in common."""
+    return numbers, stage.layers, recomputed_text(stage)
 
 
 def _printed(rows: Sequence[Sequence[str]], limit_bytes: int) -> list[str]:
@@ -72,14 +90,18 @@ def _label(group: Sequence[int]) -> str:
     return str(group[0]) if len(group) == 1 else f"{group[0]}-{group[-1]}"
 
 
-def _names(stages: Sequence[StagePlan], room: int) -> str:
-    """What the stages hold, from the first layer to the last, in lines of at most `room` characters."""
+def _names(stages: Sequence[StagePlan], room: int, mixed: bool) -> str:
+    """What the stages hold, from the first layer to the last, in lines of at most `room` characters.
+
+    `mixed`: layers differ in how they are recomputed, which is then said of each stage.
+    """
     first, last = stages[0].first, stages[-1].last
     texts = [first] if first == last else [f"{first} .. {_without_shared(first, last)}"]
     if len(texts[0]) > room and first != last:
         texts = [first, f".. {_without_shared(first, last)}"]
     if len(stages) > 1 and stages[0].layers:
         texts.append(f"({stages[0].layers} a stage)")
+    texts += [f"({text})" for text in recomputed_text(stages[0]) if mixed]
     return "\n".join(text if len(text) <= room else f"…{text[1 - room :]}" for text in texts)
 
 

@@ -47,6 +47,8 @@ def _decisions(plan: PlanData) -> list[str]:
         tokens = plan.global_batch * plan.tokens_per_sample
         batch += f" of {plan.tokens_per_sample} tokens = {count(tokens)} tokens"
     recompute = "no recomputation" if plan.recompute == "none" else f"recomputation {plan.recompute}"
+    if len(set(plan.layers_recomputed)) > 1:
+        recompute = f"layers recomputed {plan.recompute}"
     zero = f"ZeRO {plan.zero}" if plan.zero else "no ZeRO"
     schedule = plan.schedule + (f" with {plan.virtual_stages} stages a rank" if plan.virtual_stages > 1 else "")
     precision = "" if plan.precision == "as-built" else f", precision {plan.precision}"

@@ -1,5 +1,6 @@
 """least_of_any_cuts_s: what the step of a point does not take less than, however its stages are cut."""
 
+from autopart.estimate.recompute import BY_LAYER
 from autopart.ir.action import Kind
 from autopart.schedules.find import find_schedule
 from autopart.search.candidate import Candidate
@@ -16,7 +17,8 @@ def least_of_any_cuts_s(candidate: Candidate) -> float:
 
         step >= T + (m - 1) b + (m - n) f >= T + ((m - 1) - (n - 1) f/x) x
 
-    with the largest share f/x of any unit.
+    with the largest share f/x of any unit. Other cuts may need less recomputation, so T is taken without what was
+    chosen layer by layer.
     """
     if candidate.virtual_stages > 1 or candidate.keeping.zero >= 3:  # ranks have several stages, or sums are not times
         return 0.0
@@ -24,9 +26,11 @@ def least_of_any_cuts_s(candidate: Candidate) -> float:
     slowest_s, count = max(both_s), candidate.micro_batches
     least_s = count * slowest_s
     if find_schedule(candidate.schedule).kinds == (Kind.FORWARD, Kind.BACKWARD):
-        again = candidate.keeping.recompute.again_s
-        shares = [c.forward_s / x for c in candidate.costs if (x := c.forward_s + c.backward_s + again(c)) > 0]
+        chosen = candidate.point.recompute == BY_LAYER
+        fixed = [(c.forward_s, c.forward_s + c.backward_s + (0.0 if chosen else c.again_s)) for c in candidate.costs]
+        shares = [f / x for f, x in fixed if x > 0]
+        all_s = sum(both_s) - (candidate.pace * sum(c.again_s for c in candidate.costs) if chosen else 0.0)
         flying = min(count, max(candidate.in_flight))
         besides = (count - 1) - (flying - 1) * max(shares, default=1.0)
-        least_s = max(least_s, sum(both_s) + max(0.0, besides) * slowest_s)
+        least_s = max(least_s, all_s + max(0.0, besides) * slowest_s)
     return least_s

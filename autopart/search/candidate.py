@@ -4,10 +4,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain, pairwise
+from itertools import chain, groupby, pairwise
 
 from autopart.estimate.block import UnitCost
 from autopart.estimate.memory import Keeping, crossing_bytes, parameter_bytes, stage_memory
+from autopart.estimate.recompute import BY_LAYER, summary
 from autopart.estimate.replicas import Replicas
 from autopart.ir.action import Kind, Schedule
 from autopart.ir.plan import Memory, StagePlan
@@ -30,7 +31,7 @@ STEADY = 4  # a pipeline is filled long before four micro-batches a stage
 
 @dataclass(frozen=True)
 class Candidate:
-    """A point and its cuts, with the costs of the units there."""
+    """A point and its cuts, with the costs of the units there as they are recomputed; `kinds` says how."""
 
     point: Point
     cuts: tuple[int, ...]
@@ -39,6 +40,7 @@ class Candidate:
     cluster: Cluster
     keeping: Keeping
     in_flight: tuple[int, ...]
+    kinds: tuple[str, ...]
 
     @property
     def tp(self) -> int:
@@ -82,8 +84,8 @@ class Candidate:
 
     @property
     def recompute(self) -> str:
-        """As the point has it."""
-        return self.point.recompute
+        """As the point has it, or in a few words what was chosen layer by layer."""
+        return summary(self.costs, self.kinds) if self.point.recompute == BY_LAYER else self.point.recompute
 
     @cached_property
     def stages(self) -> tuple[tuple[UnitCost, ...], ...]:
@@ -101,7 +103,7 @@ class Candidate:
         paces = []
         for stage in self.stages:
             forward = sum(cost.forward_s for cost in stage)
-            backward = sum(cost.backward_s + self.keeping.recompute.again_s(cost) for cost in stage)
+            backward = sum(cost.backward_s + cost.again_s for cost in stage)
             paces.append(self.replicas.paced(stage, self.pace * forward, self.pace * backward))
         return tuple(paces)
 
@@ -147,7 +149,7 @@ class Candidate:
             return tuple(
                 stage_memory(stage, self.in_flight[i], self.keeping, entering[i]) for i, stage in enumerate(self.stages)
             )
-        kept = [sum(self.keeping.recompute.kept_bytes(cost) for cost in stage) for stage in self.stages]
+        kept = [sum(cost.kept_bytes for cost in stage) for stage in self.stages]
         sizes = [a + b for a, b in zip(kept, entering, strict=True)]
         # When all of a rank's stages are in flight, they go on as they do: a longer schedule has the same peak.
         count = min(self.micro_batches, STEADY * self.pp)
@@ -298,13 +300,14 @@ class Candidate:
         plans = []
         for index, stage in enumerate(self.stages):
             start, stop = bounds[index], bounds[index + 1]
+            layers = [kind for unit, kind in zip(units[start:stop], self.kinds[start:stop], strict=True) if unit.loop]
             plans.append(
                 StagePlan(
                     start,
                     stop,
                     units[start].name,
                     units[stop - 1].name,
-                    sum(unit.loop is not None for unit in units[start:stop]),
+                    len(layers),
                     parameter_bytes(stage)[1],
                     self.forward_s[index],
                     self.backward_s[index],
@@ -312,6 +315,7 @@ class Candidate:
                     self.memory[self.rank_of[index]],
                     self.pace * sum(cost.weight_s for cost in stage),
                     self.sends_s[index] if index < len(self.sends_s) else 0.0,
+                    tuple((kind, len(list(own))) for kind, own in groupby(layers)),
                 )
             )
         return tuple(plans)

@@ -1,7 +1,9 @@
 """decisions: what each decision of a plan is worth, by searching for the best plan in which it falls otherwise."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 
+from autopart.estimate.recompute import BY_LAYER, NONE
 from autopart.ir.plan import Decision
 from autopart.search.candidate import Candidate
 from autopart.search.degrees import DegreeSearch
@@ -10,7 +12,7 @@ from autopart.search.parts import parts
 from autopart.search.point import Point
 
 # Each with what it is in a point: a schedule is nothing without its number of stages.
-_READ: dict[str, Callable[[Point], str]] = {
+_READ: Mapping[str, Callable[[Point], str]] = {
     "tp": lambda point: str(point.tp),
     "pp": lambda point: str(point.pp),
     "dp": lambda point: str(point.dp),
@@ -29,40 +31,57 @@ def decisions(search: DegreeSearch, best: Candidate) -> tuple[Decision, ...]:
 
     The next best is the fastest by the estimate, then played out; where it takes several decisions otherwise, it is
     told of the first of them. A near plan is `best` with one decision changed that would make it faster: without
-    recomputation, with a larger micro-batch, or with replicas in place of shards or stages.
+    recomputation, with a larger micro-batch, or with replicas in place of shards or stages. Where recomputation is
+    chosen layer by layer, the others are those of one kind for all layers.
     """
     own, found, told = best.point, list[Decision](), set[Point]()
     for name, read in _READ.items():
         if name in _NEAR and (near := _without_room(search, best, name)) is not None:
-            found.append(_decision(name, own, near, fits=False))
-        other = search.fastest_other(lambda point, read=read: read(point) != read(own))  # type: ignore[misc]
+            found.append(_decision(name, best, near, fits=False))
+        if name == "recompute" and own.recompute == BY_LAYER:
+            made = (search.fitted(point) for point in _of_one_kind(search, best))
+            other = min((each for each in made if each is not None), key=lambda each: each.estimated_s, default=None)
+        else:
+            other = search.fastest_other(lambda point, read=read: read(point) != read(own))  # type: ignore[misc]
         if other is not None and other.point not in told:
             told.add(other.point)
-            found.append(_decision(name, own, other, fits=True))
+            found.append(_decision(name, best, other, fits=True))
     return tuple(found)
+
+
+def _of_one_kind(search: DegreeSearch, best: Candidate) -> list[Point]:
+    """The point of `best` with one kind of recomputation for all layers; none where nothing is recomputed."""
+    kinds = () if best.recompute == NONE else search.request.stack.space.recompute
+    return [replace(best.point, recompute=kind) for kind in kinds if kind != best.recompute]
 
 
 def _without_room(search: DegreeSearch, best: Candidate, name: str) -> Candidate | None:
     """Of the plans that differ from `best` in this decision alone, do not fit and would be faster, the smallest."""
     own, found = best.point, list[Candidate]()
-    for point in search.points:
+    by_layer = name == "recompute" and own.recompute == BY_LAYER
+    without = [point for point in _of_one_kind(search, best) if point.recompute == NONE]
+    for point in without if by_layer else search.points:
         same = all(read(point) == read(own) for other, read in _READ.items() if other not in (name, *_NEAR[name]))
         if not same or _READ[name](point) == _READ[name](own) or point.variant not in (own.variant, FAST):
             continue
-        near = None if search.fits(point) else search.pricing.candidate(point, float("inf"))
+        near = None if search.fitted(point) is not None else search.pricing.candidate(point, float("inf"))
         if near is not None and near.step_s < best.step_s:
             found.append(near)
     return min(found, key=lambda near: near.peak_bytes, default=None)
 
 
-def _decision(name: str, own: Point, other: Candidate, fits: bool) -> Decision:
-    point = other.point
-    besides = [(also, read(point)) for also, read in _READ.items() if also != name and read(point) != read(own)]
+def _told(name: str, candidate: Candidate) -> str:
+    """What a decision is in a candidate."""
+    return candidate.recompute if name == "recompute" else _READ[name](candidate.point)
+
+
+def _decision(name: str, own: Candidate, other: Candidate, fits: bool) -> Decision:
+    besides = [(also, _told(also, other)) for also in _READ if also != name and _told(also, other) != _told(also, own)]
     stage = max(range(other.pp), key=lambda rank: other.memory[rank].total_bytes)
     return Decision(
         name=name,
-        chosen=_READ[name](own),
-        other=_READ[name](point),
+        chosen=_told(name, own),
+        other=_told(name, other),
         besides=tuple(besides),
         fits=fits,
         step_time_s=other.step_s,

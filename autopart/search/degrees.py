@@ -123,9 +123,14 @@ class DegreeSearch:
         """The best with the best cuts that are found for the step as it is played out, unless cuts are pinned."""
         if self.request.cuts is not None:
             return best
+        limit, whole = self._limits
+
+        def recut(candidate: Candidate, cuts: tuple[int, ...]) -> Candidate:
+            return self.pricing.recut(candidate, cuts, limit)
+
         for own in (best, *others):
-            if own.pp > 1 and self.pricing.played_s(own.point) < best.step_s:
-                best = min(best, polished(own, self._limits[1], best.step_s), key=lambda one: one.step_s)
+            if own.pp > 1 and self.pricing.played_s(own.point, limit) < best.step_s:
+                best = min(best, polished(own, whole, best.step_s, recut), key=lambda one: one.step_s)
         return best
 
     def _least_of_any_cuts_s(self, best: Candidate) -> float:
@@ -133,7 +138,9 @@ class DegreeSearch:
         if self.request.cuts is not None:
             return best.step_s
         least_s = best.step_s
-        for bound_s, number in sorted((self.pricing.played_s(point), k) for k, point in enumerate(self.points)):
+        for bound_s, number in sorted(
+            (self.pricing.played_s(point, self._limits[0]), k) for k, point in enumerate(self.points)
+        ):
             if bound_s >= least_s:
                 break
             candidate = self._fitted(number)
@@ -152,7 +159,7 @@ class DegreeSearch:
         """
         limit, _ = self._limits
         bounds = [(own.least_step_s, number) for number, own in found.items() if own is not best]
-        bounds += [(self.pricing.played_s(self.points[number]), number) for number in left]
+        bounds += [(self.pricing.played_s(self.points[number], limit), number) for number in left]
         heapify(bounds)
         made = dict(found)
         for _ in range(MOST_PROVED):
@@ -183,15 +190,15 @@ class DegreeSearch:
                 best = candidate
         return best
 
-    def fits(self, point: Point) -> bool:
-        """Whether there are cuts with which `point` fits the memory."""
+    def fitted(self, point: Point) -> Candidate | None:
+        """The candidate of a point, if it fits the memory."""
         limit, whole = self._limits
         candidate = self.pricing.candidate(point, limit)
-        return candidate is not None and candidate.peak_bytes <= whole
+        return candidate if candidate is not None and candidate.peak_bytes <= whole else None
 
     @cached_property
     def _bounds(self) -> list[float]:
-        return [self.pricing.bound_s(point) if self.prune else 0.0 for point in self.points]
+        return [self.pricing.bound_s(point, self._limits[0]) if self.prune else 0.0 for point in self.points]
 
     @cached_property
     def _order(self) -> list[int]:

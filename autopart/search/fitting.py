@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from autopart.estimate.recompute import BY_LAYER, NONE
 from autopart.search.candidate import Candidate
 from autopart.search.layouts import SPARING
 from autopart.search.point import Point
@@ -11,7 +12,7 @@ Make = Callable[[Point], Candidate | None]
 
 
 class Fitting:
-    """Where memory is limited, activations are spared only where they do not fit otherwise."""
+    """Where memory is limited, layouts spare activations only where others do not fit, or only when recomputed."""
 
     def __init__(self, points: Sequence[Point], make: Make, limited: bool) -> None:
         self._points, self._make, self._limited = points, make, limited
@@ -29,9 +30,14 @@ class Fitting:
     def candidate(self, number: int) -> Candidate | None:
         """The candidate of a point, or None where it does not fit or is left out."""
         point = self._points[number]
-        if point.variant == SPARING and any(self._get(other) is not None for other in self._variants.get(point, ())):
+        if point.variant == SPARING and any(self._fits_whole(other) for other in self._variants.get(point, ())):
             return None
         return self._get(point)
+
+    def _fits_whole(self, point: Point) -> bool:
+        """Whether a point fits, as it is asked for or, where that is to be chosen, without recomputation."""
+        own = self._get(point)
+        return own is not None and (point.recompute != BY_LAYER or own.recompute == NONE)
 
     def _get(self, point: Point) -> Candidate | None:
         if point not in self._made:

@@ -5,6 +5,7 @@ from dataclasses import fields, replace
 from typing import NoReturn
 
 from autopart.errors import InfeasiblePlanError, PlanningError
+from autopart.estimate.recompute import BY_LAYER
 from autopart.schedules.find import find_schedule
 from autopart.search.candidate import Candidate
 from autopart.search.layouts import micro_batches
@@ -37,6 +38,8 @@ def explain_infeasible(pricing: Pricing, points: Sequence[Point], again: Again) 
         )
     # Of all schedules, the first one needs the least.
     first = [point for point in points if (point.schedule, point.virtual_stages) == _simplest(points)]
+    if first[0].recompute == BY_LAYER:  # without a limit it recomputes nothing
+        first = [replace(point, recompute=kind) for point in first for kind in request.stack.space.recompute]
     made = (pricing.candidate(point, float("inf")) for point in first)
     unlimited = [candidate for candidate in made if candidate is not None]
     least = min(unlimited, key=lambda c: c.peak_bytes)
@@ -122,6 +125,8 @@ def _gib(plan: Candidate) -> str:
 def _shown(pricing: Pricing, plan: Candidate, pin: str) -> str:
     """What `plan` has for `pin`, as a caller writes it."""
     value = getattr(plan, pin)
+    if pin == "recompute" and plan.point.recompute == BY_LAYER:
+        return f"None, which chooses {value}"
     return repr([pricing.units[index].name for index in value] if pin == "cuts" else value)
 
 

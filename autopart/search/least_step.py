@@ -5,26 +5,30 @@ from dataclasses import dataclass, field
 
 from autopart.estimate.block import UnitCost
 from autopart.estimate.memory import Keeping, parameter_bytes
-from autopart.estimate.recompute import Recompute
 from autopart.ir.action import Kind
 from autopart.schedules.find import find_schedule
+from autopart.search.mixes import worthwhile
 from autopart.search.point import Point
 from autopart.search.request import Request
 from cost_models.collective import Group, all_reduce_s, send_s
 
+ROUNDING = 1e-9
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Totals:
     """Of all units, for a micro-batch on one rank.
 
     Attributes:
-        forward_s, backward_s: seconds of both passes, the latter with what is computed again.
+        forward_s, backward_s: seconds of both passes, the latter with what is computed again in any case.
         weight_s: of the latter, those of weights' gradients.
         slowest_s: of both passes of the slowest unit.
         held_bytes: of their parameters.
         kept_bytes: from the forward pass to the backward pass.
         crossing_bytes: the least that cross a cut.
         shares: the passes of the units, those that differ, as shares of both: (forward, backward, weight).
+        savings: how many of the kept bytes need not be kept, at how many seconds each: (seconds a byte, bytes), the
+            cheapest first.
     """
 
     forward_s: float
@@ -35,6 +39,17 @@ class Totals:
     kept_bytes: float
     crossing_bytes: float
     shares: tuple[tuple[float, float, float], ...]
+    savings: tuple[tuple[float, float], ...] = ()
+
+    def again_s(self, excess_bytes: float) -> float:
+        """The least seconds of what is computed again to keep so many bytes less; infinite if it cannot be done."""
+        seconds = 0.0
+        for each_s, most in self.savings:
+            if excess_bytes <= 0:
+                break
+            seconds += each_s * min(excess_bytes, most)
+            excess_bytes -= most
+        return seconds if excess_bytes <= ROUNDING * self.kept_bytes else float("inf")
 
     @property
     def seconds(self) -> float:
@@ -42,9 +57,18 @@ class Totals:
         return self.forward_s + self.backward_s
 
 
-def totals(costs: Sequence[UnitCost], recompute: Recompute) -> Totals:
-    """The totals of units."""
-    times = [(cost.forward_s, cost.backward_s + recompute.again_s(cost), cost.weight_s) for cost in costs]
+def totals(costs: Sequence[UnitCost], kinds: Sequence[str] = ()) -> Totals:
+    """The totals of units, that can be recomputed in one of the `kinds` where they do not fit otherwise."""
+    times = [(cost.forward_s, cost.backward_s + cost.again_s, cost.weight_s) for cost in costs]
+    savings: dict[float, float] = {}
+    slower: dict[tuple[float, float, float], None] = {}
+    for cost in costs if kinds else ():
+        saved = again_s = 0.0
+        for step in worthwhile(cost, kinds):
+            each_s = (step.again_s - again_s) / (step.saved - saved)
+            savings[each_s] = savings.get(each_s, 0.0) + step.saved - saved
+            saved, again_s = step.saved, step.again_s
+            slower[cost.forward_s, cost.backward_s + again_s, cost.weight_s] = None
     both = [(own, own[0] + own[1]) for own in times]
     return Totals(
         sum(own[0] for own in times),
@@ -52,9 +76,10 @@ def totals(costs: Sequence[UnitCost], recompute: Recompute) -> Totals:
         sum(own[2] for own in times),
         max(seconds for _, seconds in both),
         parameter_bytes(costs)[0],
-        sum(recompute.kept_bytes(cost) for cost in costs),
+        sum(cost.kept_bytes for cost in costs),
         min((cost.crossing_bytes for cost in costs[:-1]), default=0.0),
-        tuple(dict.fromkeys((f / s, b / s, w / s) for (f, b, w), s in both if s > 0)),
+        tuple(dict.fromkeys((f / (f + b), b / (f + b), w / (f + b)) for f, b, w in (*times, *slower) if f + b > 0)),
+        tuple(sorted(savings.items())),
     )
 
 
@@ -63,27 +88,27 @@ class LeastStep:
     """What no cuts can be below, for the points of a request; parts that points share are computed once."""
 
     request: Request
-    _fills: dict[tuple[Totals, str, int, bool], tuple[float, float]] = field(default_factory=dict)
+    _fills: dict[tuple[Totals, str, int, bool, float], tuple[float, float]] = field(default_factory=dict)
     _tails: dict[tuple[int, int, int, int, float], float] = field(default_factory=dict)
     _sends: dict[tuple[int, int, float], float] = field(default_factory=dict)
 
-    def estimated_s(self, point: Point, own: Totals, keeping: Keeping) -> float:
-        """Seconds by the formula of `Candidate.estimated_s`, with all dealt out evenly.
+    def estimated_s(self, point: Point, own: Totals, keeping: Keeping, again_s: float = 0.0) -> float:
+        """Seconds by the formula of `Candidate.estimated_s`, with all dealt out evenly; `again_s` are recomputed.
 
         The slowest of pp ranks takes at least a pp-th of all units' time, and at least as long as the slowest unit; the
         fill of all ranks is at least that of their sum, since it is convex; of the slowest, which has none, it is at
         most the largest share that any unit has; and a cut sends at least what crosses the best place.
         """
-        slowest_s = max(own.seconds / point.pp, own.slowest_s)
-        share, fill_s = self._fill(point, own, keeping.zero >= 2)
+        slowest_s = max((own.seconds + again_s) / point.pp, own.slowest_s)
+        share, fill_s = self._fill(point, own, keeping.zero >= 2, again_s)
         step_s = self._pace * ((point.micro_batches - share) * slowest_s + fill_s)
         if point.pp > 1:
             cuts = point.pp * point.virtual_stages - 1
             step_s += 2 * cuts / point.virtual_stages * self._send_s(point, own, keeping)
         return step_s + self._tail_s(point, own, keeping)
 
-    def played_s(self, point: Point, own: Totals, keeping: Keeping) -> float:
-        """Seconds when the schedule is played out.
+    def played_s(self, point: Point, own: Totals, keeping: Keeping, again_s: float = 0.0) -> float:
+        """Seconds when the schedule is played out; `again_s` are recomputed.
 
         Where every rank has one stage, stage s is busy for all m micro-batches after the first has come through the
         stages before it and, where the backward pass is not split, before the last goes back through them. With times x
@@ -94,22 +119,22 @@ class LeastStep:
         count, kinds = point.micro_batches, find_schedule(point.schedule).kinds
         if Kind.BACKWARD not in kinds:
             return 0.0
-        step_s = count * max(own.seconds / point.pp, own.slowest_s)
+        step_s = count * max((own.seconds + again_s) / point.pp, own.slowest_s)
         if point.virtual_stages == 1 and keeping.zero < 2:
             waited = 1.0 if Kind.WEIGHT not in kinds else min((share[0] for share in own.shares), default=0.0)
             if waited > 0:
-                step_s = max(step_s, own.seconds * waited / (1 - (1 - waited / count) ** point.pp))
+                step_s = max(step_s, (own.seconds + again_s) * waited / (1 - (1 - waited / count) ** point.pp))
         return self._pace * step_s + self._tail_s(point, own, keeping)
 
     @property
     def _pace(self) -> float:
         return self.request.cluster.device.pace(self.request.world) / self.request.cluster.device_speed
 
-    def _fill(self, point: Point, own: Totals, shared: bool) -> tuple[float, float]:
+    def _fill(self, point: Point, own: Totals, shared: bool, again_s: float) -> tuple[float, float]:
         """The largest share of its work that any unit's fill has (1 where sharing parameters changes the times), and
         the fill of all.
         """
-        key = own, point.schedule, point.virtual_stages, shared
+        key = own, point.schedule, point.virtual_stages, shared, again_s
         if key not in self._fills:
             definition, virtual = find_schedule(point.schedule), point.virtual_stages
             split = definition.splits_backward
@@ -119,7 +144,7 @@ class LeastStep:
                 return definition.fill_s(forward_s, backward_s - apart, apart, virtual)
 
             share = 1.0 if shared else max((fill_s(*unit) for unit in own.shares), default=1.0)
-            self._fills[key] = share, fill_s(own.forward_s, own.backward_s, own.weight_s)
+            self._fills[key] = share, fill_s(own.forward_s, own.backward_s + again_s, own.weight_s)
         return self._fills[key]
 
     def _send_s(self, point: Point, own: Totals, keeping: Keeping) -> float:

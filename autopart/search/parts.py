@@ -11,7 +11,7 @@ def parts(candidate: Candidate) -> Parts:
 
     A rank is busy for its passes over all micro-batches; what is left until the last rank is done, it waits.
     """
-    keeping, costs = candidate.keeping, candidate.costs
+    costs = candidate.costs
     backward = Kind.BACKWARD in find_schedule(candidate.schedule).kinds
     computed_s = sum(cost.forward_s for cost in costs)
     products_s = sum(cost.products.forward_s for cost in costs)
@@ -21,7 +21,7 @@ def parts(candidate: Candidate) -> Parts:
         computed_s += sum(cost.backward_s for cost in costs)
         products_s += sum(cost.products.backward_s for cost in costs)
         communication_s += sum(cost.communication_s - cost.communication_forward_s for cost in costs)
-        recompute_s = sum(keeping.recompute.again_s(cost) for cost in costs)
+        recompute_s = sum(cost.again_s for cost in costs)
         busy_s += sum(candidate.backward_s)
     passes = candidate.micro_batches / candidate.pp  # of all stages, in the mean over ranks
     paced = passes * candidate.pace

@@ -3,6 +3,7 @@
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import TypeAlias
 
 import numpy as np
@@ -10,8 +11,12 @@ from numpy.typing import NDArray
 
 from autopart.estimate.block import UnitCost
 from autopart.estimate.memory import BUCKET_BYTES, Keeping, crossing_bytes
+from autopart.estimate.recompute import NONE
+from autopart.search.mixes import Mixes, Stages
 
 Matrix: TypeAlias = NDArray[np.float64]
+Places: TypeAlias = NDArray[np.intp]
+ROUNDING = 1e-9
 HALVINGS = 10  # of the time within which the least slowest stage is known to be
 
 
@@ -19,10 +24,11 @@ class CutSearch:
     """The cuts of one chain of units under one way of keeping; its tables serve every number of stages.
 
     Args:
-        costs: of the units.
-        keeping: what is computed again, and how the state of parameters is kept.
+        costs: of the units, as they are recomputed in any case.
+        keeping: how the state of parameters is kept.
         allowed: cut only before these units; left out, before any.
         held: the parameters of `costs`, where they are known.
+        mixes: what stages may recompute besides, so that they fit: a stage takes as long as with the fastest of them.
     """
 
     def __init__(
@@ -31,17 +37,20 @@ class CutSearch:
         keeping: Keeping,
         allowed: Sequence[int] | None = None,
         held: "Held | None" = None,
+        mixes: Mixes | None = None,
     ) -> None:
-        self._keeping, self._count = keeping, len(costs)
-        self._time = _prefix([cost.forward_s + cost.backward_s + keeping.recompute.again_s(cost) for cost in costs])
+        self._keeping, self._count, self._mixes = keeping, len(costs), mixes
+        self._time = _prefix([cost.forward_s + cost.backward_s + cost.again_s for cost in costs])
         self._duration = self._time[None, :] - self._time[:, None]
         usable = np.ones(len(costs) + 1, dtype=bool)
         if allowed is not None:
             usable[:] = False
             usable[[0, *allowed, len(costs)]] = True
         self._possible = np.triu(usable[:, None] & usable[None, :], 1)
-        self._memory = _Memory.of(costs, keeping, held or Held.of(costs))
+        saved = np.zeros(len(costs)) if mixes is None else mixes.most_saved
+        self._memory = _Memory.of(costs, keeping, held or Held.of(costs), saved)
         self._rooms: dict[float, Matrix] = {}
+        self._chosen: dict[tuple[int, int, float, float], tuple[str, ...]] = {}
 
     def cuts(self, stages: int, in_flight: Sequence[float], limit_bytes: float) -> tuple[int, ...] | None:
         """The cuts that make the slowest stage fastest, and among those the other stages even; None if none fits.
@@ -64,14 +73,39 @@ class CutSearch:
         """
         if stages > self._count:
             return None
+        room = self._room(limit_bytes)
+        for most_s in self._limits_s(stages) if self._may_fit(in_flight[:stages], room) else ():
+            blocks = self._blocks(in_flight[:stages], room, most_s)
+            slowest = _least_slowest(blocks)
+            if np.isfinite(slowest):
+                within = slowest * (1 + ROUNDING)
+                even = (np.where(own.duration <= within, own.duration, np.inf) for own in blocks)
+                return _most_even([_Block(own.start, times) for own, times in zip(blocks, even, strict=True)])
+        return None
+
+    def kinds(self, cuts: Sequence[int], in_flight: Sequence[float], limit_bytes: float) -> tuple[str, ...]:
+        """How every unit is recomputed with these cuts, in the fastest mix of each stage."""
+        if self._mixes is None:
+            return (NONE,) * self._count
+        start, stop = np.array([0, *cuts]), np.array([*cuts, self._count])
+        flying, room = np.array(in_flight[: len(start)], dtype=np.float64), self._room(limit_bytes)
+        keys = list(zip(start.tolist(), stop.tolist(), in_flight, repeat(limit_bytes), strict=False))
+        fits = flying * self._memory.kept[start, stop] <= room[start, stop]
+        known = {key: (NONE,) * (key[1] - key[0]) for key, own in zip(keys, fits, strict=True) if own}
+        asked = [place for place, key in enumerate(keys) if key not in known and key not in self._chosen]
+        if asked:
+            found = self._mixes.kinds(self._stages(start[asked], stop[asked], flying[asked], room))
+            self._chosen.update((keys[place], own) for place, own in zip(asked, found, strict=True))
+        return tuple(kind for key in keys for kind in (known.get(key) or self._chosen[key]))
+
+    def _stages(self, start: Places, stop: Places, flying: NDArray[np.float64], room: Matrix) -> Stages:
+        free = room[start, stop] + self._memory.beside[start, stop]
+        return Stages(start, stop, flying, free, self._memory.kept[start, stop])
+
+    def _room(self, limit_bytes: float) -> Matrix:
         if limit_bytes not in self._rooms:
             self._rooms[limit_bytes] = self._memory.room_bytes(limit_bytes, self._keeping)
-        room = self._rooms[limit_bytes]
-        for most_s in self._limits_s(stages) if self._may_fit(in_flight[:stages], room) else ():
-            slowest = _least_slowest(self._blocks(in_flight[:stages], room, most_s))
-            if np.isfinite(slowest):
-                return _most_even(self._blocks(in_flight[:stages], room, slowest))
-        return None
+        return self._rooms[limit_bytes]
 
     def _may_fit(self, in_flight: Sequence[float], room: Matrix) -> bool:
         """Whether stages that each take as many units as fit get to the last one.
@@ -81,7 +115,7 @@ class CutSearch:
         """
         start, memory = 0, self._memory
         for flying in in_flight:
-            needs = (memory.kept[start] + memory.earlier[start]) * flying
+            needs = (memory.least[start] + memory.earlier[start]) * flying
             (fitting,) = np.nonzero(self._possible[0] & (needs <= room[start]))
             start = max(start, int(fitting[-1])) if fitting.size else start
         return start == self._count
@@ -96,7 +130,8 @@ class CutSearch:
             for _ in range(stages):
                 start = bisect_right(time, time[start] + middle) - 1
             least, most = (least, middle) if start == self._count else (middle, most)
-        return most, 1.25 * most, 2 * most, time[-1]
+        all_s = time[-1] if self._mixes is None else time[-1] + self._mixes.most_again_s
+        return most, 1.25 * most, 2 * most, all_s
 
     def _blocks(self, in_flight: Sequence[float], room: Matrix, most_s: float) -> list["_Block"]:
         """For each stage the durations from any of its first units to any next stage's, infinite where it cannot be.
@@ -109,14 +144,43 @@ class CutSearch:
         first = np.maximum(first, number).tolist()
         stop = np.minimum(stop, self._count + 1 - (stages - number)).tolist()
         first[0], stop[0], first[-1], stop[-1] = 0, 1, self._count, self._count + 1
-        blocks = []
+        blocks, full = [], []
         for stage, flying in enumerate(in_flight):
             own = slice(first[stage], stop[stage]), slice(first[stage + 1], stop[stage + 1])
             duration = self._duration[own]
-            fits = self._possible[own] & (self._memory.kept[own] * flying <= room[own])
-            fits &= duration <= most_s * (1 + 1e-9)
+            possible = self._possible[own] & (duration <= most_s * (1 + ROUNDING))
+            fits = possible & (self._memory.kept[own] * flying <= room[own])
             blocks.append(_Block(first[stage], np.where(fits, duration, np.inf)))
+            if self._mixes is not None:
+                may_fit = possible & ~fits & (self._memory.least[own] * flying <= room[own])
+                full.append(np.argwhere(may_fit) + np.array(first[stage : stage + 2]))
+        if self._mixes is not None and any(map(len, full)):
+            self._mix(self._mixes, blocks, full, in_flight, room, most_s)
         return blocks
+
+    def _mix(
+        self,
+        mixes: Mixes,
+        blocks: Sequence["_Block"],
+        full: Sequence[Places],
+        in_flight: Sequence[float],
+        room: Matrix,
+        most_s: float,
+    ) -> None:
+        """Put in the durations of stages that fit only if layers are recomputed: for each stage, `full` has the pairs
+        of its first unit and the next stage's.
+        """
+        start, stop = np.concatenate(full).T
+        lengths = [len(pairs) for pairs in full]
+        flying = np.repeat(np.array(in_flight, dtype=np.float64), lengths)
+        seconds = self._duration[start, stop] + mixes.again_s(self._stages(start, stop, flying, room))
+        seconds[seconds > most_s * (1 + ROUNDING)] = np.inf
+        ends = np.cumsum(lengths)
+        for block, following, pairs, times in zip(
+            blocks, (*blocks[1:], None), full, np.split(seconds, ends[:-1]), strict=True
+        ):
+            first = following.start if following is not None else self._count
+            block.duration[pairs[:, 0] - block.start, pairs[:, 1] - first] = times
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,28 +249,32 @@ class Held:
 class _Memory:
     """What `stage_memory` adds up, for the stage from any unit (row) up to any other (column).
 
-    `earlier` is 0, or by how much less is kept by a stage that begins before a unit than by one that begins with it.
+    `least` is what is kept if as much as can be is recomputed. `earlier` is 0, or by how much less of that is kept by
+    a stage that begins before a unit than by one that begins with it.
     """
 
     held: Matrix
     largest: Matrix
     kept: Matrix
+    least: Matrix
     beside: Matrix
     earlier: NDArray[np.float64]
 
     @classmethod
-    def of(cls, costs: Sequence[UnitCost], keeping: Keeping, held: "Held") -> "_Memory":
-        kept = _prefix([keeping.recompute.kept_bytes(cost) for cost in costs])
-        beside = [keeping.recompute.working_bytes(cost) + keeping.temporary_bytes(cost) for cost in costs]
+    def of(cls, costs: Sequence[UnitCost], keeping: Keeping, held: "Held", saved: NDArray[np.float64]) -> "_Memory":
+        kept = _prefix([cost.kept_bytes for cost in costs])
+        least = kept - np.concatenate([[0.0], np.cumsum(saved)])
+        beside = [cost.working_bytes + keeping.temporary_bytes(cost) for cost in costs]
         cuts = np.array([(0.0, 0.0), *(crossing_bytes(cost, keeping) for cost in costs[:-1]), (0.0, 0.0)])
         return cls(
             held.sum,
             held.largest,
             kept[None, :] - kept[:, None] + cuts[:, None, 1] + cuts[None, :, 0],
+            least[None, :] - least[:, None] + cuts[:, None, 1] + cuts[None, :, 0],
             np.maximum(
                 0.0, _largest([own + there for own, there in zip(beside, kept[1:], strict=True)]) - kept[None, :]
             ),
-            np.minimum.accumulate(cuts[:, 1] - kept) - (cuts[:, 1] - kept),
+            np.minimum.accumulate(cuts[:, 1] - least) - (cuts[:, 1] - least),
         )
 
     def room_bytes(self, limit_bytes: float, keeping: Keeping) -> Matrix:

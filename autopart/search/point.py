@@ -5,7 +5,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """`variant` says which of the layouts at this tp, cp and micro-batch, see `Layouts`."""
+    """`variant` says which of the layouts at this tp, cp and micro-batch, see `Layouts`.
+
+    `recompute` is as it is pinned, a kind for all layers, or `BY_LAYER`.
+    """
 
     tp: int
     pp: int

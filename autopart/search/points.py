@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
+from autopart.estimate.recompute import BY_LAYER
 from autopart.ir.action import Kind
 from autopart.schedules.find import find_schedule
 from autopart.search.layouts import micro_batches, variants
@@ -31,7 +32,10 @@ class Choices:
     def points(self) -> list[Point]:
         """All points, in the order in which those of equal time and memory are preferred."""
         request = self.request
-        kinds = (request.recompute,) if request.recompute else request.stack.space.recompute
+        space = request.stack.space
+        kinds = (request.recompute,) if request.recompute else space.recompute
+        if not request.recompute and space.recompute_by_layer:
+            kinds = (BY_LAYER,)
         return [
             Point(tp, pp, dp, cp, size, share // size, variant, recompute, zero, schedule, virtual)
             for tp, pp, dp, cp in self.degrees()

@@ -1,6 +1,6 @@
 """polished: cuts that the dynamic program found for the slowest stage, made better for the step as it is played out."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import combinations, pairwise
 from math import comb
@@ -10,8 +10,15 @@ from autopart.search.candidate import Candidate
 MOST_ROUNDS = 32
 FEW = 150  # ways to cut, that are all looked at
 
+Recut = Callable[[Candidate, tuple[int, ...]], Candidate]
 
-def polished(candidate: Candidate, limit_bytes: float, below_s: float) -> Candidate:
+
+def with_cuts(candidate: Candidate, cuts: tuple[int, ...]) -> Candidate:
+    """The candidate with other cuts, each unit recomputed as it is."""
+    return replace(candidate, cuts=cuts)
+
+
+def polished(candidate: Candidate, limit_bytes: float, below_s: float, recut: Recut = with_cuts) -> Candidate:
     """The candidate, or one with other cuts whose step, played out, takes less, and less than `below_s`.
 
     Where there are few ways to cut, these are the best of all. Else one unit at a time goes from a stage of the busiest
@@ -22,15 +29,16 @@ def polished(candidate: Candidate, limit_bytes: float, below_s: float) -> Candid
         candidate: with the cuts to begin with.
         limit_bytes: all that a device has; no stage may need more.
         below_s: cuts that take longer are of no use.
+        recut: gives a candidate other cuts, and what they ask for.
     """
     best, units, stages = candidate, len(candidate.costs), len(candidate.stages)
     if comb(units - 1, stages - 1) <= FEW:
-        every = [replace(best, cuts=cuts) for cuts in combinations(range(1, units), stages - 1)]
+        every = [recut(best, cuts) for cuts in combinations(range(1, units), stages - 1)]
         while (other := _first(every, limit_bytes, min(best.step_s, below_s))) is not None:
             best = other
         return best
     for _ in range(MOST_ROUNDS):
-        tried = [replace(best, cuts=cuts) for cuts in _moved(best)]
+        tried = [recut(best, cuts) for cuts in _moved(best)]
         other = _first(tried, limit_bytes, min(best.step_s, below_s))
         if other is None:
             break

@@ -1,17 +1,19 @@
 """Pricing: what every point of a search costs: bounds from the units alone, then candidates with their best cuts."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+from autopart.estimate.block import UnitCost
 from autopart.estimate.memory import Keeping
-from autopart.estimate.recompute import parse_recompute
+from autopart.estimate.recompute import BY_LAYER, NONE, parse_recompute, recomputed
 from autopart.ir.folded import Folded
 from autopart.ir.units import Unit
 from autopart.schedules.rank_peaks import rank_peaks
 from autopart.search.candidate import Candidate
 from autopart.search.layouts import Layouts
 from autopart.search.least_step import LeastStep, Totals, totals
+from autopart.search.mixes import Mixes
 from autopart.search.pipeline import CutSearch, Held
 from autopart.search.point import Point
 from autopart.search.request import Request
@@ -37,9 +39,10 @@ class Pricing:
     _layouts: dict[int, Layouts] = field(default_factory=dict)
     _flying: dict[tuple[str, int, int, int], tuple[tuple[int, ...], tuple[float, ...]]] = field(default_factory=dict)
     _totals: dict[tuple[Layout, str], Totals] = field(default_factory=dict)
-    _keepings: dict[tuple[int, int, str], Keeping] = field(default_factory=dict)
+    _keepings: dict[tuple[int, int], Keeping] = field(default_factory=dict)
     _held: dict[Layout, Held] = field(default_factory=dict)
     _cuts: dict[tuple[Layout, str, int, int], CutSearch] = field(default_factory=dict)
+    _again: dict[tuple[Layout, str, int], UnitCost] = field(default_factory=dict)
 
     def layouts(self, cp: int) -> Layouts:
         """The layouts that candidates have at a degree of context parallelism."""
@@ -54,27 +57,37 @@ class Pricing:
         options = self.layouts(1).options(tp)
         return any(s.divided and any(x.shard for x in (*s.inputs, *s.outputs)) for own in options.values() for s in own)
 
-    def bound_s(self, point: Point) -> float:
-        """Seconds that no candidate of `point` is estimated below."""
-        return self._least_step.estimated_s(point, self._total(point), self.keeping(point))
+    def bound_s(self, point: Point, limit: float = float("inf")) -> float:
+        """Seconds that no candidate of `point` within `limit` bytes of tensors is estimated below."""
+        again_s = self.again_s(point, limit)
+        return self._least_step.estimated_s(point, self._total(point), self.keeping(point), again_s)
 
-    def played_s(self, point: Point) -> float:
-        """Seconds that no candidate of `point` takes less than."""
-        return self._least_step.played_s(point, self._total(point), self.keeping(point))
+    def played_s(self, point: Point, limit: float = float("inf")) -> float:
+        """Seconds that no candidate of `point` within `limit` takes less than."""
+        return self._least_step.played_s(point, self._total(point), self.keeping(point), self.again_s(point, limit))
 
-    def may_fit(self, point: Point, limit: float) -> bool:
-        """Whether there may be cuts with which all stages fit `limit` bytes of tensors; not looked at closely.
+    def again_s(self, point: Point, limit: float) -> float:
+        """Seconds that all units together compute again at the least, so that there may be cuts with which all stages
+        fit `limit` bytes of tensors; infinite where there are none.
 
         Rank s, with n[s] micro-batches in flight, needs at least a[s] + n[s] k[s], for its state a and what it keeps
         k. The largest of these is no less than their mean, with any weights: equal ones, or 1/n[s], of which the k sum
-        up to that of all units. Where a rank has several stages, n[s] is their mean, and they need not be alike.
+        up to that of all units. Where a rank has several stages, n[s] is their mean, and they need not be alike: then
+        nothing is said of seconds.
         """
+        if limit == float("inf"):
+            return 0.0
         own, (_, flying) = self._total(point), self._in_flight(point)
-        state = self.keeping(point).copies * own.held_bytes
-        ranks = flying[: point.pp]
-        evenly = (state + min(ranks) * own.kept_bytes) / point.pp
-        weighted = (state / max(ranks) + own.kept_bytes) / sum(1 / count for count in ranks)
-        return max(evenly, weighted) <= limit * (1.0 if point.virtual_stages == 1 else UNEVEN)
+        state, ranks = self.keeping(point).copies * own.held_bytes, flying[: point.pp]
+        limit *= 1.0 if point.virtual_stages == 1 else UNEVEN
+        evenly = (limit * point.pp - state) / min(ranks)
+        weighted = limit * sum(1 / count for count in ranks) - state / max(ranks)
+        again_s = own.again_s(own.kept_bytes - min(evenly, weighted))
+        return again_s if point.virtual_stages == 1 or again_s == float("inf") else 0.0
+
+    def may_fit(self, point: Point, limit: float) -> bool:
+        """Whether there may be cuts with which all stages fit `limit` bytes of tensors; not looked at closely."""
+        return self.again_s(point, limit) < float("inf")
 
     def _in_flight(self, point: Point) -> tuple[tuple[int, ...], tuple[float, ...]]:
         """Passes in flight on every rank, and micro-batches of every stage, where those of one rank are alike."""
@@ -86,36 +99,88 @@ class Pricing:
 
     def keeping(self, point: Point) -> Keeping:
         """How its stages keep the state of their parameters."""
-        key = point.zero, point.dp * point.cp, point.recompute
+        key = point.zero, point.dp * point.cp
         if key not in self._keepings:
-            device, stack = self.request.cluster.device, self.request.stack
-            zero, replicas, recompute = key
-            self._keepings[key] = Keeping(*self._state, zero, replicas, parse_recompute(recompute), device, stack)
+            self._keepings[key] = Keeping(*self._state, *key, self.request.cluster.device, self.request.stack)
         return self._keepings[key]
 
     def candidate(self, point: Point, limit: float) -> Candidate | None:
-        """A point with its best cuts; None where no cuts fit `limit` bytes of tensors."""
-        keeping, pp, virtual = self.keeping(point), point.pp, point.virtual_stages
-        flying, per_stage = self._in_flight(point)
+        """A point with its best cuts, and what is recomputed; None where nothing fits `limit` bytes of tensors."""
         if not self.may_fit(point, limit):
             return None
-        key = (point.layout, point.recompute, point.zero, keeping.replicas)
-        layouts = self.layouts(point.cp)
-        costs = layouts.costs(*point.layout[1:])
-        if key not in self._cuts:
-            if point.layout not in self._held:
-                self._held[point.layout] = Held.of(costs)
-            self._cuts[key] = CutSearch(costs, keeping, self.request.cuts, self._held[point.layout])
-        plan = layouts.plan(*point.layout[1:])
+        search, (_, flying) = self._cut_search(point), self._in_flight(point)
         found: Candidate | None = None
-        # The stages of a rank share its memory, unevenly where that fits: it is known when they are cut.
-        for share in dict.fromkeys((1, virtual)):
-            cuts = self._cuts[key].cuts(pp * virtual, per_stage, limit / share)
+        for each in self._shares(point, limit):
+            cuts = search.cuts(point.pp * point.virtual_stages, flying, each)
             if cuts is not None:
-                found = Candidate(point, cuts, costs, plan, self.request.cluster, keeping, flying)
-                if virtual == 1 or found.peak_bytes - reserve_bytes(keeping.device) <= limit:
+                found = self._with_cuts(point, cuts, each)
+                if self._is_within(found, limit):
                     break
         return found
+
+    def recut(self, candidate: Candidate, cuts: tuple[int, ...], limit: float) -> Candidate:
+        """The candidate with other cuts, and what they need to be recomputed to fit `limit` bytes of tensors."""
+        if candidate.point.recompute != BY_LAYER:
+            return replace(candidate, cuts=cuts)
+        for each in self._shares(candidate.point, limit):
+            found = self._with_cuts(candidate.point, cuts, each)
+            if self._is_within(found, limit):
+                break
+        return found
+
+    def _shares(self, point: Point, limit: float) -> tuple[float, ...]:
+        """What a stage may have of `limit`, to be tried in turn.
+
+        The stages of a rank share its memory, unevenly where that fits: it is known when they are cut.
+        """
+        return tuple(limit / share for share in dict.fromkeys((1, point.virtual_stages)))
+
+    def _is_within(self, candidate: Candidate, limit: float) -> bool:
+        """Whether its ranks fit; where each has one stage, that was seen to when it was cut."""
+        return candidate.virtual_stages == 1 or candidate.peak_bytes - reserve_bytes(candidate.keeping.device) <= limit
+
+    def _with_cuts(self, point: Point, cuts: tuple[int, ...], each: float) -> Candidate:
+        """A point with cuts, and what has to be recomputed so that each stage fits `each` bytes of tensors."""
+        kinds, (ranks, flying) = self._pinned_kinds(point), self._in_flight(point)
+        if kinds is None:
+            kinds = self._cut_search(point).kinds(cuts, flying, each)
+        plan, costs = self.layouts(point.cp).plan(*point.layout[1:]), self._recomputed(point, kinds)
+        return Candidate(point, cuts, costs, plan, self.request.cluster, self.keeping(point), ranks, kinds)
+
+    def _cut_search(self, point: Point) -> CutSearch:
+        """The tables of cuts that a point shares with others."""
+        keeping = self.keeping(point)
+        key = (point.layout, point.recompute, point.zero, keeping.replicas)
+        if key not in self._cuts:
+            kinds = self._pinned_kinds(point)
+            costs = self._recomputed(point, kinds or ())
+            if point.layout not in self._held:
+                self._held[point.layout] = Held.of(costs)
+            mixes = Mixes(costs, keeping, self._kinds) if kinds is None else None
+            self._cuts[key] = CutSearch(costs, keeping, self.request.cuts, self._held[point.layout], mixes)
+        return self._cuts[key]
+
+    @property
+    def _kinds(self) -> tuple[str, ...]:
+        """Of recomputation, among which is chosen layer by layer."""
+        return self.request.stack.space.recompute
+
+    def _pinned_kinds(self, point: Point) -> tuple[str, ...] | None:
+        """Every unit's kind of recomputation, or None where it is chosen layer by layer."""
+        if point.recompute == BY_LAYER:
+            return None
+        return parse_recompute(point.recompute).kinds(self.layouts(point.cp).costs(*point.layout[1:]))
+
+    def _recomputed(self, point: Point, kinds: Sequence[str]) -> tuple[UnitCost, ...]:
+        """The costs of the units, each recomputed as `kinds` says; without kinds none is."""
+        costs = list(self.layouts(point.cp).costs(*point.layout[1:]))
+        for index, kind in enumerate(kinds):
+            if kind != NONE:
+                key = point.layout, kind, index
+                if key not in self._again:
+                    self._again[key] = recomputed(costs[index], kind)
+                costs[index] = self._again[key]
+        return tuple(costs)
 
     @cached_property
     def _least_step(self) -> LeastStep:
@@ -131,6 +196,9 @@ class Pricing:
     def _total(self, point: Point) -> Totals:
         key = point.layout, point.recompute
         if key not in self._totals:
-            costs = self.layouts(point.cp).costs(*point.layout[1:])
-            self._totals[key] = totals(costs, parse_recompute(point.recompute))
+            kinds = self._pinned_kinds(point)
+            if kinds is None:
+                self._totals[key] = totals(self._recomputed(point, ()), self._kinds)
+            else:
+                self._totals[key] = totals(self._recomputed(point, kinds))
         return self._totals[key]

@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from autopart.capture.example_inputs import example_inputs
@@ -71,3 +72,36 @@ def graph_of(model: nn.Module, inputs: object | None = None, loss: Any = None) -
 def ops(graph: Graph) -> list[str]:
     """The short names of all ops."""
     return [node.op.split(".")[1] for node in graph.nodes]
+
+
+class AttendingLayer(nn.Module):
+    """Attention written out, with dropout of its scores, and a product."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv, self.out, self.up = nn.Linear(width, 3 * width), nn.Linear(width, width), nn.Linear(width, width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x: (batch, sequence, width) -> the same."""
+        q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in self.qkv(x).chunk(3, dim=-1))
+        scores = (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(dim=-1)
+        attention = F.dropout(scores, 0.2, self.training) @ v
+        x = x + self.out(attention.transpose(1, 2).flatten(-2))
+        return x + F.dropout(torch.tanh(self.up(x)), 0.1, self.training)
+
+
+class Attending(nn.Module):
+    """Equal layers, behind one that gives all of them gradients to pass on."""
+
+    def __init__(self, layers: int, width: int, heads: int) -> None:
+        super().__init__()
+        self.enter = nn.Linear(width, width)
+        self.layers = nn.ModuleList(AttendingLayer(width, heads) for _ in range(layers))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x: (batch, sequence, width) -> mean square."""
+        x = self.enter(x)
+        for layer in self.layers:
+            x = layer(x)
+        return x.square().mean()

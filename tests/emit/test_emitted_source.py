@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from autopart import api
-from tests.equality.parallel import prepared
+from tests.equality.parallel import prepared, recomputing
 from tests.models import CASES, SAMPLES
 
 
@@ -26,6 +26,15 @@ def test_snapshot(name: str, check_snapshot: Callable[[str, str], None]) -> None
     assert [stem for stem, _ in program.sources] == ["stage_0", "stage_1"]
     check_snapshot(f"{name}_stage_0.py.txt", program.sources[0][1])
     check_snapshot(f"{name}_stage_1.py.txt", program.sources[1][1])
+
+
+def test_recomputed_layers(check_snapshot: Callable[[str, str], None]) -> None:
+    """Those that are recomputed alike are called in one loop; attention has a method where it alone is recomputed."""
+    ready = prepared("gpt", torch.float32)
+    plan = api.make_plan(ready, 1, "local-cpu", SAMPLES, api.Pins(micro_batch=2, recompute="none"))
+    mixed = recomputing(plan, (("full", 1), ("selective", 2), ("none", 1)))
+    ((_, text),) = api.make_program(mixed, ready).sources
+    check_snapshot("gpt_recomputed.py.txt", text)
 
 
 def test_equal_stages_share_a_file() -> None:

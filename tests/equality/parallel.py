@@ -1,6 +1,6 @@
 """The parallel side of an equality proof: plan and write out here, train on the ranks of a pool."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import cache
 from typing import Any
 
@@ -15,6 +15,8 @@ from tests.equality.single import STEPS, Trace, optimizer
 from tests.models import SAMPLES, build
 from tests.models import case as case_of
 from tests.worker_pool import WorkerPool
+
+Kinds = tuple[tuple[str, int], ...]
 
 
 @cache
@@ -36,6 +38,16 @@ def plan_of(name: str, dtype: torch.dtype, world: int, cluster: str, **pins: Any
     """The plan for `name` on `world` ranks with these pins."""
     plan = api.make_plan(prepared(name, dtype), world, cluster, SAMPLES, api.Pins(**pins))
     return PlanData(**{item.name: getattr(plan, item.name) for item in fields(PlanData)})
+
+
+def recomputing(plan: PlanData, kinds: Kinds) -> PlanData:
+    """`plan` with these kinds of layers, in order."""
+    every = [kind for kind, count in kinds for _ in range(count)]
+    stages, first = [], 0
+    for stage in plan.stages:
+        stages.append(replace(stage, recompute=tuple((kind, 1) for kind in every[first : first + stage.layers])))
+        first += stage.layers
+    return replace(plan, stages=tuple(stages), recompute="as the test says")
 
 
 def train_plan(pool: WorkerPool, name: str, dtype: torch.dtype, data: PlanData) -> Trace:

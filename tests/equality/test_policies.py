@@ -12,6 +12,9 @@ from tests.worker_pool import WorkerPool
 POLICIES: list[tuple[str, int, str, dict[str, Any]]] = [
     ("gpt", 4, "local-cpu", {"pp": 2, "tp": 2, "recompute": "full", "micro_batch": 2}),
     ("llama", 2, "local-cpu", {"pp": 2, "recompute": "full", "micro_batch": 1}),
+    ("gpt", 2, "local-cpu", {"tp": 2, "recompute": "full:1/2", "micro_batch": 2}),
+    ("llama", 4, "local-cpu", {"tp": 2, "pp": 2, "recompute": "selective", "schedule": "zb-h1", "micro_batch": 2}),
+    ("t5", 2, "local-cpu", {"tp": 2, "recompute": "selective", "micro_batch": 2}),
     ("gpt2", 4, "local-cpu", {"pp": 4, "schedule": "gpipe", "micro_batch": 1}),
     ("gpt", 4, "local-cpu", {"pp": 4, "schedule": "gpipe", "micro_batch": 4}),
     ("gpt", 3, "local-cpu", {"pp": 3, "micro_batch": 8}),

@@ -11,6 +11,7 @@ from torch import nn
 from autopart.estimate.block import UnitCost, unit_costs
 from autopart.estimate.memory import parameter_bytes, stage_memory
 from autopart.estimate.node import Prices
+from autopart.estimate.recompute import recomputed
 from autopart.ir.graph import Node
 from autopart.ir.placement import PARTIAL_GRADIENT
 from autopart.search.tensor import search_tensor
@@ -239,7 +240,7 @@ class TestBytes:
 class TestRecomputation:
     @staticmethod
     def memory(recompute: str, in_flight: int) -> Any:
-        return stage_memory(costs(gpt(), 1, 4), in_flight, keeping(recompute), 0.0)
+        return stage_memory([recomputed(cost, recompute) for cost in costs(gpt(), 1, 4)], in_flight, keeping(), 0.0)
 
     def test_it_lowers_activations(self) -> None:
         for in_flight in (1, 4):
@@ -248,7 +249,7 @@ class TestRecomputation:
     def test_a_layer_keeps_its_input_alone(self) -> None:
         layers = [cost for cost, unit in zip(costs(gpt(), 1, 4), gpt().units, strict=True) if unit.loop]
         assert all(cost.input_bytes == 4 * 4 * SEQUENCE * HIDDEN for cost in layers)
-        memory = stage_memory(layers, 2, keeping("full"), 0.0)
+        memory = stage_memory([recomputed(cost, "full") for cost in layers], 2, keeping(), 0.0)
         assert memory.activations_bytes == int(2 * LAYERS * layers[0].input_bytes + layers[0].kept_bytes)
 
     def test_it_repeats_the_forward_pass_of_layers(self) -> None:
@@ -263,7 +264,7 @@ class TestRecomputation:
 
     def test_what_is_outside_layers_is_kept(self) -> None:
         units = [cost for cost, unit in zip(costs(gpt(), 1, 4), gpt().units, strict=True) if unit.loop is None]
-        assert stage_memory(units, 1, keeping("full"), 0.0) == stage_memory(units, 1, keeping(), 0.0)
+        assert all(recomputed(cost, "full") is cost for cost in units)
 
 
 def test_prices_are_of_the_given_cluster() -> None:

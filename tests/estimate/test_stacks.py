@@ -12,7 +12,7 @@ from autopart.estimate.context import find_context
 from autopart.estimate.fusion import Fusion, find_fusion
 from autopart.estimate.memory import Keeping, stage_memory
 from autopart.estimate.node import Prices
-from autopart.estimate.recompute import parse_recompute
+from autopart.estimate.recompute import parse_recompute, recomputed, summary
 from autopart.prepared import Prepared
 from autopart.sharding.infer_axes import infer_axes
 from cost_models.cluster import load_cluster
@@ -96,7 +96,7 @@ def test_zero_makes_flat_copies_where_a_stack_does() -> None:
     """DeepSpeed's ZeRO-1 step: gradients flat in half and float32, 6 bytes an element; norms in float64, 8."""
     stack, cluster = load_stack("megatron-deepspeed-2022"), load_cluster("dgx-a100")
     own = state("fp16-mixed", "float16", "adamw", stack)
-    flat = {zero: Keeping(own, HALF, zero, 4, parse_recompute("none"), cluster.device, stack) for zero in (0, 1)}
+    flat = {zero: Keeping(own, HALF, zero, 4, cluster.device, stack) for zero in (0, 1)}
     assert flat[1].flat_bytes(HALF * 1000.0, HALF * 100.0) == 6 * 1000 / 4 + 8 * 100
     assert flat[0].flat_bytes(HALF * 1000.0, HALF * 100.0) == 8 * 100
     unit = layer(prices("megatron-deepspeed-2022"))
@@ -109,7 +109,7 @@ def test_what_later_units_kept_is_free_by_then() -> None:
     """While the first of two units runs backward, only what it and those before it kept is there."""
     device, stack = load_cluster("dgx-a100").device, load_stack("megatron-2021")
     own = state("fp16-mixed", "float16", "adamw", stack)
-    keeping = Keeping(own, HALF, 0, 1, parse_recompute("none"), device, stack)
+    keeping = Keeping(own, HALF, 0, 1, device, stack)
     unit = replace(layer(prices("megatron-2021")), parameters=())
     few = replace(unit, kept_bytes=10.0 * 2**30, transient_bytes=8.0 * 2**30)
     many = replace(unit, kept_bytes=30.0 * 2**30, transient_bytes=1.0 * 2**30)
@@ -195,7 +195,7 @@ def test_zero_shares_state() -> None:
     held = sum(size for _, size, _ in unit.parameters)
     memories = []
     for zero in range(4):
-        keeping = Keeping(own, HALF, zero, 8, parse_recompute("none"), device, stack)
+        keeping = Keeping(own, HALF, zero, 8, device, stack)
         memories.append(stage_memory([unit], 1, keeping, 0.0))
     shares = [(m.parameters_bytes, m.gradients_bytes, m.optimizer_bytes) for m in memories]
     whole = (held, 2 * held, 6 * held)
@@ -206,8 +206,18 @@ def test_zero_shares_state() -> None:
 
 
 def test_recomputing_a_share() -> None:
+    """Of layers each second, of two thirds of six the second, third, fifth and sixth; what is no layer never."""
     unit = layer(prices("megatron-2021"))
-    none, half, full = (parse_recompute(text) for text in ("none", "full:1/2", "full"))
-    assert none.again_s(unit) == 0
-    assert half.again_s(unit) == pytest.approx(full.again_s(unit) / 2)
-    assert half.kept_bytes(unit) == pytest.approx((none.kept_bytes(unit) + full.kept_bytes(unit)) / 2)
+    head = replace(unit, input_bytes=0.0)
+    costs = [head, *[unit] * 6, head]
+    chosen = {text: parse_recompute(text).kinds(costs) for text in ("none", "full", "full:1/2", "selective:2/3")}
+    assert chosen["none"] == ("none",) * 8
+    assert chosen["full"] == ("none", *["full"] * 6, "none")
+    assert chosen["full:1/2"] == ("none", *["none", "full"] * 3, "none")
+    assert chosen["selective:2/3"] == ("none", *["none", "selective", "selective"] * 2, "none")
+    full, none = recomputed(unit, "full"), recomputed(unit, "none")
+    assert none is unit and unit.again_s == unit.working_bytes == 0
+    assert (full.kept_bytes, full.working_bytes, full.again_s) == (unit.input_bytes, unit.kept_bytes, unit.forward_s)
+    assert recomputed(head, "full") is head
+    assert summary(costs, chosen["full"]) == "full" and summary(costs, chosen["none"]) == "none"
+    assert summary(costs, chosen["full:1/2"]) == "3 of 6 full"

@@ -5,7 +5,9 @@ from itertools import product
 import pytest
 
 from autopart.errors import PlanningError
+from autopart.estimate.recompute import BY_LAYER
 from autopart.schedules.find import find_schedule
+from autopart.search.candidate import Candidate
 from cost_models.stack import load_stack
 from tests.search.problems import Problem
 from tests.search.test_degrees import gpt
@@ -47,9 +49,10 @@ def test_the_best_is_that_of_all_pins(name: str, stack: str) -> None:
     assert same.step_s == pytest.approx(found.best.step_s, rel=1e-2)
 
 
-def _pins(best: object) -> dict[str, object]:
-    names = ("tp", "pp", "dp", "micro_batch", "recompute", "schedule", "virtual_stages")
-    return {name: getattr(best, name) for name in names}
+def _pins(best: Candidate) -> dict[str, object]:
+    names = ("tp", "pp", "dp", "micro_batch", "schedule", "virtual_stages")
+    pins = {name: getattr(best, name) for name in names}
+    return pins if best.point.recompute == BY_LAYER else pins | {"recompute": best.recompute}
 
 
 def test_a_little_time_gives_a_plan_with_its_gap() -> None:

@@ -8,6 +8,7 @@ from numpy.random import Generator, default_rng
 
 from autopart.estimate.block import UnitCost
 from autopart.estimate.memory import stage_memory
+from autopart.estimate.recompute import recomputed
 from autopart.search.pipeline import search_cuts
 from tests.estimate.keepings import keeping
 
@@ -37,6 +38,7 @@ def unit_cost(
         parameters=weights,
         partial_bytes=0.0,
         crossing_bytes=crossing,
+        full_s=forward,
     )
 
 
@@ -55,6 +57,10 @@ def chain(rng: Generator, count: int) -> list[UnitCost]:
     return units
 
 
+def kind(recompute: bool) -> str:
+    return "full" if recompute else "none"
+
+
 def evaluate(
     units: list[UnitCost], cuts: tuple[int, ...], in_flight: list[int], limit: float, recompute: bool
 ) -> tuple[float, float] | None:
@@ -62,13 +68,12 @@ def evaluate(
     bounds = [0, *cuts, len(units)]
     times = []
     for stage in range(len(bounds) - 1):
-        own = units[bounds[stage] : bounds[stage + 1]]
+        own = [recomputed(unit, kind(recompute)) for unit in units[bounds[stage] : bounds[stage + 1]]]
         entering = units[bounds[stage] - 1].crossing_bytes if stage else 0.0
-        memory = stage_memory(own, in_flight[stage], keeping("full" if recompute else "none"), entering)
+        memory = stage_memory(own, in_flight[stage], keeping(), entering)
         if memory.total_bytes - memory.reserve_bytes > limit:
             return None
-        again = sum(u.forward_s for u in own if u.input_bytes) if recompute else 0.0
-        times.append(sum(u.forward_s + u.backward_s for u in own) + again)
+        times.append(sum(u.forward_s + u.backward_s + u.again_s for u in own))
     return max(times), sum(time**2 for time in times)
 
 
@@ -86,7 +91,7 @@ def test_it_agrees_with_brute_force(recompute: bool) -> None:
             for cuts in combinations(range(1, len(units)), stages - 1)
             if (value := evaluate(units, cuts, in_flight, limit, recompute)) is not None
         }
-        found = search_cuts(units, stages, in_flight, limit, keeping("full" if recompute else "none"))
+        found = search_cuts([recomputed(unit, kind(recompute)) for unit in units], stages, in_flight, limit, keeping())
         if not every:
             assert found is None
             outcomes["nothing fits"] += 1
@@ -157,11 +162,11 @@ def test_early_stages_hold_more_micro_batches() -> None:
 def test_recomputation_makes_room_and_takes_time() -> None:
     units = [unit(1.0, 2.0, kept=10.0, entering=1.0) for _ in range(4)]
     assert search_cuts(units, 2, [2, 1], 15.0, keeping()) is None
-    assert search_cuts(units, 2, [2, 1], 15.0, keeping("full")) == (2,)
+    assert search_cuts([recomputed(unit, "full") for unit in units], 2, [2, 1], 15.0, keeping()) == (2,)
 
 
 def test_a_limit_does_not_change_the_arguments() -> None:
     units = chain(default_rng(3), 5)
     before = [np.array([cost.forward_s, cost.kept_bytes]) for cost in units]
-    search_cuts(units, 2, [2, 1], 50.0, keeping("full"))
+    search_cuts(units, 2, [2, 1], 50.0, keeping())
     assert all((np.array([c.forward_s, c.kept_bytes]) == b).all() for c, b in zip(units, before, strict=True))

@@ -19,7 +19,7 @@ class Layout:
     @property
     def text(self) -> str:
         """As a row's heading."""
-        again = " recompute" if self.recompute == "full" else ""
+        again = {"none": "", "full": " recompute"}.get(self.recompute, f" {self.recompute}")
         return f"tp {self.tp} pp {self.pp} dp {self.dp}, {self.micro_batch} a micro-batch{again}"
 
 
