@@ -1,6 +1,5 @@
 """Constant: one fitted number of a device, a cluster or a stack."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from cost_models.cluster import Cluster, load_cluster
@@ -15,13 +14,11 @@ class Constant:
     """The figure `field` of the `kind` ("device", "cluster" or "stack") named `owner`.
 
     A device's owner may be a family, "a100-": all whose names begin so share the figure; a stack's variants ("-eager")
-    share its, and several stacks, with commas between them, share one. The owner of a figure that all stacks have but
-    those `others` is "". Of `matmul_fraction`,
+    share its, and several stacks, with commas between them, share one. Of `matmul_fraction`,
     `field` says for which arithmetic: "matmul_fraction.half" or ".float8"; of attention for which kernel:
     "attention_fraction.flash". `prior` is what was
     known before any fitting, and `spread` how far off, relatively, that could be; `least` and
-    `most` are what is physically possible. What is known before of a `pooled` one is what the others fit for the rest:
-    the value of the constant of the same field whose owner is "".
+    `most` are what is physically possible.
     """
 
     kind: str
@@ -32,8 +29,6 @@ class Constant:
     least: float
     most: float
     unit: str = "fraction"
-    pooled: bool = False
-    others: tuple[str, ...] = ()
 
     def value(self) -> float:
         """What the file says."""
@@ -56,9 +51,7 @@ class Constant:
         return self._of(stack) if self.kind == "stack" else self.owner == cluster.name
 
     def _of(self, stack: Stack) -> bool:
-        if not self.owner:
-            return not _among(stack.name, self.others)
-        return _among(stack.name, self.owner.split(", "))
+        return any(stack.name == owner or stack.name.startswith(f"{owner}-") for owner in self.owner.split(", "))
 
     def put(self, cluster: Cluster, stack: Stack, value: float) -> tuple[Cluster, Stack]:
         """The cluster and the stack with this figure, if it is one of theirs."""
@@ -86,12 +79,7 @@ class Constant:
     @property
     def owners(self) -> str:
         """Whose figure it is, for a reader."""
-        return self.owner.rstrip("-") or "all others"
+        return self.owner.rstrip("-")
 
     def __str__(self) -> str:
         return f"{self.kind} {self.owners}: {self.field}"
-
-
-def _among(name: str, owners: Sequence[str]) -> bool:
-    """Whether a stack is one of these or a variant of one."""
-    return any(name == owner or name.startswith(f"{owner}-") for owner in owners)

@@ -113,9 +113,7 @@ def fit(linear: Linear, prior: Vector, without: str = "") -> Vector:
     """The constants that fit all runs but those of source `without`.
 
     Every source weighs as the square root of its runs; large errors weigh less (soft L1), and each constant is held to
-    what was known of it before: of a pooled one, to the common value, which is fitted too (a hierarchical prior:
-    Gelman et al. 2013, "Bayesian data analysis", chapter 5). So a stack that was left out is predicted as the others
-    are in the mean.
+    what was known of it before.
     """
     sampled = Counter(run.origin for run in linear.runs)
     weights = np.array(
@@ -125,13 +123,9 @@ def fit(linear: Linear, prior: Vector, without: str = "") -> Vector:
         ]
     )
     spreads = np.array([constant.spread for constant in CONSTANTS]) * prior
-    common = {constant.field: index for index, constant in enumerate(CONSTANTS) if not constant.owner}
-    centres = np.array([common[c.field] if c.pooled else index for index, c in enumerate(CONSTANTS)])
-    pooled = np.array([constant.pooled for constant in CONSTANTS])
 
     def residuals(values: Vector) -> Vector:
-        known = np.where(pooled, values[centres], prior)
-        return np.concatenate([weights * linear.at(values), (values - known) / spreads])
+        return np.concatenate([weights * linear.at(values), (values - prior) / spreads])
 
     least = np.array([constant.least for constant in CONSTANTS])
     most = np.array([constant.most for constant in CONSTANTS])

@@ -189,7 +189,8 @@ def _stack(run: Run, stacks: tuple[str, ...]) -> str:
     name = _named_stack(run, stacks)
     # What the sources say of how a stack was used; a variant has a file of its own.
     used = (
-        ("eager", run.notes.startswith("eager")),
+        # torchtitan's table of 2024 on A100s names no compiling, which is off unless asked for.
+        ("eager", run.notes.startswith(("eager", "no torch.compile")) or (name == "torchtitan" and "a100" in run.gpu)),
         ("async-tp", "asynctp" in run.notes.lower()),
         ("hybrid", run.hybrid_shard),
         # Published with their dates: BLOOM's bfloat16 optimizer is of 28 February 2022, its runs called "best" are
