@@ -50,6 +50,23 @@ def test_every_run_has_a_setting(run: Run) -> None:
     assert (len(cuts) if cuts else 0) == run.pp * run.virtual_stages - 1
 
 
+@pytest.mark.parametrize(
+    ("name", "stack"),
+    [
+        ("fms_old_7b_a100", "fms-fsdp-eager-hybrid"),
+        ("fms_7b_h100", "fms-fsdp-hybrid"),
+        ("tt_a100_70b_full", "torchtitan-eager"),
+        ("tt_70b_256_2d_asynctp_fp8", "torchtitan-async-tp"),
+        ("bloom_final_176B", "megatron-deepspeed-2022-bf16-blocking"),
+        ("bloom_best5_bf16_200B_80", "megatron-deepspeed-2022"),
+        ("vtrain_39.1B_512_tp4dp8pp16_mb6", "megatron-deepspeed-2022"),
+        ("neox20b", "gpt-neox"),
+    ],
+)
+def test_a_run_has_the_stack_as_it_was_used(name: str, stack: str) -> None:
+    assert setting_of(RUNS[name], stack_names()).keywords["stack"] == stack
+
+
 @pytest.mark.parametrize("name", SAMPLE)
 def test_a_run_is_predicted(name: str) -> None:
     """Within twice the band that docs/fidelity.md gives: a broken formula is off by more."""

@@ -32,12 +32,18 @@ def nearest_stack(run: Run, stacks: Sequence[str]) -> str:
     for words, stack in _STACKS:
         if any(word in name for word in words) and stack in stacks:
             return stack
-    hopper = any(word in run.gpu.lower() for word in ("h100", "h200", "h800", "b200"))
     if run.zero >= 3 and run.pp == 1:
-        return "torchtitan" if hopper else "fms-fsdp"
-    if hopper:
+        return "torchtitan" if is_hopper(run.gpu) else "fms-fsdp"
+    if is_hopper(run.gpu):
+        return "nemo-megatron-core" if "megatron" in name else "megatron-core"
+    if "flash" in f"{name} {run.notes}".lower():
         return "megatron-core"
     return "megatron-2022" if run.sequence_parallel or run.recompute == "selective" else "megatron-2021"
+
+
+def is_hopper(gpu: str) -> bool:
+    """Whether a device is of 2022 or later: what runs on it is of 2023 or later."""
+    return any(word in gpu.lower() for word in ("h100", "h200", "h800", "h20", "b100", "b200"))
 
 
 def nearest_cluster(gpu: str) -> str | None:

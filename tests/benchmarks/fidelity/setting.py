@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from tests.benchmarks.fidelity.nearest import nearest_cluster, nearest_family, nearest_stack
+from tests.benchmarks.fidelity.nearest import is_hopper, nearest_cluster, nearest_family, nearest_stack
 from tests.benchmarks.fidelity.run import Run
 from tests.benchmarks.fidelity.transformer import Shape
 
@@ -207,6 +207,8 @@ def _stack(run: Run, stacks: tuple[str, ...]) -> str:
 
 
 def _named_stack(run: Run, stacks: tuple[str, ...]) -> str:
+    if run.stack == "megatron-core" and is_hopper(run.gpu):
+        return "nemo-megatron-core"  # that of 2024, whose file is for both; "megatron-core" is that of 2023
     if run.stack in stacks:
         return run.stack
     for name, start in (("alpa", "alpa"), ("gpt-neox", "neox20b")):
