@@ -4,6 +4,7 @@ import gc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 
@@ -11,8 +12,12 @@ from tests.worker_pool import WorkerPool
 
 
 def pytest_configure() -> None:
-    """Captures make millions of objects that live on, which the collector would look through again and again."""
+    """Captures make millions of objects that live on, which the collector would look through again and again.
+    And a test that takes long is no failure: other programs may have the cores.
+    """
     gc.set_threshold(100_000, 50, 100)
+    hypothesis.settings.register_profile("untimed", deadline=None)
+    hypothesis.settings.load_profile("untimed")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cost_models.cluster import Cluster, cluster_names, load_cluster
@@ -53,7 +53,6 @@ def test_an_all_reduce_is_a_reduce_scatter_and_an_all_gather(group: Group) -> No
     assert all_reduce_s(GIB, group, A100) == pytest.approx(parts_s, rel=0.03)
 
 
-@settings(deadline=None)
 @given(
     st.sampled_from(ALL),
     st.sampled_from(sorted(CLUSTERS)),

@@ -1,7 +1,7 @@
 """Kernels: plausible on known shapes, never beyond the hardware, and shaped as matmul libraries are."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cost_models.compute import attention_s, matmul_s, memory_bound_s
@@ -28,7 +28,6 @@ def test_a_large_matmul_is_plausible(name: str, low: float, high: float) -> None
     assert low < 2 * 8192**3 / matmul_s(1, 8192, 8192, 8192, "bfloat16", DEVICES[name]) < high
 
 
-@settings(deadline=None)
 @given(
     st.sampled_from(sorted(DEVICES)), st.integers(1, 64), sizes, sizes, sizes, st.sampled_from(["bfloat16", "float32"])
 )
@@ -42,7 +41,6 @@ def test_never_beyond_the_roofline(name: str, batch: int, m: int, n: int, k: int
     assert seconds >= moved_bytes / device.memory_bandwidth_bytes_per_s
 
 
-@settings(deadline=None)
 @given(st.sampled_from(sorted(DEVICES)), st.integers(1, 40), st.integers(1, 40), st.integers(1, 40))
 def test_more_rows_or_columns_are_not_faster(name: str, m: int, n: int, k: int) -> None:
     """Monotonic in every size, at aligned sizes."""

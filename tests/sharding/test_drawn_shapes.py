@@ -15,7 +15,7 @@ from tests.sharding.proof import prove
 
 SIZES = st.sampled_from((1, 2, 3, 4, 6, 8))
 SHAPES = st.lists(SIZES, min_size=1, max_size=4)
-quick = settings(max_examples=20, deadline=None, derandomize=True)
+quick = settings(max_examples=20, derandomize=True)
 
 
 def t(*shape: int) -> torch.Tensor:
