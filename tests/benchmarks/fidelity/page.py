@@ -51,9 +51,9 @@ stacks, each left out.
 
 ## What was tried
 
-Each change was judged by the figures left out, never by those in the fit. Before all of them these were 8.8 % of error
-and -5.6 % of bias. While trying, they were taken to first order, on the sample that is fitted; what was kept came to
-7.1 % there.
+Each change was judged by the figures left out, not by those in the fit, but for one that says so. Before all of them
+these were 8.8 % of error and -5.6 % of bias. While trying, they were taken to first order, on the sample that is
+fitted; what was kept came to 7.1 % there.
 
 Kept:
 
