@@ -69,6 +69,10 @@ class Stack:
             stacks together where none was published of this one.
         reports: which memory its figures are of: "allocated" tensors, "reserved" by torch's allocator, or of the whole
             "device", as nvidia-smi shows it.
+        waits_for_kernels: the host launches a kernel only when the last one is done (CUDA_LAUNCH_BLOCKING=1), so that
+            `dispatch_s` is added to every op. False where a file leaves it out.
+        shares_in_node: what ZeRO shares, it shares among the replicas of one node; nodes hold copies of it (FSDP's
+            HYBRID_SHARD). False where a file leaves it out.
         space: what a search may choose for it without a pin; a file may leave this out.
     """
 
@@ -100,6 +104,8 @@ class Stack:
     time_error: float
     reports: str
     sources: tuple[tuple[str, str], ...]
+    waits_for_kernels: bool = False
+    shares_in_node: bool = False
     space: Space = field(default_factory=Space)
 
 
@@ -146,6 +152,8 @@ def load_stack(name_or_path: str | Path) -> Stack:
         time_error=table.number("time_error", least=0.0),
         reports=table.one_of("reports", REPORTS),
         sources=table.sources(_FIGURES),
+        waits_for_kernels=table.has("waits_for_kernels") and table.truth("waits_for_kernels"),
+        shares_in_node=table.has("shares_in_node") and table.truth("shares_in_node"),
         space=read_space(table.table("space")) if table.has("space") else Space(),
     )
     table.finish()

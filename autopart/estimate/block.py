@@ -144,9 +144,13 @@ class _Walker:
             selective_bytes, selective_s = sum(own.bytes for own in kept), 0.0
         else:
             selective_bytes, selective_s = self._selective(unit, costs, kept, entering, total.forward_s)
+        if self.prices.stack.waits_for_kernels:
+            forward_s, backward_s = total.forward_s + host_s, total.backward_s + host_s
+        else:
+            forward_s, backward_s = max(total.forward_s, host_s), max(total.backward_s, host_s)
         return UnitCost(
-            max(total.forward_s, host_s),
-            max(total.backward_s, host_s),
+            forward_s,
+            backward_s,
             communication.total_s,
             sum(own.bytes for own in kept),
             entering,

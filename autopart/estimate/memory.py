@@ -35,7 +35,7 @@ class Keeping:
         element_bytes: of a parameter as it is computed with.
         zero: the ZeRO stage: 1 shares the optimizer's state among `replicas`, 2 the gradients too, 3 the parameters too
             (Rajbhandari et al. 2020, section 5).
-        replicas: how many ranks hold the same parameters.
+        replicas: how many ranks hold the same parameters; of these, those that share them where not all do.
     """
 
     state: State

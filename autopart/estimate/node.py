@@ -19,6 +19,10 @@ from cost_models.dtype import dtype_bytes
 from cost_models.precision import computed_dtype, state
 
 FLOAT8 = "float8"
+# How often an unfused loss reads or writes its logits, forward and backward. torch's: logarithms of a softmax, then
+# picking from them. Vocabulary-parallel (Megatron-LM's cross_entropy.py): maximum, difference, exponentials, their sum
+# and quotient.
+_LOSS_PASSES = {"whole": (2.0, 4.0), "sharded": (8.0, 2.0)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +197,9 @@ class Prices(Conversions):
                 if self.graph.values[n].requires_grad and self.shapes[n] != shape
             ]
             return Cost(memory_bound_s(ins + out, device), sum(memory_bound_s(out + term, device) for term in terms))
+        if short_name(node.op) in LOSSES and not self.stack.fused_loss:
+            forward, backward = _LOSS_PASSES["sharded" if strategy.call else "whole"]
+            return Cost(memory_bound_s(forward * ins, device), memory_bound_s(backward * ins, device))
         mask = self._mask_bytes(node, strategy)
         # Backward, what was kept and the gradients of what was written are read, those of what was read are written.
         return Cost(

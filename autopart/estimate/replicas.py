@@ -32,8 +32,8 @@ class Replicas:
             return self._exposed_s(
                 all_reduce_s(reduced_bytes, self.group, self.cluster), stack.reduction_overlap, backward_s
             )
-        scatter_s = reduce_scatter_s(reduced_bytes, self.group, self.cluster) if self.keeping.zero == 1 else 0.0
-        gather_s = all_gather_s(held_bytes, self.group, self.cluster)
+        scatter_s = self._reduced_s(reduced_bytes) if self.keeping.zero == 1 else 0.0
+        gather_s = all_gather_s(held_bytes, self._sharers, self.cluster)
         return self._exposed_s(scatter_s, stack.reduction_overlap, backward_s) + self._exposed_s(
             gather_s, stack.gather_overlap, forward_s
         )
@@ -56,14 +56,14 @@ class Replicas:
             return forward_s, backward_s
         if self.keeping.zero == 2:
             reduced = parameter_bytes(stage)[0] * state.reduced_bytes / self.keeping.element_bytes
-            scatter_s = reduce_scatter_s(reduced, self.group, self.cluster) if reduced else 0.0
+            scatter_s = self._reduced_s(reduced) if reduced else 0.0
             return forward_s, backward_s + self._exposed_s(scatter_s, self.keeping.stack.reduction_overlap, backward_s)
         gathers_s, reduces_s, copies_s = [], [], []
         for cost in stage:
             held = sum(size for _, size, _ in cost.parameters)
-            gathers_s.append(all_gather_s(held, self.group, self.cluster) if held else 0.0)
+            gathers_s.append(all_gather_s(held, self._sharers, self.cluster) if held else 0.0)
             reduced = held * state.reduced_bytes / self.keeping.element_bytes
-            reduces_s.append(reduce_scatter_s(reduced, self.group, self.cluster) if held else 0.0)
+            reduces_s.append(self._reduced_s(reduced) if held else 0.0)
             device = self.cluster.device
             gathered_s = memory_bound_s(2 * held, device) if held else 0.0
             copies_s.append((gathered_s, gathered_s + memory_bound_s(held + reduced, device) if held else 0.0))
@@ -77,6 +77,18 @@ class Replicas:
             after = reduces_s[index + 1] if index + 1 < len(stage) else 0.0
             backward += self._beside_s(cost.backward_s * scale_b + copies_s[index][1], before + after)
         return forward, backward
+
+    @property
+    def _sharers(self) -> Group:
+        """The ranks that share what ZeRO shares: all, or those of a node."""
+        return Group(self.keeping.replicas, self.group.stride)
+
+    def _reduced_s(self, size_bytes: float) -> float:
+        """Seconds until every rank has its share of the sum over all replicas of gradients of `size_bytes`."""
+        sharers = self._sharers
+        copies = Group(-(-self.group.ranks // sharers.ranks), self.group.stride * sharers.ranks)
+        among_s = all_reduce_s(size_bytes / sharers.ranks, copies, self.cluster)
+        return reduce_scatter_s(size_bytes, sharers, self.cluster) + among_s
 
     def _beside_s(self, computing_s: float, sending_s: float) -> float:
         slowed = computing_s + (self.keeping.stack.contention - 1) * min(computing_s, sending_s)

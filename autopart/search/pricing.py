@@ -19,6 +19,7 @@ from autopart.search.point import Point
 from autopart.search.request import Request
 from autopart.sharding.infer_axes import Axes
 from autopart.sharding.rule import Rule
+from cost_models.collective import Group, ranks_in_node
 from cost_models.dtype import dtype_bytes
 from cost_models.memory import reserve_bytes
 from cost_models.precision import State, computed_dtype, state
@@ -99,9 +100,12 @@ class Pricing:
 
     def keeping(self, point: Point) -> Keeping:
         """How its stages keep the state of their parameters."""
-        key = point.zero, point.dp * point.cp
+        cluster, stack, sharers = self.request.cluster, self.request.stack, point.dp * point.cp
+        if point.zero and stack.shares_in_node:
+            sharers = ranks_in_node(Group(sharers, point.tp), cluster)
+        key = point.zero, sharers
         if key not in self._keepings:
-            self._keepings[key] = Keeping(*self._state, *key, self.request.cluster.device, self.request.stack)
+            self._keepings[key] = Keeping(*self._state, *key, cluster.device, stack)
         return self._keepings[key]
 
     def candidate(self, point: Point, limit: float) -> Candidate | None:

@@ -11,7 +11,7 @@ from tests.benchmarks.fidelity.constants import CONSTANTS
 from tests.benchmarks.fidelity.evaluate import Outcome, outcome_of
 from tests.benchmarks.fidelity.measures import feasibility_of, measures_of, sweeps_of
 from tests.benchmarks.fidelity.report import scatter, tables
-from tests.benchmarks.fidelity.run import Run, read_runs
+from tests.benchmarks.fidelity.run import Run, read_runs, read_table
 from tests.benchmarks.fidelity.setting import NotEvaluatedError, cuts_of, setting_of
 
 DATA = Path(__file__).parent / "data/published_runs.csv"
@@ -50,6 +50,23 @@ def test_every_run_has_a_setting(run: Run) -> None:
     assert (len(cuts) if cuts else 0) == run.pp * run.virtual_stages - 1
 
 
+@pytest.mark.parametrize(
+    ("name", "stack"),
+    [
+        ("fms_old_7b_a100", "fms-fsdp-eager-hybrid"),
+        ("fms_7b_h100", "fms-fsdp-hybrid"),
+        ("tt_a100_70b_full", "torchtitan-eager"),
+        ("tt_70b_256_2d_asynctp_fp8", "torchtitan-async-tp"),
+        ("bloom_final_176B", "megatron-deepspeed-2022-bf16-blocking"),
+        ("bloom_best5_bf16_200B_80", "megatron-deepspeed-2022"),
+        ("vtrain_39.1B_512_tp4dp8pp16_mb6", "megatron-deepspeed-2022"),
+        ("neox20b", "gpt-neox"),
+    ],
+)
+def test_a_run_has_the_stack_as_it_was_used(name: str, stack: str) -> None:
+    assert setting_of(RUNS[name], stack_names()).keywords["stack"] == stack
+
+
 @pytest.mark.parametrize("name", SAMPLE)
 def test_a_run_is_predicted(name: str) -> None:
     """Within twice the band that docs/fidelity.md gives: a broken formula is off by more."""
@@ -79,12 +96,57 @@ def test_what_is_not_known_is_said() -> None:
     for odd in (
         replace(run, gpu="tpu-v4"),
         replace(run, family="mamba"),
-        replace(run, stack="jax"),
+        replace(run, precision="fp4"),
         replace(run, ep=2),
+        replace(run, dp=3),
     ):
         with pytest.raises(NotEvaluatedError):
             setting_of(odd, stack_names())
         assert outcome_of(odd, {}, {}).reason
+
+
+HEAD = "micro_batch,gpu,stack,id,measured_step_time_s,layers,hidden,heads,seq_len,gpus,global_batch,family,unasked"
+FILE = (
+    HEAD,
+    "4,a100-sxm-80gb,megatron-2021,a_known,1.0,4,1024,16,1024,1,8,gpt,x",
+    ",A100-PCIe-80GB,Megatron-LM (own fork),b_like, ,4,1024,16,1024,2,8,pythia,",
+    "4,h800,some-fsdp,c_like,1.0,4,1024,16,1024,1,8,gpt-like,y",
+    "4,tpu-v4,jax,d_gpu,1.0,4,1024,16,1024,1,8,gpt,",
+    "4,a100-sxm-80gb,megatron-2021,e_cell,1.0,many,1024,16,1024,1,8,gpt,",
+    "4,a100-sxm-80gb,megatron-2021,f_short,1.0",
+    "3,a100-sxm-80gb,megatron-2021,g_batch,1.0,4,1024,16,1024,1,8,gpt,",
+    "4,a100-sxm-80gb,megatron-2021,h_heads,1.0,4,1024,7,1024,1,8,gpt,",
+    ",,,,,,,,,,,,",
+)
+
+
+def test_a_file_of_others_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
+    """Columns in another order or missing, cells that are empty or no numbers, names that are not known here."""
+    path = tmp_path / "runs.csv"
+    path.write_text("\ufeff" + "\r\n".join(FILE), encoding="utf-8")
+    runs, unread = read_table(path)
+    assert [run.id for run in runs] == ["a_known", "b_like", "c_like", "d_gpu", "g_batch", "h_heads"]
+    assert dict(unread) == {
+        "e_cell": "column 'layers' is 'many', not a number",
+        "f_short": "column 'heads' is missing or empty",
+        "row 9": "column 'heads' is missing or empty",
+    }
+    captured: dict[object, object] = {}
+    found = {run.id: outcome_of(run, captured, {}) for run in runs}
+    assert all(found[name].step_s for name in ("a_known", "b_like", "c_like"))
+    assert found["a_known"].assumed == ""
+    assert found["b_like"].assumed == "stack 'Megatron-LM (own fork)' as megatron-2021, 'A100-PCIe-80GB' as in dgx-a100"
+    assert found["c_like"].assumed == "stack 'some-fsdp' as fms-fsdp, 'h800' as in dgx-h100"
+    assert found["b_like"].run.dp == 2
+    assert "tpu-v4" in found["d_gpu"].reason
+    assert "micro_batch=3" in found["g_batch"].reason
+    assert found["h_heads"].reason
+    text = tables(list(found.values()), {}, unread)
+    for name in ("d_gpu", "e_cell", "f_short", "g_batch", "h_heads", "row 9"):
+        assert f"- {name}: " in text
+    assert "as in dgx-h100: c_like" in text
+    with pytest.raises(ValueError, match="row 'e_cell': column 'layers'"):
+        read_runs(path)
 
 
 def outcomes() -> list[Outcome]:

@@ -22,7 +22,7 @@ def test_stack_loads(name: str) -> None:
 
 
 def test_unknown_stack() -> None:
-    with pytest.raises(UnknownCostModelError, match="unknown stack 'jax'; known: autopart, "):
+    with pytest.raises(UnknownCostModelError, match="unknown stack 'jax'; known: alpa, autopart, "):
         load_stack("jax")
 
 

@@ -13,9 +13,13 @@ from autopart.estimate.fusion import Fusion, find_fusion
 from autopart.estimate.memory import Keeping, stage_memory
 from autopart.estimate.node import Prices
 from autopart.estimate.recompute import parse_recompute, recomputed, summary
+from autopart.estimate.replicas import Replicas
 from autopart.prepared import Prepared
 from autopart.sharding.infer_axes import infer_axes
+from autopart.sharding.strategies import strategies
 from cost_models.cluster import load_cluster
+from cost_models.collective import Group, all_gather_s, all_reduce_s, reduce_scatter_s
+from cost_models.compute import memory_bound_s
 from cost_models.precision import state
 from cost_models.stack import load_stack, stack_names
 from tests.benchmarks.fidelity.transformer import Shape, build
@@ -42,8 +46,6 @@ def layer(own: Prices, dropout: float = 0.1) -> UnitCost:
     """The costs of a repeated layer on one rank."""
     ready = prepared(dropout)
     axes = infer_axes(ready.folded.graph, ready.rules)
-    from autopart.sharding.strategies import strategies
-
     alone = {
         node.name: strategies(node, ready.folded.graph, ready.rules[node.name], axes.parts_of, 1)[0]
         for node in ready.folded.graph.nodes
@@ -203,6 +205,52 @@ def test_zero_shares_state() -> None:
         assert optimizer == int(whole[2] / (8 if zero >= 1 else 1))
         assert gradients == int(whole[1] / (8 if zero >= 2 else 1))
         assert parameters == (0 if zero >= 3 else int(whole[0]))
+
+
+def test_sharing_within_a_node_gathers_faster_and_sums_among_nodes() -> None:
+    """HYBRID_SHARD: gathers stay in a node; gradients are summed there, and each share of them among the 4 nodes."""
+    ready, cluster = prepared(), load_cluster("a100-400g")
+    request = {"world": 32, "tp": 1, "pp": 1, "dp": 32, "zero": 3, "global_batch": 64, "micro_batch": 2}
+    plain, hybrid = (
+        autopart.plan(ready, cluster=cluster, stack=stack, precision="bf16-mixed", **request)
+        for stack in ("fms-fsdp", "fms-fsdp-hybrid")
+    )
+    assert hybrid.predicted.step_time_s < plain.predicted.step_time_s
+    ours, theirs = (plan.stages[0].memory for plan in (hybrid, plain))
+    assert ours.optimizer_bytes == pytest.approx(4 * theirs.optimizer_bytes, rel=1e-6)
+
+    own = state("bf16-mixed", "bfloat16", "adamw", load_stack("fms-fsdp-hybrid"))
+    keeping = Keeping(own, HALF, 3, 8, cluster.device, load_stack("fms-fsdp-hybrid"))
+    held = 1e9
+    unit = replace(layer(prices("fms-fsdp-hybrid")), parameters=(("w", held, int(held // HALF)),))
+    slow = Replicas(Group(32), cluster, keeping).paced([unit], 0.0, 0.0)
+    assert slow[0] >= all_gather_s(held, Group(8), cluster)
+    summed_s = reduce_scatter_s(held, Group(8), cluster) + all_reduce_s(held / 8, Group(4, 8), cluster)
+    assert slow[1] >= summed_s > all_gather_s(held, Group(8), cluster)
+
+
+def test_waiting_for_kernels_adds_the_launches() -> None:
+    """CUDA_LAUNCH_BLOCKING=1: every op of a layer waits for the host, in both passes."""
+    blocking = load_stack("megatron-deepspeed-2022-blocking")
+    waiting, free = layer(prices(blocking.name)), layer(prices("megatron-deepspeed-2022"))
+    ops = round((waiting.forward_s - free.forward_s) / blocking.dispatch_s)
+    assert 8 <= ops <= 40
+    assert waiting.forward_s == pytest.approx(free.forward_s + ops * blocking.dispatch_s)
+    assert waiting.backward_s == pytest.approx(free.backward_s + ops * blocking.dispatch_s)
+
+
+def test_a_loss_in_steps_goes_over_its_logits_more_often() -> None:
+    for stack, forward, backward in (("torchtitan", 2, 4), ("torchtitan-2025", 0, 0)):
+        own = prices(stack)
+        loss = next(node for node in own.graph.nodes if "cross_entropy" in node.op)
+        alone = strategies(loss, own.graph, own.rules[loss.name], {}, 1)[0]
+        cost, device = own.node(loss, alone), own.cluster.device
+        size = own.bytes_of[loss.inputs[0]]
+        if forward:
+            assert cost.forward_s == pytest.approx(memory_bound_s(forward * size, device), rel=1e-3)
+            assert cost.backward_s == pytest.approx(memory_bound_s(backward * size, device), rel=1e-3)
+        else:
+            assert cost.total_s < memory_bound_s(4 * size, device)
 
 
 def test_recomputing_a_share() -> None:

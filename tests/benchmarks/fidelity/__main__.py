@@ -15,7 +15,7 @@ from tests.benchmarks.fidelity.fit import fit, linearize
 from tests.benchmarks.fidelity.measures import Measures, measures_of
 from tests.benchmarks.fidelity.page import page
 from tests.benchmarks.fidelity.report import constants_table, percent, scatter, tables
-from tests.benchmarks.fidelity.run import Run, read_runs
+from tests.benchmarks.fidelity.run import Run, read_table
 
 ROOT = Path(__file__).parents[3]
 DATA = ROOT / "tests/benchmarks/data/published_runs.csv"
@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--fit", action="store_true", help="fit the constants anew, and leave each origin out in turn")
     asked = parser.parse_args()
     began = time.monotonic()
-    runs = read_runs(asked.runs)
+    runs, unread = read_table(asked.runs)
     if asked.fit:
         _fit(runs, asked.jobs)
         return
@@ -41,13 +41,13 @@ def main() -> None:
         for outcome in outcomes:
             print(_row(outcome))
     left_out = _left_out(outcomes) if asked.runs == DATA and LEFT_OUT.exists() else {}
-    text = tables(outcomes, left_out)
+    text = tables(outcomes, left_out, unread)
     print(text)
     if asked.write:
         values = {constant: constant.value() for constant in CONSTANTS}
         (ROOT / "docs/fidelity.md").write_text(page(text, constants_table(values), len(values)), encoding="utf-8")
         scatter(outcomes, ROOT / "docs/fidelity.png")
-    print(f"\n{len(runs)} runs in {time.monotonic() - began:.0f} s")
+    print(f"\n{len(runs) + len(unread)} runs in {time.monotonic() - began:.0f} s")
 
 
 def _row(outcome: Outcome) -> str:
@@ -72,11 +72,11 @@ def _fit(runs: tuple[Run, ...], jobs: int) -> None:
     print(f"mean error before {percent(float(np.mean(np.abs(np.expm1(linear.errors)))))}, ", end="")
     print(f"after {percent(float(np.mean(np.abs(np.expm1(linear.at(fitted))))))}")
     errors: dict[str, float] = {}
-    for origin in dict.fromkeys(run.origin for run in linear.runs):
-        without = linear.at(fit(linear, prior, without=origin))
-        for run, error in zip(linear.runs, without, strict=True):
-            if run.origin == origin:
-                errors[run.id] = round(float(np.expm1(error)), 5)
+    for origin in dict.fromkeys(run.origin for run in timed):
+        others = dict(zip(CONSTANTS, fit(linear, prior, without=origin).tolist(), strict=True))
+        for outcome in evaluate([run for run in timed if run.origin == origin], jobs, others):
+            if outcome.time_error is not None:
+                errors[outcome.run.id] = round(outcome.time_error, 5)
     LEFT_OUT.write_text(json.dumps(errors, indent=0) + "\n", encoding="utf-8")
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 from cost_models.cluster import Cluster, load_cluster
 from cost_models.device import Device, device_names, load_device
-from cost_models.stack import Stack, load_stack
+from cost_models.stack import Stack, load_stack, stack_names
 
 HALF = ("float16", "bfloat16")
 
@@ -14,7 +14,7 @@ class Constant:
     """The figure `field` of the `kind` ("device", "cluster" or "stack") named `owner`.
 
     A device's owner may be a family, "a100-": all whose names begin so share the figure; a stack's variants ("-eager")
-    share its. Of `matmul_fraction`,
+    share its, and several stacks, with commas between them, share one. Of `matmul_fraction`,
     `field` says for which arithmetic: "matmul_fraction.half" or ".float8"; of attention for which kernel:
     "attention_fraction.flash". `prior` is what was
     known before any fitting, and `spread` how far off, relatively, that could be; `least` and
@@ -33,7 +33,8 @@ class Constant:
     def value(self) -> float:
         """What the file says."""
         if self.kind == "stack":
-            return float(getattr(load_stack(self.owner), self.field))
+            stack = next(stack for stack in map(load_stack, stack_names()) if self._of(stack))
+            return float(getattr(stack, self.field))
         if self.kind == "cluster":
             cluster = load_cluster(self.owner)
             return cluster.inter_node.fraction if self.field == "inter_node" else float(getattr(cluster, self.field))
@@ -47,9 +48,10 @@ class Constant:
         """Whether it is a figure of one of these."""
         if self.kind == "device":
             return cluster.device.name.startswith(self.owner)
-        if self.kind == "stack":
-            return stack.name == self.owner or stack.name.startswith(f"{self.owner}-")
-        return self.owner == cluster.name
+        return self._of(stack) if self.kind == "stack" else self.owner == cluster.name
+
+    def _of(self, stack: Stack) -> bool:
+        return any(stack.name == owner or stack.name.startswith(f"{owner}-") for owner in self.owner.split(", "))
 
     def put(self, cluster: Cluster, stack: Stack, value: float) -> tuple[Cluster, Stack]:
         """The cluster and the stack with this figure, if it is one of theirs."""
@@ -74,5 +76,10 @@ class Constant:
             return replace(device, attention_fractions=(*kept, (detail, value)))
         return replace(device, **{name: value})
 
+    @property
+    def owners(self) -> str:
+        """Whose figure it is, for a reader."""
+        return self.owner.rstrip("-")
+
     def __str__(self) -> str:
-        return f"{self.kind} {self.owner.rstrip('-')}: {self.field}"
+        return f"{self.kind} {self.owners}: {self.field}"

@@ -24,7 +24,7 @@ SHARES = ("1/4", "1/3", "1/2", "2/3", "3/4", "1")
 class Outcome:
     """What was predicted for a run: seconds a step, the peak as its stack reports it, and whether that fits the device.
 
-    `reason` says why nothing was predicted.
+    `reason` says why nothing was predicted; `assumed` what stood in for something that is not known here.
     """
 
     run: Run
@@ -32,6 +32,7 @@ class Outcome:
     peak_gib: float | None = None
     fits: bool | None = None
     reason: str = ""
+    assumed: str = ""
 
     @property
     def time_error(self) -> float | None:
@@ -87,11 +88,14 @@ def outcome_of(run: Run, captured: dict[Any, Any], constants: Mapping[Constant, 
         plan = _plan(captured[key], run, keywords)
     except (NotEvaluatedError, AutopartError) as error:
         return Outcome(run, reason=str(error).splitlines()[0])
+    except Exception as error:  # whatever a file of others holds, its other runs are evaluated
+        return Outcome(run, reason=f"{type(error).__name__}: {error}".splitlines()[0])
     context = {"device": cluster.device.context_bytes}.get(stack.reports, 0)
     held = {"allocated": 0}.get(stack.reports, 1)
     shown = max(s.memory.total_bytes - s.memory.reserve_bytes + held * s.memory.cached_bytes for s in plan.stages)
     peak = max(plan.predicted.peak_memory_bytes)
-    return Outcome(run, plan.predicted.step_time_s, (shown + context) / GIB, peak <= cluster.device.memory_bytes)
+    fits = peak <= cluster.device.memory_bytes
+    return Outcome(run, plan.predicted.step_time_s, (shown + context) / GIB, fits, assumed=setting.assumed)
 
 
 def _plan(model: Any, run: Run, keywords: dict[str, Any]) -> PlanData:

@@ -21,6 +21,8 @@ from tests.benchmarks.fidelity.setting import setting_of
 
 # An error of this size, relative, weighs as much in a source's average as a constant one `spread` off.
 NOISE = 0.05
+# Runs of an origin that the fit looks at: those of one sweep tell much the same.
+SAMPLED = 24
 STEP = 1.04
 
 Vector = NDArray[np.float64]
@@ -35,15 +37,18 @@ class Linear:
     errors: Vector
     slopes: NDArray[np.float64]
 
+    counts: Mapping[str, int]
+
     def at(self, values: Vector) -> Vector:
         """The same at other constants, to first order."""
         return self.errors + self.slopes @ (values - self.point)
 
 
 def linearize(runs: Sequence[Run], values: Mapping[Constant, float], workers: int) -> Linear:
-    """Evaluate `runs` at `values` and with each constant moved a little."""
+    """Evaluate a sample of `runs` at `values`, and with each constant moved a little."""
+    sampled = _sample(runs)
     with get_context("spawn").Pool(workers) as pool:
-        chunks = _chunks(runs, 4 * workers)
+        chunks = _chunks(sampled, 4 * workers)
         rows = [
             row for chunk in pool.map(_rows, [(chunk, dict(values)) for chunk in chunks], chunksize=1) for row in chunk
         ]
@@ -51,7 +56,22 @@ def linearize(runs: Sequence[Run], values: Mapping[Constant, float], workers: in
     kept = [(run, row) for run, row in zip(ordered, rows, strict=True) if row is not None]
     errors = np.array([row[0] for _, row in kept])
     slopes = np.array([row[1:] for _, row in kept])
-    return Linear(tuple(run for run, _ in kept), np.array(list(values.values())), errors, slopes)
+    counts = Counter(run.origin for run in runs if not run.suspect)
+    return Linear(tuple(run for run, _ in kept), np.array(list(values.values())), errors, slopes, counts)
+
+
+def _sample(runs: Sequence[Run]) -> list[Run]:
+    """At most `SAMPLED` runs of each origin, evenly dealt over those of it that nobody doubts."""
+    by_origin: dict[str, list[Run]] = {}
+    for run in runs:
+        if not run.suspect:
+            by_origin.setdefault(run.origin, []).append(run)
+    return [
+        own[index * len(own) // count]
+        for own in by_origin.values()
+        for count in [min(len(own), SAMPLED)]
+        for index in range(count)
+    ]
 
 
 def _chunks(runs: Sequence[Run], count: int) -> list[list[Run]]:
@@ -95,10 +115,12 @@ def fit(linear: Linear, prior: Vector, without: str = "") -> Vector:
     Every source weighs as the square root of its runs; large errors weigh less (soft L1), and each constant is held to
     what was known of it before.
     """
-    used = np.array([run.origin != without and not run.suspect for run in linear.runs])
-    counts = Counter(run.origin for run, use in zip(linear.runs, used, strict=True) if use)
+    sampled = Counter(run.origin for run in linear.runs)
     weights = np.array(
-        [sqrt(1 / sqrt(counts[run.origin])) / NOISE if use else 0.0 for run, use in zip(linear.runs, used, strict=True)]
+        [
+            0.0 if run.origin == without else sqrt(sqrt(linear.counts[run.origin]) / sampled[run.origin]) / NOISE
+            for run in linear.runs
+        ]
     )
     spreads = np.array([constant.spread for constant in CONSTANTS]) * prior
 

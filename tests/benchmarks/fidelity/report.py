@@ -15,16 +15,23 @@ def percent(value: float, digits: int = 1) -> str:
     return f"{100 * value:.{digits}f} %"
 
 
-def tables(outcomes: Sequence[Outcome], left_out: Mapping[str, Measures]) -> str:
-    """All tables as markdown; `left_out` has the measures of each origin when nothing of it was fitted."""
+def tables(
+    outcomes: Sequence[Outcome], left_out: Mapping[str, Measures], unread: Sequence[tuple[str, str]] = ()
+) -> str:
+    """All tables as markdown; `left_out` has the measures of each origin when nothing of it was fitted.
+
+    `unread` names rows that could not be read, and why.
+    """
     return "\n\n".join(
         part
         for part in (
             "## Step time and memory, by who measured\n\n" + _origins(outcomes, left_out),
             "## Layout sweeps\n\n" + _sweeps(outcomes),
             "## Memory limits\n\n" + _limits(outcomes),
-            "## Runs that were not evaluated\n\n" + _missing(outcomes),
+            "## Runs that were not evaluated\n\n" + _missing(outcomes, unread),
+            _stand_ins(outcomes),
         )
+        if part
     )
 
 
@@ -74,15 +81,25 @@ def _limits(outcomes: Sequence[Outcome]) -> str:
     )
 
 
-def _missing(outcomes: Sequence[Outcome]) -> str:
-    missing = [o for o in outcomes if o.reason]
-    return "\n".join(f"- {o.run.id}: {o.reason}" for o in missing) or "None: all were."
+def _missing(outcomes: Sequence[Outcome], unread: Sequence[tuple[str, str]]) -> str:
+    missing = [*((o.run.id, o.reason) for o in outcomes if o.reason), *unread]
+    return "\n".join(f"- {name}: {reason}" for name, reason in missing) or "None: all were."
+
+
+def _stand_ins(outcomes: Sequence[Outcome]) -> str:
+    """What stood in for stacks and devices that have no file, with the runs that it was for."""
+    runs: dict[str, list[str]] = {}
+    for outcome in outcomes:
+        if outcome.assumed:
+            runs.setdefault(outcome.assumed, []).append(outcome.run.id)
+    lines = [f"- {assumed}: {', '.join(names)}" for assumed, names in runs.items()]
+    return "\n".join(["## What stood in for something else", "", *lines]) if lines else ""
 
 
 def constants_table(values: Mapping[Constant, float]) -> str:
     """The fitted constants as markdown."""
     rows = [
-        (constant.kind, constant.owner.rstrip("-"), constant.field, f"{value:.3f}", constant.unit)
+        (constant.kind, constant.owners, constant.field, f"{value:.3f}", constant.unit)
         for constant, value in values.items()
     ]
     return tabulate(rows, ("of", "name", "constant", "value", "unit"), tablefmt="github")

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+_UNPUBLISHED = ("", "-", "?", "n/a", "na", "nan", "none", "n/s")
+
 
 @dataclass(frozen=True, slots=True)
 class Run:
@@ -77,57 +79,87 @@ def read_runs(path: Path) -> tuple[Run, ...]:
     Raises:
         ValueError: a column that is missing, or an entry that cannot be read; the message names row and column.
     """
-    with path.open(newline="", encoding="utf-8") as file:
-        return tuple(_run(row) for row in csv.DictReader(file))
+    runs, unread = read_table(path)
+    if unread:
+        raise ValueError(f"row {unread[0][0]!r}: {unread[0][1]}")
+    return runs
+
+
+def read_table(path: Path) -> tuple[tuple[Run, ...], tuple[tuple[str, str], ...]]:
+    """The runs of a file whose rows can be read; and of the others, what they are called and why they cannot."""
+    runs, unread = [], []
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        for number, row in enumerate(csv.DictReader(file), start=1):
+            cells = {(name or "").strip(): (text or "").strip() for name, text in row.items() if isinstance(text, str)}
+            name = cells.get("id") or f"row {number}"
+            try:
+                runs.append(_run(cells | {"id": name}))
+            except ValueError as error:
+                unread.append((name, str(error)))
+    return tuple(runs), tuple(unread)
 
 
 def _run(row: Mapping[str, str]) -> Run:
-    def whole(name: str, default: int | None = None) -> int:
-        text = (row.get(name) or "").strip()
-        if not text and default is not None:
-            return default
-        try:
-            return int(float(text))
-        except ValueError as error:
-            raise ValueError(f"row {row.get('id')!r}: column {name!r} is {text!r}, not a number") from error
+    def text(name: str, default: str) -> str:
+        return row.get(name) or default
 
     def number(name: str) -> float | None:
-        text = (row.get(name) or "").strip()
-        return float(text) if text else None
+        """A figure that may be unpublished."""
+        cell = row.get(name, "").replace(",", "")
+        if cell.lower() in _UNPUBLISHED:
+            return None
+        try:
+            return float(cell)
+        except ValueError as error:
+            raise ValueError(f"column {name!r} is {cell!r}, not a number") from error
 
-    heads, hidden = whole("heads"), whole("hidden")
+    def whole(name: str, default: int | None = None) -> int:
+        found = number(name)
+        if found is None and default is None:
+            raise ValueError(f"column {name!r} is missing or empty")
+        size = default if found is None else int(found)
+        if size is None or size < 0 or (found is not None and found != size):
+            raise ValueError(f"column {name!r} is {row.get(name)!r}, not a whole number")
+        return size
+
+    heads, hidden, gpus = whole("heads"), whole("hidden"), whole("gpus")
+    tp, pp, cp = whole("tp", 1), whole("pp", 1), whole("cp", 1)
+    dp = whole("dp", max(1, gpus // max(1, tp * pp * cp)))
+    global_batch = whole("global_batch")
+    if min(heads, hidden, gpus, tp, pp, cp, dp, global_batch) < 1:
+        raise ValueError("one of heads, hidden, gpus, tp, pp, cp, dp and global_batch is 0")
     return Run(
         id=row["id"],
-        source=row["source"],
-        stack=row["stack"],
-        family=row["family"],
+        source=text("source", ""),
+        stack=text("stack", ""),
+        family=text("family", ""),
         layers=whole("layers"),
         hidden=hidden,
         ffn_hidden=whole("ffn_hidden", 4 * hidden),
         heads=heads,
-        kv_heads=whole("kv_heads", heads),
+        kv_heads=whole("kv_heads", heads) or heads,
         vocab=whole("vocab", 0) or None,
         seq_len=whole("seq_len"),
-        gpu=row["gpu"],
-        gpus=whole("gpus"),
-        tp=whole("tp", 1),
-        pp=whole("pp", 1),
-        dp=whole("dp", 1),
-        cp=whole("cp", 1),
+        gpu=text("gpu", ""),
+        gpus=gpus,
+        tp=tp,
+        pp=pp,
+        dp=dp,
+        cp=cp,
         ep=whole("ep", 1),
-        virtual_stages=whole("vp", 1),
+        virtual_stages=max(1, whole("vp", 1)),
         zero=whole("zero", 0),
         hybrid_shard=whole("hsdp", 0) == 1,
         sequence_parallel=whole("sequence_parallel", 0) == 1,
-        global_batch=whole("global_batch"),
-        micro_batch=whole("micro_batch"),
-        recompute=row["recompute"] or "none",
-        recompute_detail=row.get("recompute_detail") or row["recompute"],
-        precision=row["precision"],
-        precision_detail=row.get("precision_detail") or row["precision"],
-        schedule=row["schedule"] or "none",
-        out_of_memory=(row.get("outcome") or "ok").lower() == "oom",
-        step_s=number("measured_step_time_s"),
-        peak_gib=number("peak_mem_gib"),
-        notes=row.get("notes") or "",
+        global_batch=global_batch,
+        micro_batch=max(1, whole("micro_batch", 1)),
+        recompute=text("recompute", "none"),
+        recompute_detail=text("recompute_detail", text("recompute", "")),
+        precision=text("precision", "bf16").lower(),
+        precision_detail=text("precision_detail", text("precision", "")),
+        schedule=text("schedule", "none"),
+        out_of_memory=text("outcome", "ok").lower() == "oom",
+        step_s=number("measured_step_time_s") or None,
+        peak_gib=number("peak_mem_gib") or None,
+        notes=text("notes", ""),
     )
