@@ -19,11 +19,13 @@ from cost_models.calibrate.samples import Samples
 from cost_models.calibrate.write import cluster_toml, device_toml
 from cost_models.cluster import Cluster
 from cost_models.device import Device, load_device
+from cost_models.stack import load_stack
 
 DEVICE_FILE, CLUSTER_FILE = "device.toml", "cluster.toml"
 LIMIT_S = 45.0
 HANGS_S = 600.0
 CPU = "cpu-core"
+STACK = "autopart"  # whose products are measured
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +116,8 @@ def write(ranks: list[Samples], folder: Path, name: str) -> Calibration:
     processes = "1 process" if world == 1 else f"{world} processes"
     source = f"measured by autopart calibrate on {samples.processor}, {processes}, {datetime.now(UTC).date()}"
     base = load_device(CPU) if samples.kind == "cpu" else cluster_of_gpu(samples.processor, samples.memory_bytes).device
-    device, fits = fit_device(samples, f"{name}-device", base, source)
+    speed = load_stack(STACK).product_speed
+    device, fits = fit_device(samples, f"{name}-device", base, source, speed)
     title = f"{samples.processor}: {source}"
     texts = {DEVICE_FILE: device_toml(device, title)}
     cluster = None

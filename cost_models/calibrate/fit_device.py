@@ -18,7 +18,9 @@ _RATES = tuple(3.0 * 1.01**-step for step in range(400))
 _LARGE_BYTES = 2**20  # moves of so many bytes take far longer than their launch
 
 
-def fit_device(samples: Samples, name: str, base: Device, source: str) -> tuple[Device, tuple[Fit, ...]]:
+def fit_device(
+    samples: Samples, name: str, base: Device, source: str, product_speed: float = 1.0
+) -> tuple[Device, tuple[Fit, ...]]:
     """The device that was measured, and how near the formulas then come.
 
     Args:
@@ -26,6 +28,7 @@ def fit_device(samples: Samples, name: str, base: Device, source: str) -> tuple[
         name: of the new device.
         base: gives what is not measured: tiles, alignment, fragmentation, and dtypes without samples.
         source: what is written beside every figure that was measured.
+        product_speed: of the library that was measured, relative to the newest, which files of devices are for.
     """
     device = replace(base, name=name, checked=False)
     device = replace(device, memory_bytes=samples.memory_bytes, context_bytes=samples.context_bytes)
@@ -43,7 +46,7 @@ def fit_device(samples: Samples, name: str, base: Device, source: str) -> tuple[
     for index, dtype in enumerate(dtypes):  # the first has the most samples, and decides what all have in common
         own = [sample for sample in samples.products if sample.dtype == dtype]
         prologues = _PROLOGUES_K if index == 0 else (device.matmul_prologue_k,)
-        device, fit = _fit_products(own, device, prologues)
+        device, fit = _fit_products(own, device, prologues, product_speed)
         fits.append(fit)
     if samples.heads:
         device, fit = _fit_attention(samples.heads, device)
@@ -66,9 +69,9 @@ def fit_device(samples: Samples, name: str, base: Device, source: str) -> tuple[
     return replace(device, sources=tuple(sources.items())), tuple(fits)
 
 
-def _fit_products(own: list[Product], device: Device, prologues: tuple[int, ...]) -> tuple[Device, Fit]:
+def _fit_products(own: list[Product], device: Device, prologues: tuple[int, ...], speed: float) -> tuple[Device, Fit]:
     dtype = own[0].dtype
-    fastest = max(6.0 * s.m * s.n * s.k / s.seconds for s in own)
+    fastest = max(6.0 * s.m * s.n * s.k / s.seconds for s in own) / speed
 
     def made(candidate: tuple[int, float]) -> Device:
         prologue, rate = candidate
@@ -78,7 +81,7 @@ def _fit_products(own: list[Product], device: Device, prologues: tuple[int, ...]
         return replace(device, arithmetics=arithmetics, matmul_prologue_k=prologue)
 
     def predict(candidate: tuple[int, float]) -> list[float]:
-        return [products_s(sample, made(candidate)) for sample in own]
+        return [products_s(sample, made(candidate)) / speed for sample in own]
 
     measured = [sample.seconds for sample in own]
     best = nearest(product(prologues, _RATES), predict, measured)

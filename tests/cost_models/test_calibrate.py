@@ -86,6 +86,17 @@ def test_a_device_is_recovered() -> None:
     assert said["matmul_fraction"].endswith("measured here") and said["matmul_tile"].startswith("As in cpu-core")
 
 
+def test_a_slower_library_is_not_taken_for_a_slower_device() -> None:
+    samples = synthetic(TRUE, CLUSTER)
+    slower = replace(samples, products=tuple(replace(own, seconds=own.seconds / 0.8) for own in samples.products))
+    found, _ = fit_device(slower, "mine", BASE, "x", product_speed=0.8)
+    for dtype in ("float32", "float64"):
+        own, true = (device.arithmetic(dtype) for device in (found, TRUE))
+        assert own.peak_flops_per_s * own.matmul_fraction == pytest.approx(
+            true.peak_flops_per_s * true.matmul_fraction, rel=0.011
+        )
+
+
 def test_one_disturbed_sample_does_not_decide() -> None:
     samples = synthetic(TRUE, CLUSTER)
     first, *others = samples.products

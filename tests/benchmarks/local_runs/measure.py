@@ -15,6 +15,7 @@ from cost_models.calibrate.fit_device import products_s
 from cost_models.calibrate.kernels import SIZES, product
 from cost_models.calibrate.samples import Product
 from cost_models.cluster import Cluster
+from cost_models.stack import load_stack
 from tests.benchmarks.local_runs.models import MODELS
 from tests.benchmarks.machine import busy_s, most_allocated_bytes
 
@@ -116,7 +117,8 @@ class Probe:
     @staticmethod
     def calibrated_s(cluster: Cluster) -> float:
         """What the formulas say of it."""
-        return sum(products_s(Product("float32", *size, 0.0), cluster.device) for size in PROBED)
+        seconds = sum(products_s(Product("float32", *size, 0.0), cluster.device) for size in PROBED)
+        return seconds / load_stack("autopart").product_speed
 
 
 @dataclass
