@@ -27,6 +27,7 @@ from autopart.sharding.rule import Rule
 from cost_models.memory import reserve_bytes, usable_bytes
 
 REPLAYED, RUNNERS_UP = 12, 5
+POLISHED = 2  # besides the best
 MOST_PROVED = 2000  # steps of the proof, of a millisecond or less
 
 
@@ -123,7 +124,7 @@ class DegreeSearch:
         """The best with the best cuts that are found for the step as it is played out, unless cuts are pinned."""
         if self.request.cuts is not None:
             return best
-        for own in (best, *others):
+        for own in (best, *others[:POLISHED]):
             if own.pp > 1 and self.pricing.played_s(own.point) < best.step_s:
                 best = min(best, polished(own, self._limits[1], best.step_s), key=lambda one: one.step_s)
         return best
