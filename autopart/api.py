@@ -38,7 +38,18 @@ from autopart.sharding.strategies import Strategy, strategies
 from cost_models.cluster import Cluster
 from cost_models.stack import Stack
 
-__all__ = ["Parallel", "Plan", "Prepared", "calibrate", "load_graph", "load_plan", "parallelize", "plan", "prepare", "run"]
+__all__ = [
+    "Parallel",
+    "Plan",
+    "Prepared",
+    "calibrate",
+    "load_graph",
+    "load_plan",
+    "parallelize",
+    "plan",
+    "prepare",
+    "run",
+]
 
 
 def plan(

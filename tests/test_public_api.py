@@ -13,10 +13,10 @@ from autopart.api import Parallel
 ROOT = Path(__file__).parents[1]
 
 NAMES = [
-    "AutopartError", "BatchError", "CaptureError", "CheckpointError", "InfeasiblePlanError", "InputsError",
-    "LaunchError", "Parallel", "PinError", "Plan", "PlanFileError", "PlanMismatchError", "PlanningError", "RuleError",
-    "UnknownNameError", "UnsupportedError", "WorkerError", "load_plan", "parallelize", "plan", "prepare", "rules",
-    "run",
+    "AutopartError", "BatchError", "CaptureError", "CheckpointError", "GraphFileError", "InfeasiblePlanError",
+    "InputsError", "LaunchError", "Parallel", "PinError", "Plan", "PlanFileError", "PlanMismatchError", "PlanningError",
+    "RuleError", "UnknownNameError", "UnsupportedError", "WorkerError", "load_graph", "load_plan", "parallelize",
+    "plan", "prepare", "rules", "run",
 ]  # fmt: skip
 PINS = ["tp", "pp", "dp", "micro_batch", "recompute", "schedule", "cuts", "zero", "sequence_parallel"]
 PINS += ["cp", "virtual_stages", "precision", "stack", "memory_limit_bytes"]

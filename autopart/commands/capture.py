@@ -10,7 +10,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     parser = commands.add_parser(
         "capture",
         help="save the graph of a model, to plan it without torch",
-        description=f"Capture a model and save its graph as JSON; 'autopart plan graph:FILE' starts from it.\n\n{TARGET}",
+        description=f"Capture a model and save its graph as JSON, for 'autopart plan graph:FILE'.\n\n{TARGET}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("target", metavar="TARGET", help="which model; see above")

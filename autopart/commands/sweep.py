@@ -37,7 +37,7 @@ def _sweep(arguments: argparse.Namespace) -> str:
     if arguments.plot is not None:
         check_plot(arguments.plot)
     ruled = load_ruled_model(arguments)
-    points = []
+    points, budget = [], Budget(arguments.tokens, arguments.price)
     for cluster, world in [(x, y) for x in arguments.cluster for y in arguments.world]:
         try:
             plan = make_plan(ruled, world, cluster, arguments.global_batch, Pins())
@@ -45,5 +45,5 @@ def _sweep(arguments: argparse.Namespace) -> str:
         except PlanningError as error:
             points.append(SweepPoint(cluster, world, None, str(error)))
     if arguments.plot is not None:
-        sweep_plot(points, arguments.plot)
-    return sweep_table(points, Budget(arguments.tokens, arguments.price))
+        sweep_plot(points, arguments.plot, budget)
+    return sweep_table(points, budget)

@@ -95,10 +95,10 @@ def _which(plan: PlanData, part: str) -> str:
         return f"{plan.pp} ranks fill and drain for {plan.micro_batches} micro-batches; sends"
     replicas = plan.dp * plan.cp
     return {
-        "kernels_s": "norms, activations, residuals, losses: bytes of a device's own memory",
+        "kernels_s": "norms, activations, residuals, losses: bound by memory",
         "recompute_s": f"a second forward pass ({plan.recompute})",
-        "gathers_s": f"among {replicas} replicas, in every pass, as far as computing does not hide it",
-        "gradients_s": f"among {replicas} replicas, once a step, as far as the backward pass does not hide it",
+        "gathers_s": f"among {replicas} replicas, in every pass, beyond what computing hides",
+        "gradients_s": f"among {replicas} replicas, once a step, beyond what the backward pass hides",
         "optimizer_s": f"{plan.optimizer}, once a step",
     }.get(part, "")
 

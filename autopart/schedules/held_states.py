@@ -5,7 +5,6 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from autopart.ir.action import Kind
 from autopart.schedules.find import find_schedule
 from autopart.schedules.homes import rank_stages
 

@@ -113,8 +113,8 @@ def mixing_notes(batch: BatchSharding) -> tuple[Note, ...]:
 def _optimality(found: Found) -> str:
     """What is proved of the best candidate, and by what.
 
-    A layout is searched for a price on memory, not for the limit. Cuts are those of the least slowest stage, and for the
-    best then moved while the step, played out, gets shorter; a bound holds for all cuts.
+    A layout is searched for a price on memory, not for the limit. Cuts are those of the least slowest stage, and for
+    the best then moved while the step, played out, gets shorter; a bound holds for all cuts.
     """
     best = found.best
     faster = max(0.0, 1 - found.least_s / best.step_s) if best.step_s > 0 else 0.0

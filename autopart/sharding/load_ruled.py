@@ -24,7 +24,9 @@ def load_ruled(path: str | Path) -> Ruled:
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
-        raise GraphFileError(f"{path} cannot be read: {error.strerror or error}. Name a saved graph, or {_AGAIN}") from error
+        raise GraphFileError(
+            f"{path} cannot be read: {error.strerror or error}. Name a saved graph, or {_AGAIN}"
+        ) from error
     except (ValueError, RecursionError) as error:
         raise GraphFileError(f"{path} is no JSON that a graph has: {error}; {_AGAIN}") from error
     if not isinstance(data, dict) or "autopart_graph" not in data:

@@ -48,7 +48,9 @@ class Ruled:
         """
         functions = [op for op, source in self.given.items() if not isinstance(source, str)]
         if functions:
-            raise UnsupportedError(f"the rule of {functions[0]} is a function, which no file holds: write it as letters")
+            raise UnsupportedError(
+                f"the rule of {functions[0]} is a function, which no file holds: write it as letters"
+            )
         data = {
             "autopart_graph": FORMAT,
             "rules": dict(self.given),

@@ -12,8 +12,8 @@ ROOT = Path(__file__).parents[2]
 PAGE, PLOT = ROOT / "docs/search.md", ROOT / "docs/search.png"
 TEXT = """# The search: how fast it is, and how good
 
-`make search` writes this page. Times are of 2 cores that are shared with other work, so CPU seconds stand beside those of
-the clock; each is of a fresh process, without imports, with nothing cached. Bars are in brackets.
+`make search` writes this page. Times are of 2 cores that may be shared with other work, so CPU seconds stand beside
+those of the clock; each is of a fresh process, without imports, with nothing cached. Bars are in brackets.
 
 ## How long it takes
 A candidate is a combination of degrees, micro-batch, schedule, stages a rank, recomputation, ZeRO stage and layout.

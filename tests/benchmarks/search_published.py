@@ -137,7 +137,9 @@ def summary(found: Sequence[Compared]) -> str:
     proved = sum(item.optimality.startswith("optimal") for item in found)
     worse = sum(item.worse for item in found)
     told = f"In {worse} of {len(found)} the searched layout is predicted to be slower than the published one. "
-    told += f"It is faster by {100 * gains[len(gains) // 2]:.1f} % in the median and {100 * gains[-1]:.0f} % at the most. "
+    told += (
+        f"It is faster by {100 * gains[len(gains) // 2]:.1f} % in the median and {100 * gains[-1]:.0f} % at the most. "
+    )
     told += f"{proved} searches proved their answer optimal among the candidates. "
     unfit = sum(not item.fits for item in found)
     return told + (

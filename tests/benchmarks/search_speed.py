@@ -1,8 +1,8 @@
 """How long planning takes: `python -m tests.benchmarks.search_speed`; `--write` makes docs/search.md of it.
 
-Each model is planned twice, each time in a fresh process with nothing cached: once from the model, with torch; once from
-the graph that was saved then, without. Imports are left out of both, and so is building the model on `meta`. CPU seconds
-stand beside those of the clock, which others who use the machine make longer.
+Each model is planned twice, each time in a fresh process with nothing cached: once from the model, with torch; once
+from the graph that was saved then, without. Imports are left out of both, and so is building the model on `meta`. CPU
+seconds stand beside those of the clock, which others who use the machine make longer.
 
 The second table shows what the cost grows with: the layers of one model, and the devices of one model.
 """
@@ -194,7 +194,16 @@ def speed_table(found: Mapping[str, Mapping[str, Any]]) -> str:
             )
         )
     headers = (
-        *("model", "tp × pp × dp", "capture + search s", "of CPU", "from a saved graph s", "of CPU", "candidates", "cut"),
+        *(
+            "model",
+            "tp × pp × dp",
+            "capture + search s",
+            "of CPU",
+            "from a saved graph s",
+            "of CPU",
+            "candidates",
+            "cut",
+        ),
         "candidates / CPU s",
     )
     return "\n".join(grid(rows, headers, "llrrrrrrr"))

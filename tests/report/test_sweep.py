@@ -51,15 +51,15 @@ def test_why_there_is_no_plan_is_one_line() -> None:
 @pytest.mark.parametrize("kind", ["png", "svg"])
 def test_a_plot_is_drawn(kind: str, tmp_path: Path) -> None:
     path = tmp_path / f"sweep.{kind}"
-    sweep_plot(points(), path)
+    sweep_plot(points(), path, Budget())
     assert path.read_bytes()[:4] in (b"\x89PNG", b"<?xm")
 
 
 def test_a_plot_that_cannot_be_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UnsupportedError, match=r"end its name in \.png, \.svg"):
-        sweep_plot(points(), tmp_path / "sweep.txt")
+        sweep_plot(points(), tmp_path / "sweep.txt", Budget())
     with pytest.raises(UnsupportedError, match="cannot be saved as"):
-        sweep_plot(points(), tmp_path / "none" / "sweep.png")
+        sweep_plot(points(), tmp_path / "none" / "sweep.png", Budget())
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(UnsupportedError, match=r"pip install 'autopart\[plot\]'"):
-        sweep_plot(points(), tmp_path / "sweep.png")
+        sweep_plot(points(), tmp_path / "sweep.png", Budget())

@@ -29,7 +29,7 @@ def candidates(search: DegreeSearch, limit_bytes: float, least: int, most: int) 
     units = len(search.units)
     for number in default_rng(0).permutation(len(search.points)):
         point = search.points[number]
-        short = 1 < point.pp and point.micro_batches * point.pp * point.virtual_stages <= 64
+        short = point.pp > 1 and point.micro_batches * point.pp * point.virtual_stages <= 64
         if short and least <= comb(units - 1, point.pp * point.virtual_stages - 1) <= most:
             own = search.pricing.candidate(point, limit_bytes)
             if own is not None and own.peak_bytes <= limit_bytes:
