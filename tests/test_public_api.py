@@ -119,7 +119,7 @@ def test_methods_of_a_plan() -> None:
 
 def test_every_error_is_an_autopart_error() -> None:
     errors = [getattr(autopart, name) for name in NAMES if name.endswith("Error")]
-    assert len(errors) == 15
+    assert len(errors) == 16
     assert all(issubclass(error, autopart.AutopartError) for error in errors)
     assert issubclass(autopart.InputsError, autopart.CaptureError)
     assert issubclass(autopart.InfeasiblePlanError, autopart.PlanningError)

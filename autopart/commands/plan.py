@@ -3,9 +3,24 @@
 import argparse
 import json
 import sys
+from collections.abc import Mapping
 from dataclasses import fields
+from typing import TYPE_CHECKING, Any
 
-from autopart.arguments import TARGET, amount, keep_whole, load_ruled_model, names, positive, warnings_in_a_line
+from autopart.arguments import (
+    GRAPH,
+    TARGET,
+    amount,
+    keep_whole,
+    load_model,
+    load_ruled_model,
+    names,
+    positive,
+    warnings_in_a_line,
+)
+
+if TYPE_CHECKING:
+    from autopart.report.printed_plan import Plan
 
 EXAMPLES = """examples
   autopart plan hf:config.json --world 64 --cluster dgx-h100 --global-batch 512 --save plan.json
@@ -73,14 +88,37 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
 
 def _plan(arguments: argparse.Namespace) -> str:
     from autopart.ir.plan import to_json
-    from autopart.planning import Pins, check_names, make_plan
+    from autopart.planning import Pins
 
-    pins = Pins(**{item.name: getattr(arguments, item.name, None) for item in fields(Pins)})
-    check_names(arguments.cluster, pins)
-    ruled = load_ruled_model(arguments)
-    with warnings_in_a_line():
-        plan = make_plan(ruled, arguments.world, arguments.cluster, arguments.global_batch, pins)
+    pins = {item.name: getattr(arguments, item.name) for item in fields(Pins) if hasattr(arguments, item.name)}
+    plan = _of_graph(arguments, pins) if arguments.target.startswith(GRAPH) else _of_model(arguments, pins)
     if arguments.save is not None:
         plan.save(arguments.save)
         print(f"saved {arguments.save}", file=sys.stderr)
     return json.dumps(to_json(plan), indent=1) if arguments.json else str(plan)
+
+
+def _of_model(arguments: argparse.Namespace, pins: Mapping[str, Any]) -> "Plan":
+    from autopart import api
+
+    model, inputs = load_model(arguments)
+    with warnings_in_a_line():
+        return api.plan(
+            model,
+            world=arguments.world,
+            cluster=arguments.cluster,
+            global_batch=arguments.global_batch,
+            inputs=inputs,
+            front_end=arguments.front_end,
+            keep_whole=arguments.keep_whole,
+            **pins,
+        )
+
+
+def _of_graph(arguments: argparse.Namespace, pins: Mapping[str, Any]) -> "Plan":
+    """From a saved graph, without torch."""
+    from autopart.planning import Pins, check_names, make_plan
+
+    check_names(arguments.cluster, Pins(**pins))
+    ruled = load_ruled_model(arguments)
+    return make_plan(ruled, arguments.world, arguments.cluster, arguments.global_batch, Pins(**pins))

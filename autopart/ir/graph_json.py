@@ -115,7 +115,7 @@ def _read_arg(data: Any) -> Arg:
     if isinstance(data, list):
         return tuple(map(_read_arg, data))
     if not isinstance(data, dict):
-        return data  # type: ignore[no-any-return]  # a number, a text, true, false or null
+        return data  # a number, a text, true, false or null
     ((kind, own),) = data.items()
     if kind == "value":
         return Ref(own)

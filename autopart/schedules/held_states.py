@@ -40,4 +40,4 @@ def _largest(seen: set[tuple[int, ...]]) -> NDArray[np.float64]:
     """Those of the states that no other one exceeds in every stage."""
     states = np.array(sorted(seen), dtype=np.float64)
     exceeded = (states[:, None, :] <= states[None, :, :]).all(axis=-1).sum(axis=1) > 1
-    return states[~exceeded]
+    return np.asarray(states[~exceeded])

@@ -26,7 +26,7 @@ from cost_models.collective import Group, all_gather_s, all_reduce_s, send_s
 
 Times = tuple[float, ...]
 Played = tuple[Schedule, Times, Times, Times, bool, Times | None]
-STEADY = 4  # a pipeline is filled long before four micro-batches a stage
+STEADY = 2  # micro-batches a rank fill a pipeline whose ranks have several stages
 
 
 @dataclass(frozen=True)

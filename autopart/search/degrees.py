@@ -27,6 +27,7 @@ from autopart.sharding.rule import Rule
 from cost_models.memory import reserve_bytes, usable_bytes
 
 REPLAYED, RUNNERS_UP = 12, 5
+POLISHED = 2  # besides the best
 MOST_PROVED = 2000  # steps of the proof, of a millisecond or less
 
 
@@ -128,7 +129,7 @@ class DegreeSearch:
         def recut(candidate: Candidate, cuts: tuple[int, ...]) -> Candidate:
             return self.pricing.recut(candidate, cuts, limit)
 
-        for own in (best, *others):
+        for own in (best, *others[:POLISHED]):
             if own.pp > 1 and self.pricing.played_s(own.point, limit) < best.step_s:
                 best = min(best, polished(own, whole, best.step_s, recut), key=lambda one: one.step_s)
         return best

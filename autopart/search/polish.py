@@ -7,7 +7,7 @@ from math import comb
 
 from autopart.search.candidate import Candidate
 
-MOST_ROUNDS = 32
+MOST_ROUNDS = 8
 FEW = 150  # ways to cut, that are all looked at
 
 Recut = Callable[[Candidate, tuple[int, ...]], Candidate]

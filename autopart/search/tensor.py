@@ -221,13 +221,13 @@ class TensorSearch:
         converted = np.take_along_axis(conversion[held][:, None, :], needed, axis=2)
         summed, origin = np.array(sum_of)[needed], np.array(sum_of)[held]
         there = np.zeros((len(states), len(layouts)), dtype=bool)
-        for state, own in enumerate(states):
-            there[state, list(own)] = True
+        for state, layouts_there in enumerate(states):
+            there[state, list(layouts_there)] = True
 
         def enter(conversions: Costs, sums: Costs) -> Costs:
             first = sums[:, origin][..., None]
             each = conversions[:, converted] + first[..., None] - sums[:, summed]
-            return each.sum(axis=-1) * times - first * made
+            return np.asarray(each.sum(axis=-1) * times - first * made)
 
         self._tie(variable, bridge, enter)
         for (node, _), own in zip(wants, asked, strict=True):
