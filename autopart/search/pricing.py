@@ -73,8 +73,7 @@ class Pricing:
 
         Rank s, with n[s] micro-batches in flight, needs at least a[s] + n[s] k[s], for its state a and what it keeps
         k. The largest of these is no less than their mean, with any weights: equal ones, or 1/n[s], of which the k sum
-        up to that of all units. Where a rank has several stages, n[s] is their mean, and they need not be alike: then
-        nothing is said of seconds.
+        up to that of all units. Where a rank has several stages, n[s] is their mean, and they need not be alike.
         """
         if limit == float("inf"):
             return 0.0
@@ -83,8 +82,7 @@ class Pricing:
         limit *= 1.0 if point.virtual_stages == 1 else UNEVEN
         evenly = (limit * point.pp - state) / min(ranks)
         weighted = limit * sum(1 / count for count in ranks) - state / max(ranks)
-        again_s = own.again_s(own.kept_bytes - min(evenly, weighted))
-        return again_s if point.virtual_stages == 1 or again_s == float("inf") else 0.0
+        return own.again_s(own.kept_bytes - min(evenly, weighted))
 
     def may_fit(self, point: Point, limit: float) -> bool:
         """Whether there may be cuts with which all stages fit `limit` bytes of tensors; not looked at closely."""
