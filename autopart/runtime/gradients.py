@@ -5,6 +5,7 @@ them (Li et al. 2020, "PyTorch Distributed", section 3.2), and always in the sam
 needed for few parameters; they follow at the end.
 """
 
+import weakref
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -51,9 +52,10 @@ class Gradients:
         self._under_way: deque[BucketSum] = deque()
         self._rounds_left = 0
         self._passing = False
+        own = weakref.ref(self)  # a hook that held its owner would keep all groups of the job, and their threads, alive
         for bucket in buckets:
-            for name, parameter in bucket.parameters.items():
-                parameter.register_post_accumulate_grad_hook(partial(self._hooked, name))
+            for parameter in bucket.parameters.values():
+                parameter.register_post_accumulate_grad_hook(partial(_hooked, own))
 
     def begin(self, actions: Sequence[Action], in_use: frozenset[str]) -> None:
         """Before the passes of a step, when no parameter and no leaf has a `grad`.
@@ -132,7 +134,8 @@ class Gradients:
                     share = own.total, name, self._mesh.replica, self._mesh.size("dp")
                     self._leaves[name].grad = own.bucket.piece(*share)
 
-    def _hooked(self, name: str, parameter: nn.Parameter) -> None:
+    def hooked(self, parameter: nn.Parameter) -> None:
+        """Autograd has added to the `grad` of `parameter`."""
         if self._passing:
             self.arrived(parameter)
 
@@ -156,3 +159,9 @@ class Gradients:
                 "one size (a global batch that dp divides), or plan with zero=1"
             )
         return found
+
+
+def _hooked(gradients: "weakref.ref[Gradients]", parameter: nn.Parameter) -> None:
+    own = gradients()
+    if own is not None:
+        own.hooked(parameter)

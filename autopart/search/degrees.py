@@ -74,7 +74,8 @@ class DegreeSearch:
     def points(self) -> list[Point]:
         """All points, in the order in which those of equal time and memory are preferred."""
         lengths = tuple(sorted(sequence_lengths(self.axes)))
-        return Choices(self.request, len(self.units), self.pricing.shares_work, lengths).points()
+        layers = sum(unit.loop is not None for unit in self.units)
+        return Choices(self.request, len(self.units), layers, self.pricing.shares_work, lengths).points()
 
     def run(self) -> Found:
         """The best plan. With `request.search_seconds`, looking stops after that time as soon as anything was found.

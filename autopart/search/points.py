@@ -20,12 +20,14 @@ class Choices:
 
     Attributes:
         unit_count: how many pieces the model has.
+        layer_count: how many of them are repeated layers.
         shares_work: whether a tp degree divides any work at all.
         lengths: of the sequence, all that cp has to divide.
     """
 
     request: Request
     unit_count: int
+    layer_count: int
     shares_work: Callable[[int], bool]
     lengths: tuple[int, ...]
 
@@ -81,7 +83,7 @@ class Choices:
         return self.request.stack.space.zero if replicas > 1 else self.request.stack.space.zero[:1]
 
     def _stage_counts(self, pp: int) -> tuple[tuple[str, int], ...]:
-        return _stage_counts(self.request, pp, self.unit_count)
+        return _stage_counts(self.request, pp, self.unit_count, self.layer_count)
 
 
 @lru_cache
@@ -91,8 +93,13 @@ def _splits(schedule: str) -> bool:
 
 
 @lru_cache(maxsize=4096)
-def _stage_counts(request: Request, pp: int, unit_count: int) -> tuple[tuple[str, int], ...]:
-    """Every schedule with every number of virtual stages that the model can be cut into."""
+def _stage_counts(request: Request, pp: int, unit_count: int, layer_count: int) -> tuple[tuple[str, int], ...]:
+    """Every schedule, with every number of virtual stages that the model can be cut into evenly.
+
+    That is, the layers come out even, by themselves or with a place each for what stands before and behind them (Llama
+    3 has 126 layers for that reason: Grattafiori et al. 2024, section 3.3.2); the least number is taken in any case.
+    Stages of many ranks are small, and one layer more in some of them costs more than their number gains.
+    """
     space, pinned = request.stack.space, request.virtual_stages
     if request.schedule:
         names: tuple[str, ...] = (request.schedule,)
@@ -107,7 +114,9 @@ def _stage_counts(request: Request, pp: int, unit_count: int) -> tuple[tuple[str
         least, most = find_schedule(name).virtual_stages
         largest = max(least, least if request.cuts is not None else min(space.most_virtual_stages, most or unit_count))
         for virtual in (pinned,) if pinned else range(least, largest + 1):
-            fits = find_schedule(name).takes(virtual) and pp * virtual <= unit_count
-            if fits and (request.cuts is None or len(request.cuts) + 1 == pp * virtual):
+            stages = pp * virtual
+            fits = find_schedule(name).takes(virtual) and stages <= unit_count
+            even = layer_count % stages == 0 or (layer_count + 2) % stages == 0
+            if fits and (even or virtual == least or pinned) and (request.cuts is None or len(request.cuts) + 1 == pp * virtual):
                 found.append((name, virtual))
     return tuple(found)

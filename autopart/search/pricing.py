@@ -61,11 +61,16 @@ class Pricing:
     def bound_s(self, point: Point, limit: float = float("inf")) -> float:
         """Seconds that no candidate of `point` within `limit` bytes of tensors is estimated below."""
         again_s = self.again_s(point, limit)
+        if again_s == float("inf"):
+            return again_s
         return self._least_step.estimated_s(point, self._total(point), self.keeping(point), again_s)
 
     def played_s(self, point: Point, limit: float = float("inf")) -> float:
         """Seconds that no candidate of `point` within `limit` takes less than."""
-        return self._least_step.played_s(point, self._total(point), self.keeping(point), self.again_s(point, limit))
+        again_s = self.again_s(point, limit)
+        if again_s == float("inf"):
+            return again_s
+        return self._least_step.played_s(point, self._total(point), self.keeping(point), again_s)
 
     def again_s(self, point: Point, limit: float) -> float:
         """Seconds that all units together compute again at the least, so that there may be cuts with which all stages

@@ -1,5 +1,6 @@
 """Shortlist: the candidates that may still be chosen or named as runners-up, and what can no longer be one of them."""
 
+from bisect import insort
 from collections.abc import Sequence
 from dataclasses import dataclass
 from heapq import nsmallest
@@ -54,10 +55,15 @@ class Shortlist:
     def add(self, candidate: Candidate, number: int) -> None:
         """Take a candidate; among equals the one with the lower `number` is preferred."""
         degrees, own = (candidate.tp, candidate.pp, candidate.dp, candidate.cp), Ranked(candidate, number)
-        self._ranked = nsmallest(self._length, [*self._ranked, own])
-        self._of_degrees[degrees] = min(self._of_degrees.get(degrees, own), own)
-        if len(self._ranked) == self._length:
-            self._slowest_s = self._ranked[-1].estimated_s
+        if own.estimated_s <= self._slowest_s:
+            insort(self._ranked, own)
+            del self._ranked[self._length :]
+            if len(self._ranked) == self._length:
+                self._slowest_s = self._ranked[-1].estimated_s
+        known = self._of_degrees.get(degrees)
+        if known is not None and not own < known:
+            return
+        self._of_degrees[degrees] = own
         if len(self._of_degrees) > self._others:  # one of them is the winner's
             fastest_of = nsmallest(self._others + 1, (ranked.estimated_s for ranked in self._of_degrees.values()))
             self._slowest_other_s = fastest_of[-1]
