@@ -240,18 +240,26 @@ class Candidate:
         sends = (0.0, *self.sends_s, 0.0)  # to both sides: activations to one, gradients to the other
         return self._of_ranks(tuple(a + b for a, b in pairwise(sends)))
 
-    @cached_property
+    @property
     def estimated_s(self) -> float:
         """Seconds a step: the slowest rank sets the pace, and each other one adds the fill of the schedule."""
+        return self._estimate[0]
+
+    @property
+    def fill_s(self) -> float:
+        """Of these, the fill and what is sent in it."""
+        return self._estimate[1]
+
+    @cached_property
+    def _estimate(self) -> tuple[float, float]:
         passes = [self._of_ranks(times_s) for times_s in self._passes]
         paces: list[float] = [f + b + w + sent for f, b, w, sent in zip(*passes, self._blocked_s, strict=True)]
         slowest = paces.index(max(paces))
         fills: list[float] = [
             self._definition.fill_s(f, b, w, self.virtual_stages) for f, b, w in zip(*passes, strict=True)
         ]
-        sent_s = 2 * sum(self.sends_s) / self.virtual_stages
-        filled_s: float = sum(fills) - fills[slowest]
-        return self.micro_batches * paces[slowest] + filled_s + sent_s + self.tail_s
+        fill_s: float = sum(fills) - fills[slowest] + 2 * sum(self.sends_s) / self.virtual_stages
+        return self.micro_batches * paces[slowest] + fill_s + self.tail_s, fill_s
 
     @cached_property
     def least_step_s(self) -> float:

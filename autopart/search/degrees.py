@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from heapq import heapify, heappop, heappush
 
@@ -16,7 +16,7 @@ from autopart.search.candidate import Candidate
 from autopart.search.fitting import Fitting
 from autopart.search.infeasible import explain_infeasible
 from autopart.search.point import Point
-from autopart.search.points import Choices
+from autopart.search.points import DEFAULT_SCHEDULE, Choices
 from autopart.search.polish import polished
 from autopart.search.pricing import Pricing
 from autopart.search.request import Request, check, divisors
@@ -28,7 +28,7 @@ from cost_models.memory import reserve_bytes, usable_bytes
 
 REPLAYED, RUNNERS_UP = 12, 5
 POLISHED = 2  # besides the best
-MOST_PROVED = 2000  # steps of the proof, of a millisecond or less
+MOST_PROVED = 2000  # steps of the proof, of a few milliseconds
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,7 @@ class DegreeSearch:
     units: tuple[Unit, ...]
     request: Request
     prune: bool = True
+    _reach_s: float = field(default=float("inf"), init=False)  # what the best with one stage a rank is estimated at
 
     @cached_property
     def pricing(self) -> Pricing:
@@ -104,7 +105,10 @@ class DegreeSearch:
         stop_s = float("inf") if request.search_seconds is None else time.monotonic() + request.search_seconds
         shortlist, found = Shortlist(REPLAYED, RUNNERS_UP), dict[int, Candidate]()
         left: list[int] = []
-        for number in self._order:
+        plain = [number for number in self._order if self._plain(number) == number]
+        for number in (*plain, *(number for number in self._order if self._plain(number) != number)):
+            if shortlist.found and self._reach_s == float("inf") and self._plain(number) != number:
+                self._reach_s = shortlist.first()[0].estimated_s
             over = shortlist.found and time.monotonic() > stop_s
             if over or (self.prune and not shortlist.may_take(self._bounds[number], self.points[number].degrees)):
                 left.append(number)
@@ -218,7 +222,30 @@ class DegreeSearch:
         device, own = self.request.cluster.device, self.request.memory_limit_bytes
         return (usable_bytes(device), device.memory_bytes) if own is None else (own - reserve_bytes(device), own)
 
+    def _plain(self, number: int) -> int:
+        """The point that has one stage a rank in place of several, and is otherwise the same; or the point itself."""
+        point = self.points[number]
+        if point.virtual_stages == 1:
+            return number
+        return self._numbers.get(replace(point, schedule=DEFAULT_SCHEDULE, virtual_stages=1), number)
+
+    @cached_property
+    def _numbers(self) -> dict[Point, int]:
+        return {point: number for number, point in enumerate(self.points)}
+
+    def _may_gain(self, number: int) -> bool:
+        """Whether several stages a rank are looked at: where one fits, and without its bubble would be the best."""
+        plain = self._plain(number)
+        if plain == number:
+            return True
+        candidate = self._fitted(plain)
+        if candidate is None:
+            return self._reach_s == float("inf")  # where none fits, several may
+        return candidate.estimated_s - candidate.fill_s <= self._reach_s
+
     def _fitted(self, number: int) -> Candidate | None:
+        if not self._may_gain(number):
+            return None
         candidate = self._fitting.candidate(number)
         if candidate is None or candidate.virtual_stages == 1:  # whose cuts were searched under the limit
             return candidate

@@ -262,11 +262,14 @@ class Mixes:
 def equal_layers(costs: Sequence[UnitCost], keeping: Keeping, kinds: Sequence[str]) -> tuple[Layers, ...]:
     """The longest runs of equal layers that can be recomputed."""
     found: list[Layers] = []
+    known: UnitCost | None = None
     for index, cost in enumerate(costs):
         if not is_repeated(cost):
             continue
         last = found[-1] if found else None
-        own = Layers(index, index + 1, cost.kept_bytes, keeping.temporary_bytes(cost), worthwhile(cost, kinds))
+        if cost is not known:  # the runs of a loop share one
+            known, steps, temporary = cost, worthwhile(cost, kinds), keeping.temporary_bytes(cost)
+        own = Layers(index, index + 1, cost.kept_bytes, temporary, steps)
         if last is not None and last.stop == index and _facts(last) == _facts(own):
             found[-1] = Layers(last.start, index + 1, own.kept, own.temporary, own.steps)
         else:

@@ -117,6 +117,7 @@ def _stage_counts(request: Request, pp: int, unit_count: int, layer_count: int) 
             stages = pp * virtual
             fits = find_schedule(name).takes(virtual) and stages <= unit_count
             even = layer_count % stages == 0 or (layer_count + 2) % stages == 0
-            if fits and (even or virtual == least or pinned) and (request.cuts is None or len(request.cuts) + 1 == pp * virtual):
+            fits &= even or virtual == least or pinned is not None
+            if fits and (request.cuts is None or len(request.cuts) + 1 == stages):
                 found.append((name, virtual))
     return tuple(found)

@@ -1,6 +1,8 @@
 """Gradients are summed beside the backward pass, in buckets that are the same on all replicas."""
 
+import gc
 import inspect
+import weakref
 from typing import Any
 from unittest import mock
 
@@ -56,3 +58,18 @@ def test_most_sums_begin_in_the_last_backward_passes(worker_pool: WorkerPool, pi
         assert sum(size for _, size in sums) == stored_bytes, "every gradient is summed once, where it lies"
         assert gradient_bytes <= stored_bytes < 1.05 * gradient_bytes
         assert sum(size for early, size in sums if early) > 0.5 * stored_bytes
+
+
+def _is_forgotten(world: int) -> bool:
+    batch = CASES["gpt"].batch(torch.float64)
+    par = autopart.parallelize(build("gpt", torch.float64), world, inputs=batch, global_batch=8, zero=0)
+    par.train_step(par.shard_batch(batch))
+    worker = weakref.ref(par._inside())
+    del par
+    gc.collect()
+    return worker() is None
+
+
+def test_hooks_keep_no_worker_alive(worker_pool: WorkerPool) -> None:
+    """Nor its groups, each with threads of gloo's that look for messages a hundred times a second."""
+    assert worker_pool.run(_is_forgotten, 2, 2) == [True, True]
