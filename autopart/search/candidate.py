@@ -83,6 +83,11 @@ class Candidate:
         return self.point.virtual_stages
 
     @property
+    def zero(self) -> int:
+        """As the point has it."""
+        return self.point.zero
+
+    @property
     def recompute(self) -> str:
         """As the point has it, or in a few words what was chosen layer by layer."""
         return summary(self.costs, self.kinds) if self.point.recompute == BY_LAYER else self.point.recompute

@@ -233,7 +233,7 @@ class DegreeSearch:
     def _numbers(self) -> dict[Point, int]:
         return {point: number for number, point in enumerate(self.points)}
 
-    def _may_gain(self, number: int) -> bool:
+    def may_gain(self, number: int) -> bool:
         """Whether several stages a rank are looked at: where one fits, and without its bubble would be the best."""
         plain = self._plain(number)
         if plain == number:
@@ -244,7 +244,7 @@ class DegreeSearch:
         return candidate.estimated_s - candidate.fill_s <= self._reach_s
 
     def _fitted(self, number: int) -> Candidate | None:
-        if not self._may_gain(number):
+        if not self.may_gain(number):
             return None
         candidate = self._fitting.candidate(number)
         if candidate is None or candidate.virtual_stages == 1:  # whose cuts were searched under the limit

@@ -145,5 +145,7 @@ def _without(request: Request, pin: str) -> Request:
     """The request with one pin taken off; without cuts it keeps the number of stages."""
     values = {item.name: getattr(request, item.name) for item in fields(Request)}
     virtual = request.virtual_stages or 1
-    stages = {"pp": (len(request.cuts) + 1) // virtual} if pin == "cuts" and request.cuts is not None else {}
+    stages: dict[str, int] = {}
+    if pin == "cuts" and request.cuts is not None:
+        stages = {"pp": (len(request.cuts) + 1) // virtual, "virtual_stages": virtual}
     return Request(**(values | {pin: None} | stages))

@@ -173,16 +173,20 @@ class TestNothingFits:
         assert whole.search(1, 16, **pins).run().best.recompute == "6 of 12 full"
 
     def test_zero_is_named_where_it_fits(self) -> None:
-        """Alone a device has too little; two that share the optimizer's state, and all else the same, have enough."""
+        """Alone a device has too little; replicas that share the optimizer's state, and all else the same, have enough.
+
+        The own runtime chooses ZeRO by itself, unless it is pinned; a stack that does not is told the least stage.
+        """
         whole, pins = heavy(), {"tp": 1, "pp": 1, "dp": 4}
-        with pytest.raises(InfeasiblePlanError) as caught:
-            whole.search(4, 8, **pins).run()
-        remedy = re.search(r" or zero=(\d) \(", str(caught.value))
-        assert remedy is not None, caught.value
-        assert whole.search(4, 8, zero=int(remedy[1]), **pins).run().best.peak_bytes <= 79.2 * GIB
-        for less in range(1, int(remedy[1])):
-            with pytest.raises(InfeasiblePlanError):
-                whole.search(4, 8, zero=less, **pins).run()
+        for kind in ({"zero": 0}, {"stack": "megatron-2021"}):
+            with pytest.raises(InfeasiblePlanError) as caught:
+                whole.search(4, 8, **pins, **kind).run()
+            remedy = re.search(r" zero=(\d) \(", str(caught.value))
+            assert remedy is not None, caught.value
+            assert whole.search(4, 8, **{**pins, **kind, "zero": int(remedy[1])}).run().best.peak_bytes <= 79.2 * GIB
+            for less in range(1, int(remedy[1])) if "stack" in kind else ():
+                with pytest.raises(InfeasiblePlanError):
+                    whole.search(4, 8, **{**pins, **kind, "zero": less}).run()
 
     def test_cuts_are_named(self) -> None:
         with pytest.raises(InfeasiblePlanError) as caught:
