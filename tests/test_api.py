@@ -179,7 +179,7 @@ def test_the_batch_where_none_is_given(build: Callable[[], nn.Module], batch: in
 
 
 def test_prediction_is_consistent() -> None:
-    plan = autopart.plan(tiny_gpt(), 8, global_batch=64, inputs=token_batch(), pp=2)
+    plan = autopart.plan(tiny_gpt(), 8, global_batch=64, inputs=token_batch(), pp=2, schedule="1f1b")
     predicted = plan.predicted
     assert predicted.samples_per_s == pytest.approx(64 / predicted.step_time_s)
     assert predicted.tokens_per_s == pytest.approx(16 * predicted.samples_per_s)

@@ -106,10 +106,11 @@ def test_methods_of_parallel(method: str, expected: list[str]) -> None:
 
 
 def test_no_other_method_is_public() -> None:
-    public = {name for name in vars(Parallel) if not name.startswith("_")}
+    public = {name for name in dir(Parallel) if not name.startswith("_")}
     assert public == {
         "train_step", "evaluate", "predict", "clip_grad_norm_", "shard_batch", "parameters", "named_parameters",
         "full_state_dict", "full_gradients", "emit", "module", "loss_scale", "recorded", "save", "load",
+        "init_weights", "load_pretrained", "save_pretrained",
     }  # fmt: skip
 
 

@@ -73,6 +73,13 @@ class StageProgram:
     counts: int
     count_inputs: tuple[str, ...]
 
+    @property
+    def puts_off(self) -> bool:
+        """Whether a split backward pass puts weights' gradients off: a stage that gives no gradients back keeps nobody
+        waiting.
+        """
+        return any(transfer.requires_grad for transfer in self.receives)
+
 
 @dataclass(frozen=True, slots=True)
 class Program:

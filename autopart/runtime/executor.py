@@ -228,6 +228,5 @@ class Executor:
 
 
 def _putting_off(program: StageProgram, deferred: Deferred | None) -> AbstractContextManager[object]:
-    """To be entered for a pass of a stage; one that gives no gradients back keeps nobody waiting, and puts none off."""
-    awaited = any(transfer.requires_grad for transfer in program.receives)
-    return deferred if deferred is not None and awaited else nullcontext()
+    """To be entered for a pass of a stage."""
+    return deferred if deferred is not None and program.puts_off else nullcontext()

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import nn
 
 from autopart.errors import LaunchError
-from autopart.ir.action import Schedule
+from autopart.ir.action import Kind, Schedule
 from autopart.ir.program import Program
 from autopart.runtime.clip import clip_gradients
 from autopart.runtime.comm import Comm
@@ -138,7 +138,8 @@ class Worker:
         for leaf in self._leaves.values():
             leaf.grad = None
         actions, scale = schedule.actions[self.mesh.pp_rank], self.loss_scale
-        self._gradients.begin(actions, frozenset(before))
+        passes = [a for a in actions if a.kind is not Kind.WEIGHT or self.stages[a.stage].program.puts_off]
+        self._gradients.begin(passes, frozenset(before))
         with self.random(str(self._steps)), self.precision.computing(self.mesh.device):
             factor = scale.value if scale else 1.0
             loss = self._executor.run(actions, micro_batches, schedule.sizes, self._gradients, factor, recorder)

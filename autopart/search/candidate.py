@@ -183,6 +183,11 @@ class Candidate:
         """The peak of the fullest stage."""
         return max(memory.total_bytes for memory in self.memory)
 
+    @property
+    def trains_everywhere(self) -> bool:
+        """Whether every rank has parameters: torch has no optimizer without any."""
+        return all(any(cost.parameters for index in own for cost in self.stages[index]) for own in self.homes)
+
     @cached_property
     def tails_s(self) -> tuple[float, float]:
         """What the schedule leaves out, of the rank that takes longest: sums of gradients over tp, tied stages and

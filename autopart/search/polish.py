@@ -1,6 +1,6 @@
 """polished: cuts that the dynamic program found for the slowest stage, made better for the step as it is played out."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import combinations, pairwise
 from math import comb
@@ -33,17 +33,20 @@ def polished(candidate: Candidate, limit_bytes: float, below_s: float, recut: Re
     """
     best, units, stages = candidate, len(candidate.costs), len(candidate.stages)
     if comb(units - 1, stages - 1) <= FEW:
-        every = [recut(best, cuts) for cuts in combinations(range(1, units), stages - 1)]
+        every = _trained(recut(best, cuts) for cuts in combinations(range(1, units), stages - 1))
         while (other := _first(every, limit_bytes, min(best.step_s, below_s))) is not None:
             best = other
         return best
     for _ in range(MOST_ROUNDS):
-        tried = [recut(best, cuts) for cuts in _moved(best)]
-        other = _first(tried, limit_bytes, min(best.step_s, below_s))
+        other = _first(_trained(recut(best, cuts) for cuts in _moved(best)), limit_bytes, min(best.step_s, below_s))
         if other is None:
             break
         best = other
     return best
+
+
+def _trained(candidates: Iterable[Candidate]) -> list[Candidate]:
+    return [own for own in candidates if own.trains_everywhere]
 
 
 def _first(tried: Sequence[Candidate], limit_bytes: float, below_s: float) -> Candidate | None:

@@ -20,7 +20,6 @@ from autopart import api
 from autopart.errors import AutopartError
 from autopart.ir.plan import PlanData
 from autopart.ir.program import Program
-from autopart.runtime.build_recording import BuildRecording
 from autopart.runtime.parallel import Parallel
 from autopart.runtime.pretrained_files import PretrainedFiles
 from tests.models import SAMPLES, SEQUENCE, VOCABULARY, case
@@ -28,6 +27,7 @@ from tests.runtime.test_checkpoint import Mixed
 from tests.worker_pool import WorkerPool
 
 SEED = 5
+SLACK = 16.0  # MiB that a process had not yet, and that its allocator holds back
 MIB = 2**20
 Batch = Mapping[str, torch.Tensor] | tuple[torch.Tensor, ...]
 
@@ -275,10 +275,10 @@ def test_experts_that_are_stored_one_by_one_and_ties_that_are_none(worker_pool: 
         )
 
 
-def _peaks(item: Made, folder: Path) -> tuple[dict[str, float], dict[str, float]]:
+def _peaks(item: Made, small: Made, folder: Path) -> tuple[dict[str, float], dict[str, float]]:
     """MiB that each step added to what the process had, at its peak; and what this rank has and read."""
     peaks, sizes = {}, {}
-    BuildRecording(case("gpt").build, SEED)  # torch imports what it needs to follow a model
+    _initialize(small)  # what is imported and kept for any model is there
     par, peaks["init"] = _peak(partial(_initialize, item))
     sizes["held"] = sum(p.nbytes for p in par.parameters()) / MIB
     _, peaks["save"] = _peak(partial(par.save_pretrained, folder, 16 * MIB))
@@ -320,17 +320,20 @@ def _resident(key: str) -> float:
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak of memory is reset through /proc")
-def test_ranks_read_their_share_and_hold_little_more(worker_pool: WorkerPool, tmp_path: Path) -> None:
+def test_ranks_read_their_share_and_hold_little_more(tmp_path: Path) -> None:
+    """In processes of its own: others have blocks of freed memory, which nothing gives back."""
     item = made("wide", tp=2, pp=2)
     whole = sum(x.nbytes for x in on_meta(item.build).parameters()) / MIB
     largest = max(x.nbytes for x in on_meta(item.build).parameters()) / MIB
-    results = worker_pool.run(_peaks, 4, item, tmp_path)
+    pool = WorkerPool(4)
+    results = pool.run(_peaks, 4, item, made("gpt", tp=2, pp=2), tmp_path)
+    pool.close()
     shutil.rmtree(tmp_path)
     assert whole > 100 and largest < 10
     for rank, (peaks, sizes) in enumerate(results):
         held = sizes["held"]
         assert held < whole / 4 + 0.5
         assert sizes["read"] == held
-        assert held < peaks["init"] < held + 2 * largest + 8, f"rank {rank}: {peaks} {sizes}"
-        assert held < peaks["load"] < 2 * held + 8, f"rank {rank}: {peaks} {sizes}"  # files are mapped
-        assert peaks["save"] < (16 + 2 * largest if rank == 0 else 0) + 8, f"rank {rank}: {peaks} {sizes}"
+        assert held < peaks["init"] < held + 2 * largest + SLACK, f"rank {rank}: {peaks} {sizes}"
+        assert held < peaks["load"] < 2 * held + SLACK, f"rank {rank}: {peaks} {sizes}"  # files are mapped
+        assert peaks["save"] < (16 + 2 * largest if rank == 0 else 0) + SLACK, f"rank {rank}: {peaks} {sizes}"
