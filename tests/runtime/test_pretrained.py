@@ -27,7 +27,7 @@ from tests.runtime.test_checkpoint import Mixed
 from tests.worker_pool import WorkerPool
 
 SEED = 5
-SLACK = 16.0  # MiB that a process had not yet, and that its allocator holds back
+SLACK = 24.0  # MiB that a process's allocators hold back, as measured; the whole model has over 100
 MIB = 2**20
 Batch = Mapping[str, torch.Tensor] | tuple[torch.Tensor, ...]
 
@@ -278,7 +278,7 @@ def test_experts_that_are_stored_one_by_one_and_ties_that_are_none(worker_pool: 
 def _peaks(item: Made, small: Made, folder: Path) -> tuple[dict[str, float], dict[str, float]]:
     """MiB that each step added to what the process had, at its peak; and what this rank has and read."""
     peaks, sizes = {}, {}
-    _initialize(small)  # what is imported and kept for any model is there
+    _initialize(small).save_pretrained(folder / "small")  # what is imported and kept for any model is there
     par, peaks["init"] = _peak(partial(_initialize, item))
     sizes["held"] = sum(p.nbytes for p in par.parameters()) / MIB
     _, peaks["save"] = _peak(partial(par.save_pretrained, folder, 16 * MIB))

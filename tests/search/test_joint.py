@@ -36,7 +36,7 @@ def pinned(whole: Problem, world: int, batch: int, stack: str) -> dict[tuple[obj
     return found
 
 
-@pytest.mark.parametrize(("name", "stack"), [("gpt", "autopart"), ("deep gpt", "autopart"), ("gpt", "megatron-2022")])
+@pytest.mark.parametrize(("name", "stack"), [("gpt", "autopart"), ("small gpt", "autopart"), ("gpt", "megatron-2022")])
 def test_the_best_is_that_of_all_pins(name: str, stack: str) -> None:
     whole = gpt() if name == "gpt" else model(name)
     every = pinned(whole, 4, 32, stack)
