@@ -77,7 +77,7 @@ def ours(size: Size, **pins: Any) -> Side:
 def our_replicas(size: Size) -> Side:
     """Data parallelism, each replica with its share in one piece."""
     dp = dist.get_world_size()
-    return ours(size, dp=dp, micro_batch=size.batch // dp)
+    return ours(size, dp=dp, micro_batch=size.batch // dp, zero=0)  # as DDP: every replica has all
 
 
 def our_pipeline(size: Size, schedule: str, virtual: int = 1) -> Side:
