@@ -22,9 +22,15 @@ def recomputed(cost: UnitCost, kind: str) -> UnitCost:
     """A unit's cost when it is recomputed: what it keeps, what it makes again beside that, and the seconds."""
     if kind == NONE or not is_repeated(cost):
         return cost
-    kept, again_s = (cost.input_bytes, cost.full_s) if kind == FULL else (cost.selective_bytes, cost.selective_s)
-    working = cost.kept_bytes if kind == FULL else cost.kept_bytes - kept
+    kept, working, again_s = recomputation(cost, kind)
     return replace(cost, kept_bytes=kept, working_bytes=working, again_s=again_s)
+
+
+def recomputation(cost: UnitCost, kind: str) -> tuple[float, float, float]:
+    """Of a repeated unit that is recomputed: bytes kept, bytes made again beside that, and the seconds."""
+    if kind == FULL:
+        return cost.input_bytes, cost.kept_bytes, cost.full_s
+    return cost.selective_bytes, cost.kept_bytes - cost.selective_bytes, cost.selective_s
 
 
 @dataclass(frozen=True, slots=True)

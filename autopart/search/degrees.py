@@ -1,7 +1,7 @@
 """The search over degrees and policies: every point that the request leaves open, with its best layout and cuts."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from heapq import heapify, heappop, heappush
@@ -104,19 +104,27 @@ class DegreeSearch:
         self._check_tp()
         stop_s = float("inf") if request.search_seconds is None else time.monotonic() + request.search_seconds
         shortlist, found = Shortlist(REPLAYED, RUNNERS_UP), dict[int, Candidate]()
-        left: list[int] = []
-        plain = [number for number in self._order if self._plain(number) == number]
-        for number in (*plain, *(number for number in self._order if self._plain(number) != number)):
-            if shortlist.found and self._reach_s == float("inf") and self._plain(number) != number:
-                self._reach_s = shortlist.first()[0].estimated_s
-            over = shortlist.found and time.monotonic() > stop_s
-            if over or (self.prune and not shortlist.may_take(self._bounds[number], self.points[number].degrees)):
-                left.append(number)
-                continue
-            candidate = self._fitted(number)
-            if candidate is not None:
-                shortlist.add(candidate, number)
-                found[number] = candidate
+
+        def look(numbers: Iterable[int], worth: Callable[[int], bool]) -> list[int]:
+            left = []
+            for number in numbers:
+                over = shortlist.found and time.monotonic() > stop_s
+                if over or (self.prune and not worth(number)):
+                    left.append(number)
+                elif (candidate := self._fitted(number)) is not None:
+                    shortlist.add(candidate, number)
+                    found[number] = candidate
+            return left
+
+        several = [number for number in self._order if self._plain(number) != number]
+        plain = look(
+            (number for number in self._order if self._plain(number) == number),
+            lambda number: self._bounds[number] * (1 - ROUNDING) <= shortlist.fastest_s,
+        )
+        self._reach_s = shortlist.fastest_s
+        left = look(
+            (*several, *plain), lambda number: shortlist.may_take(self._bounds[number], self.points[number].degrees)
+        )
         if not shortlist.found:
             return None
         best, least_s = self._proved(fastest(shortlist.first()), found, left, stop_s)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 
 from autopart.estimate.block import UnitCost
 from autopart.estimate.memory import Keeping, parameter_bytes
@@ -107,26 +108,42 @@ class LeastStep:
             step_s += 2 * cuts / point.virtual_stages * self._send_s(point, own, keeping)
         return step_s + self._tail_s(point, own, keeping)
 
-    def played_s(self, point: Point, own: Totals, keeping: Keeping, again_s: float = 0.0) -> float:
-        """Seconds when the schedule is played out; `again_s` are recomputed.
+    def played_s(self, point: Point, own: Totals, keeping: Keeping, flying: int, again_s: float = 0.0) -> float:
+        """Seconds when the schedule is played out; `again_s` are recomputed, and at most `flying` micro-batches are in
+        flight on a rank with one stage. Sharing parameters only makes passes longer.
 
-        Where every rank has one stage, stage s is busy for all m micro-batches after the first has come through the
-        stages before it and, where the backward pass is not split, before the last goes back through them. With times x
-        of both passes, of which at least a share f has to be waited for, that is
-        m x[s] + f (x[0] + .. + x[s-1]) <= the step. Summed up from the first stage to the last, f of all units' time
-        takes at most 1 - (1 - f/m)^pp of it.
+        - The slowest rank is busy for all m micro-batches.
+        - Stage s, with times x[s] of both passes but for what is put off of the backward one, does m of each after the
+          first micro-batch has come through the stages before it, and the last one goes back through them:
+          x[0] + .. + x[s-1] + m x[s] <= the step, see `_through`.
+        - Where work is put off, a rank is busy with it too after it has waited for a forward pass of those before it.
+        - A stage with n in flight has done n forward passes when the first gradients arrive, see
+          `least_of_any_cuts_s`: of all stages' time once, m - 1 backward passes and m - n forward passes come besides.
         """
-        count, kinds = point.micro_batches, find_schedule(point.schedule).kinds
-        if Kind.BACKWARD not in kinds:
+        count, definition, stages = point.micro_batches, find_schedule(point.schedule), point.pp * point.virtual_stages
+        if Kind.BACKWARD not in definition.kinds:
             return 0.0
-        step_s = count * max((own.seconds + again_s) / point.pp, own.slowest_s)
-        if point.virtual_stages == 1 and keeping.zero < 2:
-            waited = 1.0 if Kind.WEIGHT not in kinds else min((share[0] for share in own.shares), default=0.0)
-            if waited > 0:
-                step_s = max(step_s, (own.seconds + again_s) * waited / (1 - (1 - waited / count) ** point.pp))
+        all_s = own.seconds + again_s
+        slowest_s = max(all_s / point.pp, own.slowest_s)
+        put_off_s = own.weight_s if definition.splits_backward else 0.0
+        passes, sends = _through(stages, count)
+        sends = max(0.0, sends - passes * (point.virtual_stages - 1))  # a rank may send some of them to itself
+        step_s = max(
+            count * slowest_s,
+            (all_s - put_off_s) * passes + 2 * sends * self._send_s(point, own, keeping) / self._pace,
+        )
+        if point.virtual_stages == 1:
+            if definition.splits_backward:
+                waited = min((share[0] for share in own.shares), default=0.0)
+                if waited > 0:
+                    step_s = max(step_s, all_s * waited / (1 - (1 - waited / count) ** point.pp))
+            else:
+                forward = max((share[0] for share in own.shares), default=1.0)
+                besides = (count - 1) - (min(count, flying) - 1) * forward
+                step_s = max(step_s, all_s + max(0.0, besides) * slowest_s)
         return self._pace * step_s + self._tail_s(point, own, keeping)
 
-    @property
+    @cached_property
     def _pace(self) -> float:
         return self.request.cluster.device.pace(self.request.world) / self.request.cluster.device_speed
 
@@ -172,3 +189,16 @@ class LeastStep:
             share = keeping.replicas if keeping.zero >= 1 else 1
             self._tails[key] = tail_s + moved * held / share / bandwidth
         return self._tails[key]
+
+
+@lru_cache(maxsize=4096)
+def _through(stages: int, count: int) -> tuple[float, float]:
+    """How many times all stages' time a step takes at the least, and how many sends each way, by stage after stage.
+
+    Of x[0] + .. + x[s-1] + m x[s] <= step for every s, with sends c between, the mean with weights by which every x has
+    the same factor C is C (x[0] + .. + x[S-1]) + C c (S - 1 - (q + .. + q^(S-1))) <= step, where q = 1 - 1/m and
+    C = 1 / (1 - q^S).
+    """
+    q = 1 - 1 / count
+    passes = 1 / (1 - q**stages)
+    return passes, passes * (stages - 1 - sum(q**k for k in range(1, stages)))

@@ -6,7 +6,7 @@ what the last ones keep is freed before the first are computed again.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import product
 from math import prod
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from autopart.estimate.block import UnitCost
 from autopart.estimate.memory import Keeping
-from autopart.estimate.recompute import FULL, KINDS, NONE, is_repeated, recomputed
+from autopart.estimate.recompute import FULL, KINDS, NONE, is_repeated, recomputation
 
 MOST_MIXES = 2000  # of a stage whose layers are tried out in all numbers; with more, the cheapest bytes come first
 ROUNDING = 1e-9
@@ -262,14 +262,11 @@ class Mixes:
 def equal_layers(costs: Sequence[UnitCost], keeping: Keeping, kinds: Sequence[str]) -> tuple[Layers, ...]:
     """The longest runs of equal layers that can be recomputed."""
     found: list[Layers] = []
-    known: UnitCost | None = None
     for index, cost in enumerate(costs):
         if not is_repeated(cost):
             continue
         last = found[-1] if found else None
-        if cost is not known:  # the runs of a loop share one
-            known, steps, temporary = cost, worthwhile(cost, kinds), keeping.temporary_bytes(cost)
-        own = Layers(index, index + 1, cost.kept_bytes, temporary, steps)
+        own = Layers(index, index + 1, cost.kept_bytes, keeping.temporary_bytes(cost), worthwhile(cost, kinds))
         if last is not None and last.stop == index and _facts(last) == _facts(own):
             found[-1] = Layers(last.start, index + 1, own.kept, own.temporary, own.steps)
         else:
@@ -287,12 +284,15 @@ def worthwhile(cost: UnitCost, kinds: Sequence[str]) -> tuple[Step, ...]:
     Selective recomputation is, where a byte takes longer than with full: the same bytes of several layers then take
     less by recomputing some of them fully.
     """
+    changes = tuple((kind, *recomputation(cost, kind)) for kind in KINDS if kind != NONE and kind in kinds)
+    return _worthwhile(cost.kept_bytes, changes)
+
+
+@lru_cache(maxsize=4096)  # the runs of a loop are alike
+def _worthwhile(kept: float, changes: tuple[tuple[str, float, float, float], ...]) -> tuple[Step, ...]:
     steps: list[Step] = []
-    for kind in KINDS:
-        if kind == NONE or kind not in kinds:
-            continue
-        own = recomputed(cost, kind)
-        step = Step(kind, own.kept_bytes, own.working_bytes, cost.kept_bytes - own.kept_bytes, own.again_s)
+    for kind, kept_then, working, again_s in changes:
+        step = Step(kind, kept_then, working, kept - kept_then, again_s)
         if step.saved <= (steps[-1].saved if steps else 0.0):
             continue
         if kind == FULL and steps and steps[-1].again_s * step.saved >= step.again_s * steps[-1].saved:

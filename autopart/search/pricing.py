@@ -70,7 +70,8 @@ class Pricing:
         again_s = self.again_s(point, limit)
         if again_s == float("inf"):
             return again_s
-        return self._least_step.played_s(point, self._total(point), self.keeping(point), again_s)
+        ranks, _ = self._in_flight(point)
+        return self._least_step.played_s(point, self._total(point), self.keeping(point), max(ranks), again_s)
 
     def again_s(self, point: Point, limit: float) -> float:
         """Seconds that all units together compute again at the least, so that there may be cuts with which all stages

@@ -52,6 +52,11 @@ class Shortlist:
         """Whether any was added."""
         return bool(self._ranked)
 
+    @property
+    def fastest_s(self) -> float:
+        """What the fastest is estimated at; infinite where there is none."""
+        return self._ranked[0].estimated_s if self._ranked else float("inf")
+
     def add(self, candidate: Candidate, number: int) -> None:
         """Take a candidate; among equals the one with the lower `number` is preferred."""
         degrees, own = (candidate.tp, candidate.pp, candidate.dp, candidate.cp), Ranked(candidate, number)
