@@ -98,7 +98,7 @@ def unit_costs(
     costs = []
     for unit, cut in zip(units, crossing, strict=True):
         if unit.loop is None:
-            costs.append(_crossed(walker.unit(unit), cut))
+            costs.append(_of_run(walker.unit(unit), None, cut))
             continue
         if unit.loop.start not in once:
             once[unit.loop.start] = walker.unit(unit)
@@ -112,12 +112,15 @@ def unit_costs(
                 communication_s=cost.communication_s + communication.total_s,
                 communication_forward_s=cost.communication_forward_s + communication.forward_s,
             )
-        costs.append(_crossed(replace(cost, parameters=walker.parameters(unit)), cut))
+        costs.append(_of_run(cost, walker.parameters(unit), cut))
     return tuple(costs)
 
 
-def _crossed(cost: UnitCost, cut: Crossing) -> UnitCost:
-    return replace(cost, crossing_bytes=cut.bytes, crossing_whole_bytes=cut.whole_bytes, cut_behind=cut.even)
+def _of_run(cost: UnitCost, parameters: tuple[tuple[str, float, int], ...] | None, cut: Crossing) -> UnitCost:
+    """The cost of a unit as that of one run of its loop."""
+    own = cost.parameters if parameters is None else parameters
+    crossing = {"crossing_bytes": cut.bytes, "crossing_whole_bytes": cut.whole_bytes, "cut_behind": cut.even}
+    return replace(cost, parameters=own, **crossing)  # type: ignore[arg-type]
 
 
 class _Walker:

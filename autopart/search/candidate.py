@@ -3,13 +3,12 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import chain, groupby, pairwise
 
 from autopart.estimate.block import UnitCost
-from autopart.estimate.memory import Keeping, crossing_bytes, parameter_bytes, stage_memory
+from autopart.estimate.memory import Keeping, crossing_bytes
 from autopart.estimate.recompute import BY_LAYER, summary
-from autopart.estimate.replicas import Replicas
 from autopart.ir.action import Kind, Schedule
 from autopart.ir.plan import Memory, StagePlan
 from autopart.ir.units import Unit
@@ -20,6 +19,7 @@ from autopart.schedules.makespan import makespan_s
 from autopart.schedules.simulate import simulate
 from autopart.schedules.timeline import Timeline
 from autopart.search.point import Point
+from autopart.search.stage_costs import Spans, StageCost, StageCosts
 from autopart.search.tensor import TensorPlan
 from cost_models.cluster import Cluster
 from cost_models.collective import Group, all_gather_s, all_reduce_s, send_s
@@ -31,16 +31,14 @@ STEADY = 2  # micro-batches a rank fill a pipeline whose ranks have several stag
 
 @dataclass(frozen=True)
 class Candidate:
-    """A point and its cuts, with the costs of the units there as they are recomputed; `kinds` says how."""
+    """A point and its cuts, each unit recomputed as `kinds` says; `table` has what stages cost there."""
 
     point: Point
     cuts: tuple[int, ...]
-    costs: tuple[UnitCost, ...]
-    tensor: TensorPlan
-    cluster: Cluster
-    keeping: Keeping
-    in_flight: tuple[int, ...]
     kinds: tuple[str, ...]
+    in_flight: tuple[int, ...]
+    tensor: TensorPlan
+    table: StageCosts
 
     @property
     def tp(self) -> int:
@@ -90,51 +88,72 @@ class Candidate:
     @property
     def recompute(self) -> str:
         """As the point has it, or in a few words what was chosen layer by layer."""
-        return summary(self.costs, self.kinds) if self.point.recompute == BY_LAYER else self.point.recompute
+        return summary(self.table.costs, self.kinds) if self.point.recompute == BY_LAYER else self.point.recompute
 
-    @cached_property
-    def stages(self) -> tuple[tuple[UnitCost, ...], ...]:
-        """The units of each stage; a rank has `virtual_stages` of them."""
-        bounds = [0, *self.cuts, len(self.costs)]
-        return tuple(self.costs[a:b] for a, b in pairwise(bounds))
+    @property
+    def keeping(self) -> Keeping:
+        """How the state of parameters is kept."""
+        return self.table.keeping
 
-    @cached_property
-    def replicas(self) -> Replicas:
-        """The ranks that hold the same parameters."""
-        return Replicas(Group(self.dp * self.cp, self.tp), self.cluster, self.keeping)
-
-    @cached_property
-    def _paces(self) -> tuple[tuple[float, float], ...]:
-        paces = []
-        for stage in self.stages:
-            forward = sum(cost.forward_s for cost in stage)
-            backward = sum(cost.backward_s + cost.again_s for cost in stage)
-            paces.append(self.replicas.paced(stage, self.pace * forward, self.pace * backward))
-        return tuple(paces)
+    @property
+    def cluster(self) -> Cluster:
+        """What it is to run on."""
+        return self.table.replicas.cluster
 
     @property
     def pace(self) -> float:
         """How many times the seconds of a lone device a pass takes on the slowest of all devices."""
-        return self.cluster.device.pace(self.tp * self.pp * self.dp * self.cp) / self.cluster.device_speed
+        return self.table.pace
+
+    @cached_property
+    def costs(self) -> tuple[UnitCost, ...]:
+        """Of the units, as they are recomputed."""
+        return self.table.units(self.kinds)
+
+    @cached_property
+    def spans(self) -> Spans:
+        """The first unit of each stage, and the first behind it."""
+        return tuple(pairwise((0, *self.cuts, len(self.table.costs))))
+
+    @cached_property
+    def stages(self) -> tuple[StageCost, ...]:
+        """What each stage costs; a rank has `virtual_stages` of them."""
+        return tuple([self.table.of((span,), self.kinds) for span in self.spans])
+
+    @cached_property
+    def ranks(self) -> tuple[StageCost, ...]:
+        """What all stages of each rank of the pipeline cost together."""
+        if self.virtual_stages == 1:
+            return self.stages
+        spans = self.spans
+        return tuple([self.table.of(tuple([spans[index] for index in own]), self.kinds) for own in self.homes])
 
     @cached_property
     def forward_s(self) -> tuple[float, ...]:
         """Seconds of each stage's forward pass over one micro-batch."""
-        return tuple(forward for forward, _ in self._paces)
+        return tuple([stage.forward_s for stage in self.stages])
 
     @cached_property
     def backward_s(self) -> tuple[float, ...]:
         """The same of its backward pass, what it computes again included."""
-        return tuple(backward for _, backward in self._paces)
+        return tuple([stage.backward_s for stage in self.stages])
+
+    @cached_property
+    def _lasts(self) -> tuple[UnitCost, ...]:
+        """The unit before each cut."""
+        return tuple([self.table.costs[cut - 1] for cut in self.cuts])
 
     @cached_property
     def sends_s(self) -> tuple[float, ...]:
         """Seconds of the transfer at each cut; none between stages of one rank."""
-        places = self.rank_of
-        return tuple(
-            0.0 if places[index] == places[index + 1] else self._send_s(stage[-1])
-            for index, stage in enumerate(self.stages[:-1])
-        )
+        places, known = self.rank_of, dict[tuple[float, float], float]()
+        found = []
+        for index, last in enumerate(self._lasts):
+            key = last.crossing_bytes, last.crossing_whole_bytes
+            if key not in known:
+                known[key] = self._send_s(last)
+            found.append(0.0 if places[index] == places[index + 1] else known[key])
+        return tuple(found)
 
     def _send_s(self, last: UnitCost) -> float:
         stride = self.tp * self.cp * self.dp
@@ -147,27 +166,24 @@ class Candidate:
     @cached_property
     def memory(self) -> tuple[Memory, ...]:
         """The peak of each rank of the pipeline, over all stages that it has."""
-        cuts = [crossing_bytes(stage[-1], self.keeping) for stage in self.stages[:-1]]
+        cuts = [crossing_bytes(last, self.keeping) for last in self._lasts]
         entered, left = (0.0, *(after for _, after in cuts)), (*(before for before, _ in cuts), 0.0)
         entering = tuple(a + b for a, b in zip(entered, left, strict=True))
         if self.virtual_stages == 1:
-            return tuple(
-                stage_memory(stage, self.in_flight[i], self.keeping, entering[i]) for i, stage in enumerate(self.stages)
-            )
-        kept = [sum(cost.kept_bytes for cost in stage) for stage in self.stages]
-        sizes = [a + b for a, b in zip(kept, entering, strict=True)]
+            every = zip(self.stages, self.in_flight, entering, strict=True)
+            return tuple([stage.memory(flying, received) for stage, flying, received in every])
+        sizes = [stage.kept_bytes + received for stage, received in zip(self.stages, entering, strict=True)]
         # When all of a rank's stages are in flight, they go on as they do: a longer schedule has the same peak.
         count = min(self.micro_batches, STEADY * self.pp)
         states = held_states(self.schedule, self.pp, count, self.virtual_stages)
         found = []
-        for own, held in zip(self.homes, states, strict=True):
-            units = [cost for index in own for cost in self.stages[index]]
+        for own, rank, held in zip(self.homes, self.ranks, states, strict=True):
             received, whole = sum(entering[index] for index in own), sum(sizes[index] for index in own)
             peak = float((held @ [sizes[index] for index in own]).max())
-            found.append(stage_memory(units, peak / whole if whole else 0.0, self.keeping, received))
+            found.append(rank.memory(peak / whole if whole else 0.0, received))
         return tuple(found)
 
-    @property
+    @cached_property
     def homes(self) -> tuple[tuple[int, ...], ...]:
         """For each rank of the pipeline, the stages that it has."""
         return rank_stages(self.schedule, self.pp, self.virtual_stages)
@@ -186,25 +202,30 @@ class Candidate:
     @property
     def trains_everywhere(self) -> bool:
         """Whether every rank has parameters: torch has no optimizer without any."""
-        return all(any(cost.parameters for index in own for cost in self.stages[index]) for own in self.homes)
+        return all(any(cost.parameters for cost in rank.units) for rank in self.ranks)
 
     @cached_property
     def tails_s(self) -> tuple[float, float]:
         """What the schedule leaves out, of the rank that takes longest: sums of gradients over tp, tied stages and
         replicas that nothing hides; and the optimizer, with what the stack does once a step.
         """
-        ranks = [[cost for index in own for cost in self.stages[index]] for own in self.homes]
-        owned = [{target: size for cost in units for target, size, _ in cost.parameters} for units in ranks]
+        owned = [rank.tied for rank in self.ranks]
         places = Counter(chain.from_iterable(owned))
         longest = (0.0, 0.0)
         device, keeping = self.cluster.device, self.keeping
         bandwidth = device.memory_bandwidth_bytes_per_s * device.bandwidth_fraction
-        for own, units, sizes in zip(self.homes, ranks, owned, strict=True):
-            held = sum(sizes.values())
-            tied = sum(size for target, size in sizes.items() if places[target] > 1)
-            partial = sum(cost.partial_bytes for cost in units)
-            forward_s, backward_s = (sum(times[i] for i in own) for times in (self.forward_s, self.backward_s))
-            sums_s = self.replicas.step_s(held, forward_s, backward_s)
+        forward_s, backward_s = self._of_ranks(self.forward_s), self._of_ranks(self.backward_s)
+        every = {
+            (
+                rank.held[0],
+                sum(size for target, size in sizes.items() if places[target] > 1),
+                rank.partial_bytes,
+                *times,
+            )
+            for rank, sizes, *times in zip(self.ranks, owned, forward_s, backward_s, strict=True)
+        }
+        for held, tied, partial, forward, backward in every:
+            sums_s = self.table.replicas.step_s(held, forward, backward)
             ratio = keeping.state.reduced_bytes / keeping.element_bytes
             sums_s += all_reduce_s(partial * ratio, Group(self.tp, 1), self.cluster) if partial else 0.0
             stride = self.tp * self.cp * self.dp
@@ -236,11 +257,13 @@ class Candidate:
             return self.forward_s, nothing, nothing
         if Kind.WEIGHT not in kinds:
             return self.forward_s, self.backward_s, nothing
-        weight_s = tuple(self.pace * sum(cost.weight_s for cost in stage) for stage in self.stages)
+        weight_s = tuple([stage.weight_s for stage in self.stages])
         return self.forward_s, tuple(b - w for b, w in zip(self.backward_s, weight_s, strict=True)), weight_s
 
     def _of_ranks(self, times_s: Times) -> Times:
-        return tuple(sum(times_s[index] for index in own) for own in self.homes)
+        if self.virtual_stages == 1:
+            return times_s
+        return tuple([sum([times_s[index] for index in own]) for own in self.homes])
 
     @cached_property
     def _blocked_s(self) -> Times:
@@ -305,7 +328,7 @@ class Candidate:
 
     def _played(self) -> Played:
         """What `simulate` and `makespan_s` take."""
-        actions = self._definition(self.pp, self.micro_batches, self.virtual_stages)
+        actions = written_out(self.schedule, self.pp, self.micro_batches, self.virtual_stages)
         forward_s, backward_s, weight_s = self._passes
         weights = weight_s if self._definition.splits_backward else None
         if Kind.BACKWARD not in self._definition.kinds:
@@ -314,10 +337,8 @@ class Candidate:
 
     def stage_plans(self, units: Sequence[Unit]) -> tuple[StagePlan, ...]:
         """What a reader is told of each stage."""
-        bounds = [0, *self.cuts, len(units)]
         plans = []
-        for index, stage in enumerate(self.stages):
-            start, stop = bounds[index], bounds[index + 1]
+        for index, (stage, (start, stop)) in enumerate(zip(self.stages, self.spans, strict=True)):
             layers = [kind for unit, kind in zip(units[start:stop], self.kinds[start:stop], strict=True) if unit.loop]
             plans.append(
                 StagePlan(
@@ -326,14 +347,20 @@ class Candidate:
                     units[start].name,
                     units[stop - 1].name,
                     len(layers),
-                    parameter_bytes(stage)[1],
+                    stage.held[1],
                     self.forward_s[index],
                     self.backward_s[index],
-                    sum(cost.communication_s for cost in stage),
+                    sum(cost.communication_s for cost in self.costs[start:stop]),
                     self.memory[self.rank_of[index]],
-                    self.pace * sum(cost.weight_s for cost in stage),
+                    stage.weight_s,
                     self.sends_s[index] if index < len(self.sends_s) else 0.0,
                     tuple((kind, len(list(own))) for kind, own in groupby(layers)),
                 )
             )
         return tuple(plans)
+
+
+@lru_cache(maxsize=4)
+def written_out(schedule: str, pp: int, micro_batches: int, virtual_stages: int) -> Schedule:
+    """The actions of all ranks; candidates of one point, that are played out one after the other, share them."""
+    return find_schedule(schedule)(pp, micro_batches, virtual_stages)

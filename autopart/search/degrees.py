@@ -26,7 +26,7 @@ from autopart.sharding.infer_axes import Axes
 from autopart.sharding.rule import Rule
 from cost_models.memory import reserve_bytes, usable_bytes
 
-REPLAYED, RUNNERS_UP = 12, 5
+REPLAYED, RUNNERS_UP = 4, 5
 POLISHED = 2  # besides the best
 MOST_PROVED = 2000  # steps of the proof, of a few milliseconds
 
@@ -123,7 +123,8 @@ class DegreeSearch:
         )
         self._reach_s = shortlist.fastest_s
         left = look(
-            (*several, *plain), lambda number: shortlist.may_take(self._bounds[number], self.points[number].degrees)
+            sorted((*several, *plain), key=lambda number: (self._bounds[number], number)),
+            lambda number: shortlist.may_take(self._bounds[number], self.points[number].degrees),
         )
         if not shortlist.found:
             return None
@@ -221,8 +222,8 @@ class DegreeSearch:
 
     @cached_property
     def _fitting(self) -> Fitting:
-        limit, _ = self._limits
-        return Fitting(self.points, lambda point: self.pricing.candidate(point, limit), limit < float("inf"))
+        limit, pricing = self._limits[0], self.pricing  # not self, which would hold itself and not be freed at once
+        return Fitting(self.points, lambda point: pricing.candidate(point, limit), limit < float("inf"))
 
     @cached_property
     def _limits(self) -> tuple[float, float]:
@@ -249,7 +250,8 @@ class DegreeSearch:
         candidate = self._fitted(plain)
         if candidate is None:
             return self._reach_s == float("inf")  # where none fits, several may
-        return candidate.estimated_s - candidate.fill_s <= self._reach_s
+        filled_s = candidate.fill_s * (1 - 1 / self.points[number].virtual_stages)
+        return candidate.estimated_s - filled_s <= self._reach_s
 
     def _fitted(self, number: int) -> Candidate | None:
         if not self.may_gain(number):

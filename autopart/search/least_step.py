@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
+from itertools import accumulate
 
 from autopart.estimate.block import UnitCost
 from autopart.estimate.memory import Keeping, parameter_bytes
 from autopart.ir.action import Kind
 from autopart.schedules.find import find_schedule
+from autopart.search.even_shares import slowest_within_s
 from autopart.search.mixes import worthwhile
 from autopart.search.point import Point
 from autopart.search.request import Request
@@ -24,6 +26,7 @@ class Totals:
         forward_s, backward_s: seconds of both passes, the latter with what is computed again in any case.
         weight_s: of the latter, those of weights' gradients.
         slowest_s: of both passes of the slowest unit.
+        times_s: of both passes of no unit, the first one, the first two and so on.
         held_bytes: of their parameters.
         kept_bytes: from the forward pass to the backward pass.
         crossing_bytes: the least that cross a cut.
@@ -36,6 +39,7 @@ class Totals:
     backward_s: float
     weight_s: float
     slowest_s: float
+    times_s: tuple[float, ...]
     held_bytes: float
     kept_bytes: float
     crossing_bytes: float
@@ -76,6 +80,7 @@ def totals(costs: Sequence[UnitCost], kinds: Sequence[str] = ()) -> Totals:
         sum(own[1] for own in times),
         sum(own[2] for own in times),
         max(seconds for _, seconds in both),
+        tuple(accumulate((seconds for _, seconds in both), initial=0.0)),
         parameter_bytes(costs)[0],
         sum(cost.kept_bytes for cost in costs),
         min((cost.crossing_bytes for cost in costs[:-1]), default=0.0),
@@ -90,17 +95,18 @@ class LeastStep:
 
     request: Request
     _fills: dict[tuple[Totals, str, int, bool, float], tuple[float, float]] = field(default_factory=dict)
+    _slowest: dict[tuple[Totals, int], float] = field(default_factory=dict)
     _tails: dict[tuple[int, int, int, int, float], float] = field(default_factory=dict)
     _sends: dict[tuple[int, int, float], float] = field(default_factory=dict)
 
     def estimated_s(self, point: Point, own: Totals, keeping: Keeping, again_s: float = 0.0) -> float:
         """Seconds by the formula of `Candidate.estimated_s`, with all dealt out evenly; `again_s` are recomputed.
 
-        The slowest of pp ranks takes at least a pp-th of all units' time, and at least as long as the slowest unit; the
-        fill of all ranks is at least that of their sum, since it is convex; of the slowest, which has none, it is at
-        most the largest share that any unit has; and a cut sends at least what crosses the best place.
+        The slowest of pp ranks takes at least a pp-th of all units' time, and as long as whole units allow; the fill of
+        all ranks is at least that of their sum, since it is convex; of the slowest, which has none, it is at most the
+        largest share that any unit has; and a cut sends at least what crosses the best place.
         """
-        slowest_s = max((own.seconds + again_s) / point.pp, own.slowest_s)
+        slowest_s = max((own.seconds + again_s) / point.pp, self._slowest_s(point, own))
         share, fill_s = self._fill(point, own, keeping.zero >= 2, again_s)
         step_s = self._pace * ((point.micro_batches - share) * slowest_s + fill_s)
         if point.pp > 1:
@@ -124,7 +130,7 @@ class LeastStep:
         if Kind.BACKWARD not in definition.kinds:
             return 0.0
         all_s = own.seconds + again_s
-        slowest_s = max(all_s / point.pp, own.slowest_s)
+        slowest_s = max(all_s / point.pp, self._slowest_s(point, own))
         put_off_s = own.weight_s if definition.splits_backward else 0.0
         passes, sends = _through(stages, count)
         sends = max(0.0, sends - passes * (point.virtual_stages - 1))  # a rank may send some of them to itself
@@ -146,6 +152,15 @@ class LeastStep:
     @cached_property
     def _pace(self) -> float:
         return self.request.cluster.device.pace(self.request.world) / self.request.cluster.device_speed
+
+    def _slowest_s(self, point: Point, own: Totals) -> float:
+        """Seconds of the slowest rank at the least: with one stage each, as whole units can be dealt out."""
+        if point.virtual_stages > 1:
+            return own.slowest_s
+        key = own, point.pp
+        if key not in self._slowest:
+            self._slowest[key] = slowest_within_s(own.times_s, point.pp)[0]
+        return self._slowest[key]
 
     def _fill(self, point: Point, own: Totals, shared: bool, again_s: float) -> tuple[float, float]:
         """The largest share of its work that any unit's fill has (1 where sharing parameters changes the times), and

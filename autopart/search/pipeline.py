@@ -1,6 +1,5 @@
 """The pipeline search: where to cut a chain of units into stages, exactly, by dynamic programming."""
 
-from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import repeat
@@ -12,12 +11,14 @@ from numpy.typing import NDArray
 from autopart.estimate.block import UnitCost
 from autopart.estimate.memory import BUCKET_BYTES, Keeping, crossing_bytes
 from autopart.estimate.recompute import NONE
+from autopart.search.alike import Alike, UnitSorts, alike_stages
+from autopart.search.even_shares import slowest_within_s
 from autopart.search.mixes import Mixes, Stages
 
+Values: TypeAlias = NDArray[np.float64]
 Matrix: TypeAlias = NDArray[np.float64]
 Places: TypeAlias = NDArray[np.intp]
 ROUNDING = 1e-9
-HALVINGS = 10  # of the time within which the least slowest stage is known to be
 
 
 class CutSearch:
@@ -29,6 +30,7 @@ class CutSearch:
         allowed: cut only before these units; left out, before any.
         held: the parameters of `costs`, where they are known.
         mixes: what stages may recompute besides, so that they fit: a stage takes as long as with the fastest of them.
+        sorts: of the units, where they are known.
     """
 
     def __init__(
@@ -38,18 +40,24 @@ class CutSearch:
         allowed: Sequence[int] | None = None,
         held: "Held | None" = None,
         mixes: Mixes | None = None,
+        sorts: UnitSorts | None = None,
     ) -> None:
         self._keeping, self._count, self._mixes = keeping, len(costs), mixes
         self._time = _prefix([cost.forward_s + cost.backward_s + cost.again_s for cost in costs])
-        self._duration = self._time[None, :] - self._time[:, None]
         usable = np.array([True, *(cost.cut_behind for cost in costs[:-1]), True])
         if allowed is not None:
             usable &= np.isin(np.arange(len(costs) + 1), [0, *allowed, len(costs)])
-        self._possible = np.triu(usable[:, None] & usable[None, :], 1)
+        crossing = [0.0, *(cost.crossing_bytes for cost in costs[:-1]), 0.0]
+        self._usable = usable
+        edges = list(zip(usable.tolist(), crossing, strict=True))
+        alike = self._alike = alike_stages((sorts or UnitSorts.of(costs)).with_edges(edges))
+        self._duration = np.where(usable[alike.start] & usable[alike.stop], self._between(self._time), np.inf)
         saved = np.zeros(len(costs)) if mixes is None else mixes.most_saved
-        self._memory = _Memory.of(costs, keeping, held or Held.of(costs), saved)
-        self._rooms: dict[float, Matrix] = {}
-        self._chosen: dict[tuple[int, int, float, float], tuple[str, ...]] = {}
+        self._memory = _Memory.of(costs, keeping, held or Held.of(costs), saved, alike)
+        self._rooms: dict[float, Values] = {}
+        self._known: dict[tuple[float, float], tuple[float, Values]] = {}
+        self._chosen: dict[tuple[int, float, float], tuple[str, ...]] = {}
+        self._free: dict[int, tuple[int, ...] | None] = {}
 
     def cuts(self, stages: int, in_flight: Sequence[float], limit_bytes: float) -> tuple[int, ...] | None:
         """The cuts that make the slowest stage fastest, and among those the other stages even; None if none fits.
@@ -59,7 +67,7 @@ class CutSearch:
 
         for i < j and memory(s, i, j) <= limit.
 
-        Where no stage may take more than some time, few units can be the first of a stage, see `_blocks`. Stages as
+        Where no stage may take more than some time, few units can be the first of a stage, see `_windows`. Stages as
         even as can be are tried first, and where they do not fit the memory, less even ones.
 
         Args:
@@ -72,41 +80,61 @@ class CutSearch:
         """
         if stages > self._count:
             return None
-        room = self._room(limit_bytes)
+        free, room = self._free_cuts(stages), self._room(limit_bytes)
+        if free is None or self._fits(free, in_flight[:stages], room):
+            return free
         for most_s in self._limits_s(stages) if self._may_fit(in_flight[:stages], room) else ():
-            blocks = self._blocks(in_flight[:stages], room, most_s)
-            slowest = _least_slowest(blocks)
-            if np.isfinite(slowest):
-                within = slowest * (1 + ROUNDING)
-                even = (np.where(own.duration <= within, own.duration, np.inf) for own in blocks)
-                return _most_even([_Block(own.start, times) for own, times in zip(blocks, even, strict=True)])
+            seconds = self._seconds(in_flight[:stages], limit_bytes, most_s)
+            found = _even_cuts(self._windows(stages, most_s), seconds, self._alike, most_s)
+            if found is not None:
+                return found
         return None
+
+    def _free_cuts(self, stages: int) -> tuple[int, ...] | None:
+        """The cuts if memory had no limit: where they fit, they are the best."""
+        if stages not in self._free:
+            limits_s = (
+                self._limits_s(stages)[0],
+                float(self._time[-1]),
+            )  # the latter where there are few places to cut
+            every = (_even_cuts(self._windows(stages, s), [self._duration] * stages, self._alike, s) for s in limits_s)
+            self._free[stages] = next((found for found in every if found is not None), None)
+        return self._free[stages]
+
+    def _fits(self, cuts: Sequence[int], in_flight: Sequence[float], room: Values) -> bool:
+        """Whether the stages fit without recomputation."""
+        sorts = self._alike.sort_of[[0, *cuts], [*cuts, self._count]]
+        return bool((np.array(in_flight) * self._memory.kept[sorts] <= room[sorts]).all())
 
     def kinds(self, cuts: Sequence[int], in_flight: Sequence[float], limit_bytes: float) -> tuple[str, ...]:
         """How every unit is recomputed with these cuts, in the fastest mix of each stage."""
         if self._mixes is None:
             return (NONE,) * self._count
-        start, stop = np.array([0, *cuts]), np.array([*cuts, self._count])
-        flying, room = np.array(in_flight[: len(start)], dtype=np.float64), self._room(limit_bytes)
-        keys = list(zip(start.tolist(), stop.tolist(), in_flight, repeat(limit_bytes), strict=False))
-        fits = flying * self._memory.kept[start, stop] <= room[start, stop]
-        known = {key: (NONE,) * (key[1] - key[0]) for key, own in zip(keys, fits, strict=True) if own}
-        asked = [place for place, key in enumerate(keys) if key not in known and key not in self._chosen]
+        sorts = self._alike.sort_of[[0, *cuts], [*cuts, self._count]]
+        flying, room = np.array(in_flight[: len(sorts)], dtype=np.float64), self._room(limit_bytes)
+        keys = list(zip(sorts.tolist(), in_flight, repeat(limit_bytes), strict=False))
+        asked = [
+            place
+            for place, fits in enumerate((flying * self._memory.kept[sorts] <= room[sorts]).tolist())
+            if not fits and keys[place] not in self._chosen
+        ]
         if asked:
-            found = self._mixes.kinds(self._stages(start[asked], stop[asked], flying[asked], room))
+            found = self._mixes.kinds(self._stages(sorts[asked], flying[asked], room))
             self._chosen.update((keys[place], own) for place, own in zip(asked, found, strict=True))
-        return tuple(kind for key in keys for kind in (known.get(key) or self._chosen[key]))
+        lengths = np.diff([0, *cuts, self._count]).tolist()
+        none = ((NONE,) * length for length in lengths)
+        return tuple(kind for key, whole in zip(keys, none, strict=True) for kind in self._chosen.get(key, whole))
 
-    def _stages(self, start: Places, stop: Places, flying: NDArray[np.float64], room: Matrix) -> Stages:
-        free = room[start, stop] + self._memory.beside[start, stop]
-        return Stages(start, stop, flying, free, self._memory.kept[start, stop])
+    def _stages(self, sorts: Places, flying: Values, room: Values) -> Stages:
+        free = room[sorts] + self._memory.beside[sorts]
+        return Stages(self._alike.start[sorts], self._alike.stop[sorts], flying, free, self._memory.kept[sorts])
 
-    def _room(self, limit_bytes: float) -> Matrix:
+    def _room(self, limit_bytes: float) -> Values:
         if limit_bytes not in self._rooms:
             self._rooms[limit_bytes] = self._memory.room_bytes(limit_bytes, self._keeping)
         return self._rooms[limit_bytes]
 
-    def _may_fit(self, in_flight: Sequence[float], room: Matrix) -> bool:
+    def _may_fit(self, in_flight: Sequence[float], room: Values) -> bool:
         """Whether stages that each take as many units as fit get to the last one.
 
         A stage that begins earlier needs no less up to the same unit, but that it may receive less: where it could
@@ -114,80 +142,61 @@ class CutSearch:
         """
         start, memory = 0, self._memory
         for flying in in_flight:
-            needs = (memory.least[start] + memory.earlier[start]) * flying
-            (fitting,) = np.nonzero(self._possible[0] & (needs <= room[start]))
-            start = max(start, int(fitting[-1])) if fitting.size else start
+            if start == self._count:
+                break
+            sorts = self._alike.sort_of[start, start + 1 :]
+            needs = (memory.least[sorts] + memory.earlier[start]) * flying
+            (fitting,) = np.nonzero(self._usable[start + 1 :] & (needs <= room[sorts]))
+            start = max(start, start + 1 + int(fitting[-1])) if fitting.size else start
         return start == self._count
 
     def _limits_s(self, stages: int) -> tuple[float, ...]:
         """Seconds that no stage may take, to be tried in turn: about the least there are, memory aside; then all."""
-        time, largest = self._time.tolist(), float(np.diff(self._time).max())
-        least = max(time[-1] / stages, largest)
-        most = least + largest  # stages that take units until they have an even share do not take more
-        for _ in range(HALVINGS):
-            middle, start = (least + most) / 2, 0
-            for _ in range(stages):
-                start = bisect_right(time, time[start] + middle) - 1
-            least, most = (least, middle) if start == self._count else (middle, most)
-        all_s = time[-1] if self._mixes is None else time[-1] + self._mixes.most_again_s
+        _, most = slowest_within_s(self._time.tolist(), stages)
+        all_s = float(self._time[-1]) + (0.0 if self._mixes is None else self._mixes.most_again_s)
         return most, 1.25 * most, 2 * most, all_s
 
-    def _blocks(self, in_flight: Sequence[float], room: Matrix, most_s: float) -> list["_Block"]:
-        """For each stage the durations from any of its first units to any next stage's, infinite where it cannot be.
+    def _windows(self, stages: int, most_s: float) -> "_Windows":
+        """The units that may be the first of each stage where none takes more than `most_s`, and of none at the end.
 
         A unit can be the first of stage s if those before it can be done in s stages, and the others in the rest.
         """
-        number, stages, rounding = np.arange(len(in_flight) + 1), len(in_flight), 1e-9 * self._time[-1]
+        number, rounding = np.arange(stages + 1), 1e-9 * self._time[-1]
         first = np.searchsorted(self._time, self._time[-1] - (stages - number) * most_s - rounding)
         stop = np.searchsorted(self._time, number * most_s + rounding, side="right")
-        first = np.maximum(first, number).tolist()
-        stop = np.minimum(stop, self._count + 1 - (stages - number)).tolist()
-        first[0], stop[0], first[-1], stop[-1] = 0, 1, self._count, self._count + 1
-        blocks, full = [], []
-        for stage, flying in enumerate(in_flight):
-            own = slice(first[stage], stop[stage]), slice(first[stage + 1], stop[stage + 1])
-            duration = self._duration[own]
-            possible = self._possible[own] & (duration <= most_s * (1 + ROUNDING))
-            fits = possible & (self._memory.kept[own] * flying <= room[own])
-            blocks.append(_Block(first[stage], np.where(fits, duration, np.inf)))
-            if self._mixes is not None:
-                may_fit = possible & ~fits & (self._memory.least[own] * flying <= room[own])
-                full.append(np.argwhere(may_fit) + np.array(first[stage : stage + 2]))
-        if self._mixes is not None and any(map(len, full)):
-            self._mix(self._mixes, blocks, full, in_flight, room, most_s)
-        return blocks
+        first, stop = np.maximum(first, number), np.minimum(stop, self._count + 1 - (stages - number))
+        return _Windows([0, *first[1:-1].tolist(), self._count], [1, *stop[1:-1].tolist(), self._count + 1])
 
-    def _mix(
-        self,
-        mixes: Mixes,
-        blocks: Sequence["_Block"],
-        full: Sequence[Places],
-        in_flight: Sequence[float],
-        room: Matrix,
-        most_s: float,
-    ) -> None:
-        """Put in the durations of stages that fit only if layers are recomputed: for each stage, `full` has the pairs
-        of its first unit and the next stage's.
+    def _seconds(self, in_flight: Sequence[float], limit_bytes: float, most_s: float) -> list[Values]:
+        """For each stage, the seconds that every sort of stages takes there in the fastest mix that fits.
+
+        Infinite where none fits, or where it takes more than `most_s` without recomputation.
         """
-        start, stop = np.concatenate(full).T
-        lengths = [len(pairs) for pairs in full]
-        flying = np.repeat(np.array(in_flight, dtype=np.float64), lengths)
-        seconds = self._duration[start, stop] + mixes.again_s(self._stages(start, stop, flying, room))
-        seconds[seconds > most_s * (1 + ROUNDING)] = np.inf
-        ends = np.cumsum(lengths)
-        for block, following, pairs, times in zip(
-            blocks, (*blocks[1:], None), full, np.split(seconds, ends[:-1]), strict=True
-        ):
-            first = following.start if following is not None else self._count
-            block.duration[pairs[:, 0] - block.start, pairs[:, 1] - first] = times
+        missing = [f for f in dict.fromkeys(in_flight) if self._known.get((f, limit_bytes), (0.0,))[0] < most_s]
+        if missing:
+            room, memory, flying = self._room(limit_bytes), self._memory, np.array(missing, dtype=np.float64)[:, None]
+            possible = self._duration <= most_s * (1 + ROUNDING)
+            fits = possible & (memory.kept * flying <= room)
+            seconds = np.where(fits, self._duration, np.inf)
+            if self._mixes is not None:
+                rank, sorts = np.nonzero(possible & ~fits & (memory.least * flying <= room))
+                if rank.size:
+                    again_s = self._mixes.again_s(self._stages(sorts, flying[rank, 0], room))
+                    seconds[rank, sorts] = self._duration[sorts] + again_s
+            self._known.update(((f, limit_bytes), (most_s, own)) for f, own in zip(missing, seconds, strict=True))
+        return [self._known[f, limit_bytes][1] for f in in_flight]
+
+    def _between(self, prefix: Values) -> Values:
+        """Of each sort of stages, what its units add up to."""
+        return np.asarray(prefix[self._alike.stop] - prefix[self._alike.start])
 
 
 @dataclass(frozen=True, slots=True)
-class _Block:
-    """Durations of a stage, by its first unit (row), from unit number `start` on, and by the next stage's (column)."""
+class _Windows:
+    """For each stage the units `first` up to `stop` that may be its first; at the end, none."""
 
-    start: int
-    duration: Matrix
+    first: list[int]
+    stop: list[int]
 
 
 def search_cuts(
@@ -202,28 +211,34 @@ def search_cuts(
     return CutSearch(costs, keeping, allowed).cuts(stages, in_flight, limit_bytes)
 
 
-def _least_slowest(blocks: Sequence[_Block]) -> float:
-    """The least time of the slowest stage of any chain of stages from the first unit to the last."""
-    best = np.zeros(1)
-    for block in blocks:
-        if not block.duration.size:
-            return float("inf")
-        best = np.maximum(best[:, None], block.duration).min(axis=0)
-    return float(best[-1])
+def _even_cuts(windows: _Windows, seconds: Sequence[Values], alike: Alike, most_s: float) -> tuple[int, ...] | None:
+    """The cuts of the chain of stages from the first unit to the last whose slowest stage is fastest.
 
-
-def _most_even(blocks: Sequence[_Block]) -> tuple[int, ...]:
-    """The cuts of the chain of stages, from the first unit to the last, whose squared durations add up to least."""
-    best = np.zeros(1)
-    choices: list[NDArray[np.intp]] = []
-    for block in blocks:
-        joined = best[:, None] + block.duration**2
+    Among such chains that of the most even one, whose squared durations add up to least. None if no chain has stages of
+    at most `most_s`.
+    """
+    best, tables = np.zeros(1), list[Matrix]()
+    for stage, own in enumerate(seconds):
+        rows = slice(windows.first[stage], windows.stop[stage])
+        columns = slice(windows.first[stage + 1], windows.stop[stage + 1])
+        table = own.take(alike.sort_of[rows, columns])
+        if not table.size:
+            return None
+        tables.append(table)
+        best = np.maximum(best[:, None], table).min(axis=0)
+    slowest = best[0] * (1 + ROUNDING)
+    if not slowest <= most_s * (1 + 2 * ROUNDING):
+        return None
+    best, choices = np.zeros(1), list[Places]()
+    for table in tables:
+        table[table > slowest] = np.inf
+        joined = best[:, None] + table**2
         choices.append(joined.argmin(axis=0))
         best = joined.min(axis=0)
     cuts, place = [], 0
-    for block, choice in zip(reversed(blocks), reversed(choices), strict=True):
+    for first, choice in zip(reversed(windows.first[:-1]), reversed(choices), strict=True):
         place = int(choice[place])
-        cuts.append(block.start + place)
+        cuts.append(first + place)
     return tuple(reversed(cuts[:-1]))
 
 
@@ -246,38 +261,39 @@ class Held:
 
 @dataclass(frozen=True)
 class _Memory:
-    """What `stage_memory` adds up, for the stage from any unit (row) up to any other (column).
+    """What `stage_memory` adds up, for every sort of stages.
 
-    `least` is what is kept if as much as can be is recomputed. `earlier` is 0, or by how much less of that is kept by
-    a stage that begins before a unit than by one that begins with it.
+    `least` is what is kept if as much as can be is recomputed. `earlier` is, for each unit, 0, or by how much less of
+    that is kept by a stage that begins before it than by one that begins with it.
     """
 
-    held: Matrix
-    largest: Matrix
-    kept: Matrix
-    least: Matrix
-    beside: Matrix
-    earlier: NDArray[np.float64]
+    held: Values
+    largest: Values
+    kept: Values
+    least: Values
+    beside: Values
+    earlier: Values
 
     @classmethod
-    def of(cls, costs: Sequence[UnitCost], keeping: Keeping, held: "Held", saved: NDArray[np.float64]) -> "_Memory":
+    def of(cls, costs: Sequence[UnitCost], keeping: Keeping, held: "Held", saved: Values, alike: Alike) -> "_Memory":
+        start, stop = alike.start, alike.stop
         kept = _prefix([cost.kept_bytes for cost in costs])
         least = kept - np.concatenate([[0.0], np.cumsum(saved)])
         beside = [cost.working_bytes + keeping.temporary_bytes(cost) for cost in costs]
         cuts = np.array([(0.0, 0.0), *(crossing_bytes(cost, keeping) for cost in costs[:-1]), (0.0, 0.0)])
+        crossing = cuts[start, 1] + cuts[stop, 0]
+        peaks = _largest([own + there for own, there in zip(beside, kept[1:].tolist(), strict=True)])
         return cls(
-            held.sum,
-            held.largest,
-            kept[None, :] - kept[:, None] + cuts[:, None, 1] + cuts[None, :, 0],
-            least[None, :] - least[:, None] + cuts[:, None, 1] + cuts[None, :, 0],
-            np.maximum(
-                0.0, _largest([own + there for own, there in zip(beside, kept[1:], strict=True)]) - kept[None, :]
-            ),
+            held.sum[start, stop],
+            held.largest[start, stop],
+            kept[stop] - kept[start] + crossing,
+            least[stop] - least[start] + crossing,
+            np.maximum(0.0, peaks[start, stop] - kept[stop]),
             np.minimum.accumulate(cuts[:, 1] - least) - (cuts[:, 1] - least),
         )
 
-    def room_bytes(self, limit_bytes: float, keeping: Keeping) -> Matrix:
-        """What every stage has left for what it keeps of micro-batches in flight; below 0 where it does not fit."""
+    def room_bytes(self, limit_bytes: float, keeping: Keeping) -> Values:
+        """What every sort has left for what it keeps of micro-batches in flight; below 0 where it does not fit."""
         state = self.held * keeping.copies + keeping.stack.buffer_bytes
         # When no activations are left, see `Keeping.after_bytes` and `Keeping.flat_bytes`.
         after = np.maximum(keeping.step_bytes(1.0) * self.held, keeping.flat_bytes(self.held, self.largest))

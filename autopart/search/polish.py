@@ -32,7 +32,7 @@ def polished(candidate: Candidate, limit_bytes: float, below_s: float, recut: Re
         recut: gives a candidate other cuts, and what they ask for.
     """
     best, stages = candidate, len(candidate.stages)
-    places = [place for place, cost in enumerate(candidate.costs[:-1], start=1) if cost.cut_behind]
+    places = [place for place, cost in enumerate(candidate.table.costs[:-1], start=1) if cost.cut_behind]
     if comb(len(places), stages - 1) <= FEW:
         every = _trained(recut(best, cuts) for cuts in combinations(places, stages - 1))
         while (other := _first(every, limit_bytes, min(best.step_s, below_s))) is not None:
@@ -64,12 +64,12 @@ def _moved(candidate: Candidate) -> Iterator[tuple[int, ...]]:
     """The cuts after every move of a unit from a stage of the busiest rank to another stage."""
     seconds = [sum(times) for times in zip(candidate.forward_s, candidate.backward_s, strict=True)]
     busiest = max(candidate.homes, key=lambda own: sum(seconds[index] for index in own))
-    bounds = [0, *candidate.cuts, len(candidate.costs)]
+    bounds = [0, *candidate.cuts, len(candidate.table.costs)]
     for giver in busiest:
         for taker in range(len(seconds)):
             low, high = min(giver, taker), max(giver, taker)
             by = 1 if taker < giver else -1
             cuts = [cut + by if low <= place < high else cut for place, cut in enumerate(candidate.cuts)]
-            possible = all(candidate.costs[cut - 1].cut_behind for cut in cuts)
+            possible = all(candidate.table.costs[cut - 1].cut_behind for cut in cuts)
             if possible and taker != giver and all(a < b for a, b in pairwise([bounds[0], *cuts, bounds[-1]])):
                 yield tuple(cuts)

@@ -7,9 +7,11 @@ from functools import cached_property
 from autopart.estimate.block import UnitCost
 from autopart.estimate.memory import Keeping
 from autopart.estimate.recompute import BY_LAYER, NONE, parse_recompute, recomputed
+from autopart.estimate.replicas import Replicas
 from autopart.ir.folded import Folded
 from autopart.ir.units import Unit
 from autopart.schedules.rank_peaks import rank_peaks
+from autopart.search.alike import UnitSorts
 from autopart.search.candidate import Candidate
 from autopart.search.layouts import Layouts
 from autopart.search.least_step import LeastStep, Totals, totals
@@ -17,6 +19,7 @@ from autopart.search.mixes import Mixes
 from autopart.search.pipeline import CutSearch, Held
 from autopart.search.point import Point
 from autopart.search.request import Request
+from autopart.search.stage_costs import StageCosts
 from autopart.sharding.infer_axes import Axes
 from autopart.sharding.rule import Rule
 from cost_models.collective import Group, ranks_in_node
@@ -44,6 +47,8 @@ class Pricing:
     _held: dict[Layout, Held] = field(default_factory=dict)
     _cuts: dict[tuple[Layout, str, int, int], CutSearch] = field(default_factory=dict)
     _again: dict[tuple[Layout, str, int], UnitCost] = field(default_factory=dict)
+    _sorts: dict[Layout, UnitSorts] = field(default_factory=dict)
+    _stages: dict[tuple[Layout, int, int], StageCosts] = field(default_factory=dict)
 
     def layouts(self, cp: int) -> Layouts:
         """The layouts that candidates have at a degree of context parallelism."""
@@ -152,8 +157,23 @@ class Pricing:
         kinds, (ranks, flying) = self._pinned_kinds(point), self._in_flight(point)
         if kinds is None:
             kinds = self._cut_search(point).kinds(cuts, flying, each)
-        plan, costs = self.layouts(point.cp).plan(*point.layout[1:]), self._recomputed(point, kinds)
-        return Candidate(point, cuts, costs, plan, self.request.cluster, self.keeping(point), ranks, kinds)
+        plan = self.layouts(point.cp).plan(*point.layout[1:])
+        return Candidate(point, cuts, kinds, ranks, plan, self._stage_costs(point))
+
+    def _stage_costs(self, point: Point) -> StageCosts:
+        """What stages cost, that a point shares with others."""
+        key = point.layout, point.zero, point.dp
+        if key not in self._stages:
+            cluster, costs = self.request.cluster, self.layouts(point.cp).costs(*point.layout[1:])
+            replicas = Replicas(Group(point.dp * point.cp, point.tp), cluster, self.keeping(point))
+            pace = cluster.device.pace(self.request.world) / cluster.device_speed
+            self._stages[key] = StageCosts(costs, replicas, pace, self._sorts_of(point))
+        return self._stages[key]
+
+    def _sorts_of(self, point: Point) -> UnitSorts:
+        if point.layout not in self._sorts:
+            self._sorts[point.layout] = UnitSorts.of(self.layouts(point.cp).costs(*point.layout[1:]))
+        return self._sorts[point.layout]
 
     def _cut_search(self, point: Point) -> CutSearch:
         """The tables of cuts that a point shares with others."""
@@ -165,7 +185,8 @@ class Pricing:
             if point.layout not in self._held:
                 self._held[point.layout] = Held.of(costs)
             mixes = Mixes(costs, keeping, self._kinds) if kinds is None else None
-            self._cuts[key] = CutSearch(costs, keeping, self.request.cuts, self._held[point.layout], mixes)
+            sorts = UnitSorts.of(costs) if kinds else self._sorts_of(point)
+            self._cuts[key] = CutSearch(costs, keeping, self.request.cuts, self._held[point.layout], mixes, sorts)
         return self._cuts[key]
 
     @property

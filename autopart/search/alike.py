@@ -1,0 +1,82 @@
+"""Alike: which stages of a chain of units are alike, whatever the repeated layers are called."""
+
+from collections import Counter
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autopart.estimate.block import UnitCost
+
+Places = NDArray[np.intp]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Alike:
+    """The sorts of stages that a chain can be cut into.
+
+    Attributes:
+        sort_of: for a first unit (row) and the first unit behind (column) the number of its sort.
+        start, stop: of each sort one such stage.
+    """
+
+    sort_of: Places
+    start: Places
+    stop: Places
+
+
+@dataclass(frozen=True, slots=True)
+class UnitSorts:
+    """The sorts of units of a chain.
+
+    Attributes:
+        numbers: the same for units on which the cost of a stage depends alike, in order of appearance.
+        tied: the parameters that several units use.
+    """
+
+    numbers: tuple[int, ...]
+    tied: frozenset[str]
+
+    @classmethod
+    def of(cls, costs: Sequence[UnitCost]) -> "UnitSorts":
+        """Those of a chain."""
+        units = Counter(target for cost in costs for target in {own[0] for own in cost.parameters})
+        tied = frozenset(target for target, count in units.items() if count > 1)
+        return cls(_numbered([_figures(cost, tied) for cost in costs]), tied)
+
+    def with_edges(self, edges: Sequence[Hashable]) -> tuple[int, ...]:
+        """Numbers of units that besides have the same at both sides; `edges` are one more than the units."""
+        return _numbered(list(zip(self.numbers, pairwise(edges), strict=True)))
+
+
+def _numbered(keys: Sequence[Hashable]) -> tuple[int, ...]:
+    numbers: dict[Hashable, int] = {}
+    return tuple([numbers.setdefault(key, len(numbers)) for key in keys])
+
+
+def _figures(cost: UnitCost, tied: frozenset[str]) -> Hashable:
+    return (
+        *(cost.forward_s, cost.backward_s, cost.weight_s, cost.full_s, cost.selective_s, cost.again_s),
+        *(cost.kept_bytes, cost.input_bytes, cost.selective_bytes, cost.working_bytes, cost.transient_bytes),
+        cost.partial_bytes,
+        tuple([(target if target in tied else "", size, elements) for target, size, elements in cost.parameters]),
+    )
+
+
+@lru_cache(maxsize=256)
+def alike_stages(sorts: tuple[int, ...]) -> Alike:
+    """The stages of units of these sorts; within a run of equal units, those of one length are alike."""
+    count = len(sorts)
+    own = np.array(sorts)
+    begins = np.concatenate([[True], own[1:] != own[:-1]])
+    first = np.maximum.accumulate(np.where(begins, np.arange(count), 0))  # of the run that a unit is in
+    start, stop = np.triu_indices(count + 1, 1)
+    shift = np.where(first[start] == first[stop - 1], start - first[start], 0)
+    same = (start - shift) * (count + 1) + stop - shift
+    places, numbers = np.unique(same, return_inverse=True)
+    sort_of = np.zeros((count + 1, count + 1), dtype=np.intp)
+    sort_of[start, stop] = numbers
+    return Alike(sort_of, *np.divmod(places, count + 1))

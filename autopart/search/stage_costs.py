@@ -1,0 +1,125 @@
+"""StageCosts: what the stages of a layout cost, computed once for those that are alike."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from autopart.estimate.block import UnitCost
+from autopart.estimate.memory import Keeping, parameter_bytes, stage_memory
+from autopart.estimate.recompute import NONE, recomputed
+from autopart.estimate.replicas import Replicas
+from autopart.ir.plan import Memory
+from autopart.search.alike import UnitSorts
+
+Spans = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class StageCost:
+    """Of the units of a stage, or of all stages of a rank, for a micro-batch on one of its devices.
+
+    Attributes:
+        units: as they are recomputed.
+        replicas: the ranks that hold the same parameters.
+        pace: how many times the seconds of a lone device a pass takes.
+        tied_names: of parameters that several units of the model use.
+    """
+
+    units: tuple[UnitCost, ...]
+    replicas: Replicas
+    pace: float
+    tied_names: frozenset[str]
+    _memory: dict[tuple[float, float], Memory] = field(default_factory=dict)
+
+    @cached_property
+    def _passes_s(self) -> tuple[float, float]:
+        forward_s = sum([cost.forward_s for cost in self.units])
+        backward_s = sum([cost.backward_s + cost.again_s for cost in self.units])
+        return self.replicas.paced(self.units, self.pace * forward_s, self.pace * backward_s)
+
+    @property
+    def forward_s(self) -> float:
+        """Seconds of the forward pass."""
+        return self._passes_s[0]
+
+    @property
+    def backward_s(self) -> float:
+        """The same of the backward pass, what it computes again included."""
+        return self._passes_s[1]
+
+    @cached_property
+    def weight_s(self) -> float:
+        """Of these, for the gradients of weights."""
+        return self.pace * sum([cost.weight_s for cost in self.units])
+
+    @cached_property
+    def kept_bytes(self) -> float:
+        """What is kept for the backward pass."""
+        return sum([cost.kept_bytes for cost in self.units])
+
+    @cached_property
+    def held(self) -> tuple[float, int]:
+        """Bytes of the parameters on one device, and their elements over all tp ranks."""
+        return parameter_bytes(self.units)
+
+    @cached_property
+    def tied(self) -> dict[str, float]:
+        """Bytes of the parameters that units of other stages may use too."""
+        if not self.tied_names:
+            return {}
+        return {name: size for cost in self.units for name, size, _ in cost.parameters if name in self.tied_names}
+
+    @cached_property
+    def partial_bytes(self) -> float:
+        """Of the parameters whose gradients are summed over tp once a step."""
+        return sum([cost.partial_bytes for cost in self.units])
+
+    def memory(self, in_flight: float, entering_bytes: float) -> Memory:
+        """The peak, see `stage_memory`."""
+        key = in_flight, entering_bytes
+        if key not in self._memory:
+            self._memory[key] = stage_memory(self.units, in_flight, self.replicas.keeping, entering_bytes)
+        return self._memory[key]
+
+
+class StageCosts:
+    """Those of one chain of units under one way of keeping.
+
+    Args:
+        costs: of the units, without recomputation.
+        replicas: the ranks that hold the same parameters, and how they keep them.
+        pace: how many times the seconds of a lone device a pass takes on the slowest of all devices.
+        sorts: of the units.
+    """
+
+    def __init__(self, costs: Sequence[UnitCost], replicas: Replicas, pace: float, sorts: UnitSorts) -> None:
+        self.costs, self.replicas, self.pace, self._sorts = tuple(costs), replicas, pace, sorts
+        self._known: dict[tuple[object, ...], StageCost] = {}
+        self._again: dict[tuple[int, str], UnitCost] = {}
+
+    @property
+    def keeping(self) -> Keeping:
+        """How the state of parameters is kept."""
+        return self.replicas.keeping
+
+    def of(self, spans: Spans, kinds: Sequence[str]) -> StageCost:
+        """That of the units from `start` up to `stop` of each span, every unit of the chain recomputed as `kinds` says.
+
+        Names of parameters aside it is right for all stages whose units have the same figures.
+        """
+        key = tuple([(self._sorts.numbers[start:stop], kinds[start:stop]) for start, stop in spans])
+        if key not in self._known:
+            units = tuple(self._unit(index, kinds[index]) for start, stop in spans for index in range(start, stop))
+            self._known[key] = StageCost(units, self.replicas, self.pace, self._sorts.tied)
+        return self._known[key]
+
+    def units(self, kinds: Sequence[str]) -> tuple[UnitCost, ...]:
+        """All units, recomputed as `kinds` says."""
+        return tuple(self._unit(index, kind) for index, kind in enumerate(kinds))
+
+    def _unit(self, index: int, kind: str) -> UnitCost:
+        if kind == NONE:
+            return self.costs[index]
+        if (index, kind) not in self._again:
+            self._again[index, kind] = recomputed(self.costs[index], kind)
+        return self._again[index, kind]
