@@ -70,6 +70,7 @@ def plan(
     recompute: str | None = None,
     schedule: str | None = None,
     cuts: Sequence[str] | None = None,
+    placements: Mapping[str, object] | None = None,
     zero: int | None = None,
     sequence_parallel: bool | None = None,
     cp: int | None = None,
@@ -105,6 +106,11 @@ def plan(
             calls so: here, attention). Left out: chosen for each layer, as the memory of its stage demands.
         schedule: the name of one of `autopart/schedules/catalog`; "1f1b", "gpipe", "zb-h1" and others.
         cuts: names of the modules at which the second and later stages begin.
+        placements: how the tp ranks hold parameters, by their original names, in which `*` stands for one name or for
+            a part of it: {"model.layers.*.mlp.up_proj.weight": "S(0)"}. The notation is that of
+            `torch.distributed.tensor`, whose `Shard(0)` and `Replicate()` are taken too: S(0) shards the first dim, R
+            is whole on every rank; S(0,1:1:1) is a fused weight of three equal parts. Layers that are repeated have one
+            layout, and a pinned shard asks for a tp above 1.
         zero: the ZeRO stage: 1 shares the optimizer's state among the replicas, 2 the gradients too, 3 the parameters
             too. With 1 or 2 an optimizer is given pieces of parameters, so it must treat each element by itself.
         sequence_parallel: True shards what goes from layer to layer along the sequence (the second dim of an input)
@@ -153,6 +159,7 @@ def plan(
         stack,
         memory_limit_bytes,
         search_seconds,
+        _texts(placements),
     )
     check_names(cluster, pins)
     find_front_end(front_end)
@@ -181,6 +188,7 @@ def parallelize(
     recompute: str | None = None,
     schedule: str | None = None,
     cuts: Sequence[str] | None = None,
+    placements: Mapping[str, object] | None = None,
     zero: int | None = None,
     sequence_parallel: bool | None = None,
     cp: int | None = None,
@@ -219,6 +227,7 @@ def parallelize(
         precision,
         stack,
         memory_limit_bytes,
+        placements=_texts(placements),
     )
     if plan is None and world is None:
         raise PinError("world is missing: parallelize(model, world=64), or parallelize(model, plan=plan)")
@@ -242,6 +251,11 @@ def parallelize(
     variant = partial(evaluation_variant, made, program, model, again, rules)
 
     return Parallel(made, program, prepared.captured.graph, model, prepared.captured.constants, variant)
+
+
+def _texts(placements: Mapping[str, object] | None) -> Mapping[str, str] | None:
+    """Placements in the notation that `Shard(0)` of `torch.distributed.tensor` prints as: "S(0)"."""
+    return None if placements is None else {name: str(own) for name, own in placements.items()}
 
 
 def make_program(plan: PlanData, prepared: Prepared) -> Program:

@@ -1,6 +1,7 @@
 """planning: from a prepared model and the caller's pins to a plan, and what a plan must be to serve a model."""
 
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from autopart.ir.plan import Note, PlanData
 from autopart.ir.units import Unit
 from autopart.report.printed_plan import Plan
 from autopart.schedules.find import find_schedule
+from autopart.search.placements import pinned_placements
 from autopart.search.request import Request
 from autopart.search.solve import solve, unit_named
 from autopart.sharding.ruled import Ruled
@@ -23,6 +25,8 @@ DEFAULT_CLUSTER = "dgx-h100"
 DEFAULT_STACK = "autopart"
 DEFAULT_TOKENS = 4 * 2**20
 DEFAULT_SAMPLES_PER_DEVICE = 32
+_DEGREES = ("tp", "pp", "dp", "cp", "micro_batch")
+_POLICIES = ("recompute", "schedule", "virtual_stages", "zero", "sequence_parallel", "cuts")
 RUN_PRECISIONS = ("as-built", "bf16-mixed", "fp16-mixed")  # of those that can be planned
 
 
@@ -45,6 +49,14 @@ class Pins:
     stack: str | Path | Stack | None = None
     memory_limit_bytes: float | None = None
     search_seconds: float | None = None
+    placements: Mapping[str, str] | None = None
+
+    @property
+    def decisions(self) -> tuple[tuple[str, str], ...]:
+        """Those that a search would else decide, and what they are, as text; a parameter's placement by its name."""
+        named = ((name, getattr(self, name)) for name in (*_DEGREES, *_POLICIES))
+        given = [(name, ", ".join(own) if name == "cuts" else str(own)) for name, own in named if own is not None]
+        return (*given, *(self.placements or {}).items())
 
 
 def check_names(cluster: str | Path | Cluster | None, pins: Pins) -> None:
@@ -112,9 +124,10 @@ def make_plan(
         precision=pins.precision or "as-built",
         memory_limit_bytes=pins.memory_limit_bytes,
         search_seconds=pins.search_seconds,
+        placements=pinned_placements(prepared.folded, pins.placements or {}),
         stack=_stack(pins.stack),
     )
-    data = solve(prepared.folded, prepared.rules, prepared.batch, request, notes)
+    data = solve(prepared.folded, prepared.rules, prepared.batch, request, notes, pins.decisions)
     return Plan(**{item.name: getattr(data, item.name) for item in fields(PlanData)})
 
 

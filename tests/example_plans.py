@@ -115,6 +115,7 @@ def token_plan() -> Plan:
             ),
             Decision("recompute", PARTLY, "none", (("pp", "8"), ("tp", "4")), True, 53.0, TOKEN_PARTS, 0, 70 * GIB),
         ),
+        pins=(("model.layers.*.mlp.up_proj.weight", "S(0)"),),
         optimality=(
             "within 0.3 % of the optimum among 612 candidates under the model; layout for its objective exact, "
             "cuts for the pace"
@@ -187,6 +188,7 @@ def image_plan() -> Plan:
         replicated=(),
         alternatives=(),
         decisions=(),
+        pins=(),
         optimality="optimal among 12 candidates under the model; layout for its objective exact, cuts for the pace",
         notes=(Note("bn1", "its statistics mix the batch: they are of a micro-batch, not of the global batch"),),
     )

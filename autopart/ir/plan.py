@@ -11,7 +11,7 @@ from typing import Any, get_args, get_origin
 from autopart.errors import PlanFileError
 from autopart.ir.placement import Layout, Partial, Placement, Replicate, Shard
 
-FORMAT = 4
+FORMAT = 5
 RECOMPUTE = ("none", "selective", "full")
 _SHARD = re.compile(r"S\((?P<dim>\d+)(@(?P<by>\w+))?(,(?P<parts>[1-9]\d*(:[1-9]\d*)*))?\)", re.ASCII)
 
@@ -231,6 +231,7 @@ class PlanData:
         traffic: of the repeated layers, what the tp ranks send each other; empty for tp=1.
         replicated: what every tp rank computes whole though it could matter, and why.
         decisions: for each decision that was searched, what the next best would have cost.
+        pins: (name, value) of the decisions that were not: what the caller had decided, as text.
         optimizer: whose state the memory is reckoned for.
         optimality: what is proved of the plan: that it is optimal under the model, or how far from it at the most.
     """
@@ -269,6 +270,7 @@ class PlanData:
     replicated: tuple[Note, ...]
     alternatives: tuple[Alternative, ...]
     decisions: tuple[Decision, ...]
+    pins: tuple[tuple[str, str], ...]
     optimality: str
     notes: tuple[Note, ...]
 
@@ -444,10 +446,15 @@ def parse_layout(text: str) -> Layout:
     value, separator, gradient = text.partition("|")
     if not separator:
         raise ValueError(f"{text!r} is no layout, which is two placements, as in 'R|P'")
-    return Layout(_placement(value), _placement(gradient))
+    return Layout(parse_placement(value), parse_placement(gradient))
 
 
-def _placement(text: str) -> Placement:
+def parse_placement(text: str) -> Placement:
+    """The placement that prints as `text` ("S(2,1:1:1)").
+
+    Raises:
+        ValueError: no placement prints so.
+    """
     if text == "R":
         return Replicate()
     if text == "P":

@@ -50,7 +50,7 @@ _TOLD = 0.1  # a part is named if it makes so much of a difference
 
 def explain(plan: PlanData) -> str:
     """What binds the step of `plan`, with seconds; what fills its memory; and for each decision the next best."""
-    sections = [[_headline(plan)], _time(plan), _memory(plan), _decisions(plan)]
+    sections = [[_headline(plan)], _pins(plan), _time(plan), _memory(plan), _decisions(plan)]
     return "\n\n".join("\n".join(line.rstrip() for line in lines) for lines in sections if lines)
 
 
@@ -60,6 +60,12 @@ def _headline(plan: PlanData) -> str:
     return f"{plan.model} on {plan.world} {plan.device}, {degrees}: {seconds(told.step_time_s)} a step, MFU " + percent(
         told.mfu
     )
+
+
+def _pins(plan: PlanData) -> list[str]:
+    """What was not searched since the caller had decided it."""
+    told = _listed([f"{_NAMES.get(name, name)} {value}" for name, value in plan.pins])
+    return textwrap.wrap(f"Pinned: {told}.", WIDTH, break_on_hyphens=False) if told else []
 
 
 def _time(plan: PlanData) -> list[str]:

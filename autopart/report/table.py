@@ -55,10 +55,12 @@ def _decisions(plan: PlanData) -> list[str]:
     software = "" if plan.stack == OWN_STACK else f", software {plan.stack}"
     policies = f"schedule {schedule}, {recompute}, {zero}{precision}, memory for optimizer {plan.optimizer}{software}"
     context = f" × cp {plan.cp}" if plan.cp > 1 else ""
+    pins = ", ".join(f"{name} {value}" for name, value in plan.pins)
     return [
         *_labelled("split", f"tp {plan.tp} × pp {plan.pp} × dp {plan.dp}{context}"),
         *_labelled("batch", f"{micro} = {batch}"),
         *_labelled("policies", policies),
+        *(_labelled("pinned", pins) if pins else []),
     ]
 
 

@@ -49,6 +49,13 @@ def decisions(search: DegreeSearch, best: Candidate) -> tuple[Decision, ...]:
     return tuple(found)
 
 
+def unpinned(search: DegreeSearch, best: Candidate) -> tuple[Decision, ...]:
+    """What pinned placements are worth: against the best plan that is free to choose them."""
+    request = search.request
+    free = search.again(replace(request, placements=())) if request.placements else None
+    return () if free is None else (replace(_decision("placements", best, free, fits=True), other="them free"),)
+
+
 def _of_one_kind(search: DegreeSearch, best: Candidate) -> list[Point]:
     """The point of `best` with one kind of recomputation for all layers; none where nothing is recomputed."""
     kinds = () if best.recompute == NONE else search.request.stack.space.recompute
@@ -72,6 +79,8 @@ def _without_room(search: DegreeSearch, best: Candidate, name: str) -> Candidate
 
 def _told(name: str, candidate: Candidate) -> str:
     """What a decision is in a candidate."""
+    if name == "placements":
+        return "pinned"
     return candidate.recompute if name == "recompute" else _READ[name](candidate.point)
 
 

@@ -15,6 +15,7 @@ from autopart.search.any_cuts import least_of_any_cuts_s
 from autopart.search.candidate import Candidate
 from autopart.search.fitting import Fitting
 from autopart.search.infeasible import explain_infeasible
+from autopart.search.placements import check_placements
 from autopart.search.point import Point
 from autopart.search.points import DEFAULT_SCHEDULE, Choices
 from autopart.search.polish import polished
@@ -76,7 +77,10 @@ class DegreeSearch:
         """All points, in the order in which those of equal time and memory are preferred."""
         lengths = tuple(sorted(sequence_lengths(self.axes)))
         layers = sum(unit.loop is not None for unit in self.units)
-        return Choices(self.request, len(self.units), layers, self.pricing.shares_work, lengths).points()
+        choices = Choices(self.request, len(self.units), layers, self.pricing.shares_work, lengths)
+        layouts = self.pricing.layouts(1)
+        check_placements(layouts, sorted({tp for tp, *_ in choices.degrees()}))
+        return [point for point in choices.points() if layouts.keeps_placements(point.tp)]
 
     def run(self) -> Found:
         """The best plan. With `request.search_seconds`, looking stops after that time as soon as anything was found.
@@ -87,9 +91,10 @@ class DegreeSearch:
             PlanningError: no way to use so many devices, or to cut so many stages for the schedule.
         """
         found = self._search()
-        return found if found is not None else explain_infeasible(self.pricing, self.points, self._again)
+        return found if found is not None else explain_infeasible(self.pricing, self.points, self.again)
 
-    def _again(self, request: Request) -> Candidate | None:
+    def again(self, request: Request) -> Candidate | None:
+        """The best candidate of another request for the same model; None where there is none."""
         try:
             found = DegreeSearch(self.folded, self.rules, self.axes, self.units, request)._search()
         except PlanningError:

@@ -77,7 +77,9 @@ def _check_schedule(request: Request) -> None:
 
 def _remedies(pricing: Pricing, again: Again) -> str:
     """The smallest changes that were searched and found to fit."""
-    found = [*_other_pins(pricing, again), *_more_zero(pricing.request, again), *_more_devices(pricing.request, again)]
+    request = pricing.request
+    found = [*_other_pins(pricing, again), *_free_placements(request, again)]
+    found += [*_more_zero(request, again), *_more_devices(request, again)]
     return f"try {' or '.join(found)}" if found else "use more devices, or larger ones"
 
 
@@ -92,6 +94,12 @@ def _other_pins(pricing: Pricing, again: Again) -> list[str]:
         degrees = " ".join(f"{name}={getattr(plan, name)}" for name in ("tp", "pp", "dp"))
         found.append(f"{degrees} ({_gib(plan)})")
     return found
+
+
+def _free_placements(request: Request, again: Again) -> list[str]:
+    """No pins on how parameters are held, if there are any and that fits."""
+    plan = again(replace(request, placements=())) if request.placements else None
+    return [] if plan is None else [f"no placements= ({_gib(plan)})"]
 
 
 def _more_zero(request: Request, again: Again) -> list[str]:

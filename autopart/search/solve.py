@@ -11,7 +11,7 @@ from autopart.ir.plan import Alternative, LayerTraffic, NodeChoice, Note, Parame
 from autopart.ir.uncollected import uncollected
 from autopart.ir.units import Unit, units_of
 from autopart.search.candidate import Candidate
-from autopart.search.decisions import decisions
+from autopart.search.decisions import decisions, unpinned
 from autopart.search.degrees import DegreeSearch, Found
 from autopart.search.parts import parts
 from autopart.search.request import Request
@@ -31,6 +31,7 @@ def solve(
     batch: BatchSharding,
     request: Request,
     notes: Sequence[Note] = (),
+    pins: Sequence[tuple[str, str]] = (),
 ) -> PlanData:
     """The fastest plan that fits.
 
@@ -40,6 +41,7 @@ def solve(
         batch: what mixes the samples, for the notes.
         request: world, batch, cluster and pins.
         notes: what the reader should know besides.
+        pins: (name, value) of what `request` has pinned, as the caller wrote it.
 
     Raises:
         PlanningError: as `DegreeSearch.run`.
@@ -84,7 +86,8 @@ def solve(
         traffic=_traffic(folded, search, axes, units, best),
         replicated=_replicated(folded, rules, best, search.pricing.layouts(best.cp).options(best.tp)),
         alternatives=_alternatives(found),
-        decisions=decisions(search, best),
+        decisions=(*decisions(search, best), *unpinned(search, best)),
+        pins=tuple(pins),
         optimality=_optimality(found),
         notes=(*notes, *(mixing_notes(batch) if graph.loss is not None else ())),
     )
