@@ -37,6 +37,7 @@ from autopart.sharding.ruled import Ruled
 from autopart.sharding.strategies import Strategy, strategies
 from autopart.sharding.strict import refuse_mixing
 from cost_models.cluster import Cluster
+from cost_models.mixed_cluster import MixedCluster
 from cost_models.stack import Stack
 
 __all__ = [
@@ -57,7 +58,7 @@ def plan(
     model: nn.Module | Ruled,
     world: int,
     *,
-    cluster: str | Path | Cluster | None = None,
+    cluster: str | Path | Cluster | MixedCluster | None = None,
     global_batch: int | None = None,
     inputs: object | None = None,
     loss: LossFunction | None = None,
@@ -91,7 +92,8 @@ def plan(
             read, where `inputs`, `loss` and `rules` are not looked at.
         world: the number of devices.
         cluster: a name from `cost_models/clusters`, a path to such a file, or a `Cluster`. Left out: inside a job the
-            devices at hand, elsewhere `dgx-h100`.
+            devices at hand, elsewhere `dgx-h100`. Or nodes of several kinds, from `cost_models/mixed_clusters`: each
+            stage of the pipeline is then on one kind, and the printout says on which.
         global_batch: samples a step. Left out: about 4 million tokens for a token model, 32 samples a device otherwise.
         inputs: an example batch; see `example_inputs` for what is derived when it is left out.
         loss: a function of (output, batch); left out, the model's own loss.
@@ -175,7 +177,7 @@ def parallelize(
     world: int | None = None,
     *,
     plan: PlanData | None = None,
-    cluster: str | Path | Cluster | None = None,
+    cluster: str | Path | Cluster | MixedCluster | None = None,
     global_batch: int | None = None,
     inputs: object | None = None,
     loss: LossFunction | None = None,

@@ -18,6 +18,7 @@ from autopart.search.solve import solve, unit_named
 from autopart.sharding.ruled import Ruled
 from cost_models.cluster import Cluster, load_cluster
 from cost_models.errors import UnknownCostModelError
+from cost_models.mixed_cluster import MixedCluster, is_mixed, load_mixed_cluster, mixed_cluster_names
 from cost_models.precision import check_precision
 from cost_models.stack import Stack, load_stack
 
@@ -59,7 +60,7 @@ class Pins:
         return (*given, *(self.placements or {}).items())
 
 
-def check_names(cluster: str | Path | Cluster | None, pins: Pins) -> None:
+def check_names(cluster: str | Path | Cluster | MixedCluster | None, pins: Pins) -> None:
     """Whether names and policies are known, before a large model is captured for nothing.
 
     Raises:
@@ -77,11 +78,15 @@ def check_names(cluster: str | Path | Cluster | None, pins: Pins) -> None:
 
 
 def make_plan(
-    prepared: Ruled, world: int, cluster: str | Path | Cluster | None, global_batch: int | None, pins: Pins
+    prepared: Ruled,
+    world: int,
+    cluster: str | Path | Cluster | MixedCluster | None,
+    global_batch: int | None,
+    pins: Pins,
 ) -> Plan:
     """The plan for a prepared model, or for a graph that was saved of one; then torch is not needed."""
     notes: list[Note] = []
-    known = _cluster(cluster, notes)
+    known, mixed = _nodes(_cluster(cluster, notes), world)
     tokens = _tokens_per_sample(prepared)
     if global_batch is None:
         global_batch = _default_batch(tokens, world)
@@ -109,6 +114,7 @@ def make_plan(
         world=world,
         global_batch=global_batch,
         cluster=known,
+        mixed=mixed,
         tokens_per_sample=tokens,
         tp=pins.tp,
         pp=pins.pp,
@@ -131,16 +137,27 @@ def make_plan(
     return Plan(**{item.name: getattr(data, item.name) for item in fields(PlanData)})
 
 
-def _cluster(cluster: str | Path | Cluster | None, notes: list[Note]) -> Cluster:
-    if isinstance(cluster, Cluster):
+def _cluster(cluster: str | Path | Cluster | MixedCluster | None, notes: list[Note]) -> Cluster | MixedCluster:
+    if isinstance(cluster, (Cluster, MixedCluster)):
         return cluster
     if cluster is None:
         cluster = _at_hand() or DEFAULT_CLUSTER
         notes.append(Note("cluster", f"left out: {cluster}; set it with cluster="))
     try:
-        return load_cluster(cluster)
+        return load_mixed_cluster(cluster) if is_mixed(cluster) else load_cluster(cluster)
     except UnknownCostModelError as error:
-        raise UnknownNameError(str(error)) from error
+        raise UnknownNameError(f"{error}; of several kinds of nodes: {', '.join(mixed_cluster_names())}") from error
+
+
+def _nodes(cluster: Cluster | MixedCluster, world: int) -> tuple[Cluster, MixedCluster | None]:
+    """The nodes that `world` ranks fill: of one kind, or of several."""
+    if isinstance(cluster, Cluster):
+        return cluster, None
+    if world > cluster.devices:
+        groups = " + ".join(f"{own.devices} {own.cluster.device.name}" for own in cluster.groups)
+        raise PinError(f"world={world}: {cluster.name} has {cluster.devices} devices, {groups}: world can be no more")
+    mixed = cluster.first(max(1, world))
+    return mixed.groups[0].cluster, mixed if len(mixed.groups) > 1 else None
 
 
 def _at_hand() -> str | None:

@@ -111,10 +111,9 @@ def _which(plan: PlanData, part: str) -> str:
 
 def _memory(plan: PlanData) -> list[str]:
     """What the fullest rank needs, and of what."""
-    peaks = plan.predicted.peak_memory_bytes
-    rank = max(range(len(peaks)), key=lambda index: peaks[index])
-    memory = max((stage.memory for stage in plan.stages), key=lambda own: own.total_bytes)
-    limit = plan.memory_limit_bytes
+    stage = min(plan.stages, key=lambda own: plan.limit_bytes(own.device) - own.memory.total_bytes)
+    memory, limit = stage.memory, plan.limit_bytes(stage.device)
+    rank = plan.predicted.peak_memory_bytes.index(memory.total_bytes)
     parts = sorted(
         ((label, getattr(memory, name)) for name, label in _MEMORY.items()), key=lambda item: item[1], reverse=True
     )
@@ -168,7 +167,7 @@ def _otherwise(plan: PlanData, item: Decision) -> str:
         because = _because(plan, item)
         best = f"the best with {item.other}" + (f" has {besides} too" if besides else "")
         return f"{best}: {takes}" + (f"; {because}" if because else "")
-    limit, needs = digits(plan.memory_limit_bytes / GIB), digits(item.peak_memory_bytes / GIB)
+    limit, needs = digits(plan.limit_bytes(item.device) / GIB), digits(item.peak_memory_bytes / GIB)
     where = f"rank {item.stage} of the pipeline" if _ranks(plan, item) > 1 else "a device"
     alone = f"{item.other}, with {besides}" if besides else item.other
     return f"{alone} and all else the same: {takes}, but {where} needs {needs} of {limit} GiB"

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from itertools import groupby
 
-from autopart.ir.plan import PlanData, StagePlan
+from autopart.ir.plan import DeviceGroup, PlanData, StagePlan
 from autopart.report.grid import grid
 from autopart.report.quantity import GIB, column, count, digits
 
@@ -19,6 +19,7 @@ def stage_table(plan: PlanData, width: int) -> list[str]:
         return []
     numbers = _numbers(plan.stages)
     mixed = len(set(plan.layers_recomputed)) > 1
+    devices = {own.device: _device(own) for own in plan.groups}
     groups = [
         list(group)
         for _, group in groupby(
@@ -27,10 +28,15 @@ def stage_table(plan: PlanData, width: int) -> list[str]:
     ]
     for room in range(_MOST_NAME, _LEAST_NAME - 1, -1):
         rows = [
-            (_label(group), _names([plan.stages[index] for index in group], room, mixed), *numbers[group[0]])
+            (
+                _label(group),
+                _names([plan.stages[index] for index in group], room, mixed),
+                *([devices[plan.stages[group[0]].device]] if devices else []),
+                *numbers[group[0]],
+            )
             for group in groups
         ]
-        lines = _printed(rows, plan.memory_limit_bytes)
+        lines = _printed(rows, plan.memory_limit_bytes, bool(devices))
         if max(map(len, lines)) <= width:
             break
     return [_CAPTION, *lines]
@@ -48,12 +54,20 @@ def recomputed_text(stage: StagePlan) -> list[str]:
 
 def _alike_in(stage: StagePlan, numbers: tuple[str, ...]) -> tuple[object, ...]:
     """What stages of one row have in common."""
-    return numbers, stage.layers, recomputed_text(stage)
+    return numbers, stage.layers, recomputed_text(stage), stage.device
 
 
-def _printed(rows: Sequence[Sequence[str]], limit_bytes: int) -> list[str]:
-    headers = (*_HEADERS[:-1], _HEADERS[-1] + digits(limit_bytes / GIB), *_MEMORY)
-    return grid(rows, headers, "rl" + "r" * (len(headers) - 2))
+def _device(group: DeviceGroup) -> str:
+    """The name of a device and what it has, in lines: `a100`, `sxm-40gb`, `of 39.4`."""
+    return "\n".join((*group.device.split("-", 1), f"of {digits(group.memory_limit_bytes / GIB)}"))
+
+
+def _printed(rows: Sequence[Sequence[str]], limit_bytes: int, devices: bool) -> list[str]:
+    """`devices`: the rows have theirs, which says what each has."""
+    peak = "peak GiB" if devices else _HEADERS[-1] + digits(limit_bytes / GIB)
+    headers = (*_HEADERS[:2], *(["device\nGiB"] if devices else []), *_HEADERS[2:-1], peak, *_MEMORY)
+    text = 3 if devices else 2
+    return grid(rows, headers, "r" + "l" * (text - 1) + "r" * (len(headers) - text))
 
 
 def _numbers(stages: Sequence[StagePlan]) -> list[tuple[str, ...]]:

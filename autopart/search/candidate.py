@@ -1,7 +1,7 @@
 """Candidate: one point of the search space, priced."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, groupby, pairwise
@@ -23,6 +23,7 @@ from autopart.search.point import Point
 from autopart.search.tensor import TensorPlan
 from cost_models.cluster import Cluster
 from cost_models.collective import Group, all_gather_s, all_reduce_s, send_s
+from cost_models.device import Device
 
 Times = tuple[float, ...]
 Played = tuple[Schedule, Times, Times, Times, bool, Times | None]
@@ -117,6 +118,15 @@ class Candidate:
         """How many times the seconds of a lone device a pass takes on the slowest of all devices."""
         return self.cluster.device.pace(self.tp * self.pp * self.dp * self.cp) / self.cluster.device_speed
 
+    def paced_s(self, seconds: Iterable[float]) -> float:
+        """The sum of seconds of all units, each as the slowest of its devices takes them."""
+        return self.pace * sum(seconds)
+
+    @cached_property
+    def weight_s(self) -> tuple[float, ...]:
+        """Seconds of each stage's backward pass for the gradients of its weights, over one micro-batch."""
+        return tuple(self.pace * sum(cost.weight_s for cost in stage) for stage in self.stages)
+
     @cached_property
     def forward_s(self) -> tuple[float, ...]:
         """Seconds of each stage's forward pass over one micro-batch."""
@@ -184,19 +194,41 @@ class Candidate:
         return max(memory.total_bytes for memory in self.memory)
 
     @property
+    def one_kind(self) -> bool:
+        """Whether a unit takes the same wherever the cuts are."""
+        return True
+
+    @property
+    def fullest(self) -> int:
+        """The rank that has the least left of what its device has."""
+        return max(range(self.pp), key=lambda rank: self.memory[rank].total_bytes)
+
+    def device_of(self, rank: int) -> Device:
+        """What a rank of the pipeline runs on."""
+        return self.cluster.device
+
+    def fits(self, limit_bytes: float) -> bool:
+        """Whether no device needs more than `limit_bytes`."""
+        return self.peak_bytes <= limit_bytes
+
+    @property
     def trains_everywhere(self) -> bool:
         """Whether every rank has parameters: torch has no optimizer without any."""
         return all(any(cost.parameters for index in own for cost in self.stages[index]) for own in self.homes)
 
     @cached_property
     def tails_s(self) -> tuple[float, float]:
-        """What the schedule leaves out, of the rank that takes longest: sums of gradients over tp, tied stages and
-        replicas that nothing hides; and the optimizer, with what the stack does once a step.
-        """
+        """What the schedule leaves out, of the rank that takes longest; and what the stack does once a step."""
+        sums_s, optimizer_s = max(((0.0, 0.0), *self.rank_tails_s), key=sum)
+        return sums_s, optimizer_s + self.keeping.stack.step_s
+
+    @cached_property
+    def rank_tails_s(self) -> tuple[tuple[float, float], ...]:
+        """Of each rank: sums of gradients over tp, tied stages and replicas that nothing hides; and the optimizer."""
         ranks = [[cost for index in own for cost in self.stages[index]] for own in self.homes]
         owned = [{target: size for cost in units for target, size, _ in cost.parameters} for units in ranks]
         places = Counter(chain.from_iterable(owned))
-        longest = (0.0, 0.0)
+        tails_s = []
         device, keeping = self.cluster.device, self.keeping
         bandwidth = device.memory_bandwidth_bytes_per_s * device.bandwidth_fraction
         for own, units, sizes in zip(self.homes, ranks, owned, strict=True):
@@ -214,8 +246,8 @@ class Candidate:
             element = keeping.element_bytes
             moved = keeping.state.step_bytes - keeping.state.first_bytes
             share = keeping.replicas if keeping.zero >= 1 else 1
-            longest = max(longest, (sums_s, moved * held / element / share / bandwidth), key=sum)
-        return longest[0], longest[1] + keeping.stack.step_s
+            tails_s.append((sums_s, moved * held / element / share / bandwidth))
+        return tuple(tails_s)
 
     @property
     def tail_s(self) -> float:
@@ -236,7 +268,7 @@ class Candidate:
             return self.forward_s, nothing, nothing
         if Kind.WEIGHT not in kinds:
             return self.forward_s, self.backward_s, nothing
-        weight_s = tuple(self.pace * sum(cost.weight_s for cost in stage) for stage in self.stages)
+        weight_s = self.weight_s
         return self.forward_s, tuple(b - w for b, w in zip(self.backward_s, weight_s, strict=True)), weight_s
 
     def _of_ranks(self, times_s: Times) -> Times:
@@ -331,9 +363,10 @@ class Candidate:
                     self.backward_s[index],
                     sum(cost.communication_s for cost in stage),
                     self.memory[self.rank_of[index]],
-                    self.pace * sum(cost.weight_s for cost in stage),
+                    self.weight_s[index],
                     self.sends_s[index] if index < len(self.sends_s) else 0.0,
                     tuple((kind, len(list(own))) for kind, own in groupby(layers)),
+                    self.device_of(self.rank_of[index]).name,
                 )
             )
         return tuple(plans)

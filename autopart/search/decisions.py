@@ -86,7 +86,7 @@ def _told(name: str, candidate: Candidate) -> str:
 
 def _decision(name: str, own: Candidate, other: Candidate, fits: bool) -> Decision:
     besides = [(also, _told(also, other)) for also in _READ if also != name and _told(also, other) != _told(also, own)]
-    stage = max(range(other.pp), key=lambda rank: other.memory[rank].total_bytes)
+    stage = other.fullest
     return Decision(
         name=name,
         chosen=_told(name, own),
@@ -96,7 +96,8 @@ def _decision(name: str, own: Candidate, other: Candidate, fits: bool) -> Decisi
         step_time_s=other.step_s,
         parts=parts(other),
         stage=stage,
-        peak_memory_bytes=other.peak_bytes,
+        peak_memory_bytes=other.memory[stage].total_bytes,
+        device=other.device_of(stage).name,
     )
 
 

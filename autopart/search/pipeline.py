@@ -82,6 +82,22 @@ class CutSearch:
                 return _most_even([_Block(own.start, times) for own, times in zip(blocks, even, strict=True)])
         return None
 
+    def durations_s(self, flying: float, limit_bytes: float, most_s: float) -> Matrix:
+        """Seconds of every stage with so many micro-batches in flight, by its first unit (row) and the next stage's
+        (column); infinite where it does not fit the memory, or takes more than `most_s`.
+        """
+        room = self._room(limit_bytes)
+        possible = self._possible & (self._duration <= most_s)
+        fits = possible & (self._memory.kept * flying <= room)
+        found = np.where(fits, self._duration, np.inf)
+        if self._mixes is not None:
+            start, stop = np.nonzero(possible & ~fits & (self._memory.least * flying <= room))
+            if start.size:
+                again_s = self._mixes.again_s(self._stages(start, stop, np.full(start.size, float(flying)), room))
+                seconds = self._duration[start, stop] + again_s
+                found[start, stop] = np.where(seconds <= most_s, seconds, np.inf)
+        return found
+
     def kinds(self, cuts: Sequence[int], in_flight: Sequence[float], limit_bytes: float) -> tuple[str, ...]:
         """How every unit is recomputed with these cuts, in the fastest mix of each stage."""
         if self._mixes is None:

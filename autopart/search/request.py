@@ -7,6 +7,7 @@ from autopart.errors import PinError
 from autopart.estimate.recompute import parse_recompute
 from autopart.ir.placement import Placement
 from cost_models.cluster import Cluster
+from cost_models.mixed_cluster import MixedCluster
 from cost_models.stack import Stack
 
 
@@ -18,7 +19,8 @@ class Request:
     begin a stage. `sequence_parallel`: True shards what goes from layer to layer along the sequence, False shards
     nothing along it, and what goes from layer to layer not at all. `search_seconds` is not a pin: after that time the
     best so far is taken. `memory_limit_bytes` is what a device has, left out that of the cluster's.
-    `tokens_per_sample` is 0 for a model without tokens.
+    `tokens_per_sample` is 0 for a model without tokens. With `mixed`, its groups are in the order of the pipeline, all
+    their devices are taken, and `cluster` is the group for whose prices layouts are chosen.
     """
 
     world: int
@@ -40,6 +42,7 @@ class Request:
     precision: str = "as-built"
     memory_limit_bytes: float | None = None
     placements: tuple[tuple[str, Placement], ...] = ()
+    mixed: MixedCluster | None = None
     optimizer: str = "adamw"
     search_seconds: float | None = None
 

@@ -7,18 +7,29 @@ from autopart.estimate.work import Work, work_of
 from autopart.ir.folded import Folded
 from autopart.ir.graph import Node
 from autopart.ir.kept import KEPT, function_name
-from autopart.ir.plan import Alternative, LayerTraffic, NodeChoice, Note, ParameterChoice, PlanData, Prediction
+from autopart.ir.plan import (
+    Alternative,
+    DeviceGroup,
+    LayerTraffic,
+    NodeChoice,
+    Note,
+    ParameterChoice,
+    PlanData,
+    Prediction,
+)
 from autopart.ir.uncollected import uncollected
 from autopart.ir.units import Unit, units_of
 from autopart.search.candidate import Candidate
 from autopart.search.decisions import decisions, unpinned
 from autopart.search.degrees import DegreeSearch, Found
+from autopart.search.orders import search_orders
 from autopart.search.parts import parts
 from autopart.search.request import Request
 from autopart.sharding.batch import BatchSharding
 from autopart.sharding.infer_axes import Axes, infer_axes
 from autopart.sharding.rule import Rule
 from autopart.sharding.strategies import Strategy
+from cost_models.device import Device
 
 OWN_BACKWARD = "a torch.autograd.Function, called as it is: only it knows its backward"
 PROVED = 1e-9  # a relative gap that rounding explains
@@ -48,9 +59,9 @@ def solve(
     """
     graph = folded.graph
     axes, units = infer_axes(graph, rules), units_of(folded)
-    search = DegreeSearch(folded, rules, axes, units, request)
-    found = search.run()
-    best, cluster = found.best, request.cluster
+    search, found = search_orders(DegreeSearch(folded, rules, axes, units, request))
+    best, request = found.best, search.request
+    cluster, groups = request.cluster, _device_groups(request)
     dtypes = [parameter.value.dtype for parameter in graph.parameters]
     return PlanData(
         model=graph.name,
@@ -58,10 +69,13 @@ def solve(
         parameter_count=_parameter_count(folded),
         dtype=max(set(dtypes), key=dtypes.count) if dtypes else "float32",
         tokens_per_sample=request.tokens_per_sample,
-        cluster=cluster.name,
-        device=cluster.device.name,
-        devices_per_node=cluster.devices_per_node,
-        memory_limit_bytes=_limit_bytes(request),
+        cluster=request.mixed.name if request.mixed else cluster.name,
+        device=" + ".join(dict.fromkeys(own.device for own in groups)) or cluster.device.name,
+        devices_per_node=min((own.devices_per_node for own in groups), default=cluster.devices_per_node),
+        memory_limit_bytes=min(
+            (own.memory_limit_bytes for own in groups), default=_limit_bytes(request, cluster.device)
+        ),
+        groups=groups,
         world=request.world,
         tp=best.tp,
         pp=best.pp,
@@ -93,9 +107,22 @@ def solve(
     )
 
 
-def _limit_bytes(request: Request) -> int:
+def _limit_bytes(request: Request, device: Device) -> int:
     own = request.memory_limit_bytes
-    return request.cluster.device.memory_bytes if own is None or own == float("inf") else int(own)
+    return device.memory_bytes if own is None or own == float("inf") else int(own)
+
+
+def _device_groups(request: Request) -> tuple[DeviceGroup, ...]:
+    groups = request.mixed.groups if request.mixed else ()
+    return tuple(
+        DeviceGroup(
+            own.cluster.device.name,
+            own.devices,
+            own.cluster.devices_per_node,
+            _limit_bytes(request, own.cluster.device),
+        )
+        for own in groups
+    )
 
 
 def mixing_notes(batch: BatchSharding) -> tuple[Note, ...]:
@@ -162,13 +189,14 @@ def _prediction(best: Candidate, request: Request, folded: Folded) -> Prediction
     per_device = flops / step_s / request.world
     busiest = [node.output.dtype for node in folded.graph.nodes if work_of(node) is Work.MATMUL]
     dtype = max(set(busiest), key=busiest.count) if busiest else "float32"
+    devices = [best.device_of(rank) for rank in range(best.pp)]
     return Prediction(
         step_time_s=step_s,
-        time_error=request.stack.time_error if request.cluster.device.checked else 0.0,
+        time_error=request.stack.time_error if all(device.checked for device in devices) else 0.0,
         tokens_per_s=samples_per_s * request.tokens_per_sample,
         samples_per_s=samples_per_s,
         model_flops_per_gpu_per_s=per_device,
-        mfu=per_device / request.cluster.device.peak(dtype),
+        mfu=per_device / (sum(device.peak(dtype) for device in devices) / best.pp),
         bubble_fraction=best.timeline.bubble_fraction,
         peak_memory_bytes=tuple(memory.total_bytes for memory in best.memory),
         parts=parts(best),
