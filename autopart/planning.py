@@ -157,7 +157,7 @@ def _nodes(cluster: Cluster | MixedCluster, world: int) -> tuple[Cluster, MixedC
         groups = " + ".join(f"{own.devices} {own.cluster.device.name}" for own in cluster.groups)
         raise PinError(f"world={world}: {cluster.name} has {cluster.devices} devices, {groups}: world can be no more")
     mixed = cluster.first(max(1, world))
-    return mixed.groups[0].cluster, mixed if len(mixed.groups) > 1 else None
+    return mixed.busiest, mixed if len(mixed.groups) > 1 else None
 
 
 def _at_hand() -> str | None:

@@ -21,7 +21,7 @@ class NodeGroup:
 
 @dataclass(frozen=True, slots=True)
 class MixedCluster:
-    """Groups of nodes, one after another: ranks fill the first group before the second.
+    """Groups of nodes. Fewer devices than all are the first of them.
 
     `between` is one device's share of the network between nodes of different groups; `sources` says where it is from.
     """
@@ -37,7 +37,7 @@ class MixedCluster:
         return sum(group.devices for group in self.groups)
 
     def first(self, devices: int) -> "MixedCluster":
-        """The part that so many ranks fill; groups that are left empty are left out."""
+        """The part that so many devices make up; groups that are left empty are left out."""
         groups, left = [], devices
         for group in self.groups:
             if left > 0:
@@ -45,9 +45,10 @@ class MixedCluster:
             left -= group.devices
         return replace(self, groups=tuple(groups))
 
-    def ordered(self, order: tuple[int, ...]) -> "MixedCluster":
-        """The same groups, in the order of these numbers."""
-        return replace(self, groups=tuple(self.groups[number] for number in order))
+    @property
+    def busiest(self) -> Cluster:
+        """The nodes that can do the most together, by the peak of their devices in bfloat16."""
+        return max(self.groups, key=lambda group: group.devices * group.cluster.device.peak("bfloat16")).cluster
 
     def crossing(self, group: int) -> Cluster:
         """The nodes of a group, as they reach those of other groups."""

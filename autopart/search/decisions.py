@@ -21,6 +21,7 @@ _READ: Mapping[str, Callable[[Point], str]] = {
     "schedule": lambda point: _schedule(point),
     "recompute": lambda point: point.recompute,
     "zero": lambda point: str(point.zero),
+    "order": lambda point: str(point.order),
 }
 # What there may be more memory for, and what then has to follow: degrees make the world together.
 _NEAR: dict[str, tuple[str, ...]] = {"tp": ("dp",), "pp": ("dp",), "micro_batch": (), "recompute": ()}
@@ -81,6 +82,8 @@ def _told(name: str, candidate: Candidate) -> str:
     """What a decision is in a candidate."""
     if name == "placements":
         return "pinned"
+    if name == "order":
+        return ", ".join(dict.fromkeys(candidate.device_of(rank).name for rank in range(candidate.pp)))
     return candidate.recompute if name == "recompute" else _READ[name](candidate.point)
 
 

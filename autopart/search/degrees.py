@@ -21,7 +21,7 @@ from autopart.search.point import Point
 from autopart.search.points import DEFAULT_SCHEDULE, Choices
 from autopart.search.polish import polished
 from autopart.search.pricing import Pricing
-from autopart.search.rank_groups import rank_groups
+from autopart.search.rank_groups import in_every_order
 from autopart.search.request import Request, check, divisors
 from autopart.search.sequence_parallel import check_sequence
 from autopart.search.shortlist import ROUNDING, Shortlist, fastest
@@ -81,11 +81,12 @@ class DegreeSearch:
         lengths = tuple(sorted(sequence_lengths(self.axes)))
         layers = sum(unit.loop is not None for unit in self.units)
         choices = Choices(self.request, len(self.units), layers, self.pricing.shares_work, lengths)
-        layouts = self.pricing.layouts(1)
-        check_placements(layouts, sorted({tp for tp, *_ in choices.degrees()}))
-        points = [point for point in choices.points() if layouts.keeps_placements(point.tp)]
-        mixed = self.request.mixed
-        return points if mixed is None else [point for point in points if rank_groups(mixed, point) is not None]
+        points, mixed = choices.points(), self.request.mixed
+        if self.request.placements:
+            layouts = self.pricing.layouts(1)
+            check_placements(layouts, sorted({tp for tp, *_ in choices.degrees()}))
+            points = [point for point in points if layouts.keeps_placements(point.tp)]
+        return points if mixed is None else in_every_order(mixed, points)
 
     def run(self) -> Found:
         """The best plan. With `request.search_seconds`, looking stops after that time as soon as anything was found.
@@ -95,19 +96,18 @@ class DegreeSearch:
             InfeasiblePlanError: nothing fits the memory; the message names the stage and what would fit.
             PlanningError: no way to use so many devices, or to cut so many stages for the schedule.
         """
-        found = self.find()
+        found = self._search()
         return found if found is not None else explain_infeasible(self.pricing, self.points, self.again)
 
     def again(self, request: Request) -> Candidate | None:
         """The best candidate of another request for the same model; None where there is none."""
         try:
-            found = DegreeSearch(self.folded, self.rules, self.axes, self.units, request).find()
+            found = DegreeSearch(self.folded, self.rules, self.axes, self.units, request)._search()
         except PlanningError:
             return None
         return None if found is None else found.best
 
-    def find(self) -> Found | None:
-        """The same, or None where nothing fits."""
+    def _search(self) -> Found | None:
         request = self.request
         check(request, len(self.units))
         if request.schedule is not None and request.virtual_stages is not None:

@@ -17,7 +17,7 @@ class MixedCandidate(Candidate):
     """`costs` are those of each unit on the nodes that its stage is on.
 
     Attributes:
-        mixed: the cluster, its groups in the order of the pipeline.
+        mixed: the cluster.
         groups: of every rank the number of its group.
         views: for each group the candidate as if all ranks were on its nodes: right for the ranks that are.
         limits_bytes: of every rank what its device has.
@@ -84,29 +84,30 @@ class MixedCandidate(Candidate):
         """Of each rank: sums of gradients that nothing hides, those of tied stages over what connects them; and the
         optimizer.
         """
+        across, stride = self._tied_across, self.tp * self.cp * self.dp
+        ratio = self.keeping.state.reduced_bytes / self.keeping.element_bytes
         found = []
         for rank, group in enumerate(self.groups):
             sums_s, optimizer_s = self.views[group].rank_tails_s[rank]
-            tied = self._tied_elsewhere(rank) * self.keeping.state.reduced_bytes / self.keeping.element_bytes
+            units = [cost for stage in self.homes[rank] for cost in self.stages[stage]] if across else []
+            shared = {name: size for cost in units for name, size, _ in cost.parameters if name in across}
+            tied = ratio * sum(shared.values())
             if tied:
-                pair = Group(2, max(self.tp * self.cp * self.dp, self.mixed.groups[group].cluster.devices_per_node))
-                across = max(all_reduce_s(tied, pair, self.mixed.crossing(end)) for end in range(len(self.views)))
-                sums_s += across - all_reduce_s(
-                    tied, Group(2, self.tp * self.cp * self.dp), self.mixed.groups[group].cluster
-                )
+                ends = [self.mixed.crossing(end) for end in range(len(self.views))]
+                sums_s += max(all_reduce_s(tied, Group(2, max(stride, end.devices_per_node)), end) for end in ends)
+                sums_s -= all_reduce_s(tied, Group(2, stride), self.views[group].cluster)
             found.append((sums_s, optimizer_s))
         return tuple(found)
 
-    def _tied_elsewhere(self, rank: int) -> float:
-        """Bytes of a rank's parameters that ranks of other groups use too."""
-        owned: dict[int, dict[str, float]] = {}
-        for stage, group in enumerate(self._stage_groups):
-            home = self.rank_of[stage]
-            if home == rank or group != self.groups[rank]:
-                sizes = owned.setdefault(home, {})
-                sizes.update((target, size) for cost in self.stages[stage] for target, size, _ in cost.parameters)
-        others = {target for home, sizes in owned.items() if home != rank for target in sizes}
-        return sum(size for target, size in owned.get(rank, {}).items() if target in others)
+    @property
+    def _tied_across(self) -> frozenset[str]:
+        """The parameters that stages of several groups use."""
+        groups: dict[str, set[int]] = {}
+        for group, stage in zip(self._stage_groups, self.stages, strict=True):
+            for cost in stage:
+                for name, _, _ in cost.parameters:
+                    groups.setdefault(name, set()).add(group)
+        return frozenset(name for name, own in groups.items() if len(own) > 1)
 
     def device_of(self, rank: int) -> Device:
         """What a rank of the pipeline runs on."""

@@ -1,7 +1,9 @@
 """MixedCutSearch: where to cut a chain of units whose stages lie on different devices, exactly."""
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,7 +41,7 @@ class MixedCutSearch:
         self._groups, self._stage_groups = groups, stage_groups
         self._count = len(groups[0].costs)
         self._times = [
-            own.pace * np.cumsum([0.0, *(cost.forward_s + cost.backward_s + cost.again_s for cost in own.costs)])
+            list(accumulate((own.pace * (x.forward_s + x.backward_s + x.again_s) for x in own.costs), initial=0.0))
             for own in groups
         ]
 
@@ -52,7 +54,7 @@ class MixedCutSearch:
             slowest = _least_slowest(tables)
             if np.isfinite(slowest):
                 within = slowest * (1 + ROUNDING)
-                return _most_even([np.where(own <= within, own, np.inf) for own in tables])
+                return _most_even([_Table(own.start, np.where(own.s <= within, own.s, np.inf)) for own in tables])
         return None
 
     def kinds(self, cuts: Sequence[int], in_flight: Sequence[float], limit_bytes: float) -> tuple[str, ...]:
@@ -61,26 +63,55 @@ class MixedCutSearch:
         places = unit_groups(self._stage_groups, cuts, self._count)
         return tuple(every[group][unit] for unit, group in enumerate(places))
 
-    def _tables(self, in_flight: Sequence[float], limit_bytes: float, most_s: float) -> list[Matrix]:
-        """For each stage its durations, by its first unit and the next stage's; those above `most_s` are infinite."""
-        known: dict[tuple[int, float], Matrix] = {}
-        for key in zip(self._stage_groups, in_flight, strict=True):
-            if key not in known:
-                group, flying = self._groups[key[0]], key[1]
-                limit = limit_bytes * group.memory
-                known[key] = group.pace * group.search.durations_s(flying, limit, most_s * (1 + ROUNDING) / group.pace)
-        return [known[key] for key in zip(self._stage_groups, in_flight, strict=True)]
+    def _tables(self, in_flight: Sequence[float], limit_bytes: float, most_s: float) -> "list[_Table]":
+        """The durations of each stage, of which none takes more than `most_s`.
+
+        A unit can be the first of a stage if those before it can be done in the stages before, and the others in the
+        rest.
+        """
+        most_s *= 1 + ROUNDING
+        last, first = self._furthest(most_s), self._earliest(most_s)
+        spans = [slice(a, b + 1) for a, b in zip(first, last, strict=True)]
+        stages = list(zip(in_flight, spans, spans[1:], strict=False))
+        found: dict[int, _Table] = {}
+        for number, group in enumerate(self._groups):
+            own = [stage for stage, place in enumerate(self._stage_groups) if place == number]
+            limits = limit_bytes * group.memory, most_s / group.pace
+            tables = group.search.durations_s([stages[stage] for stage in own], *limits)
+            found.update((x, _Table(first[x], group.pace * table)) for x, table in zip(own, tables, strict=True))
+        return [found[stage] for stage in range(len(stages))]
+
+    def _furthest(self, most_s: float) -> list[int]:
+        """How many units the first stages can do, none, one, two of them and so on."""
+        ends = [0]
+        for group in self._stage_groups:
+            time = self._times[group]
+            ends.append(bisect_right(time, time[ends[-1]] + most_s) - 1)
+        return ends
+
+    def _earliest(self, most_s: float) -> list[int]:
+        """For each stage the first unit from which on it and those behind it can do all; then the number of units."""
+        starts = [self._count]
+        for group in reversed(self._stage_groups):
+            time = self._times[group]
+            starts.append(bisect_left(time, time[starts[-1]] - most_s))
+        return [0, *reversed(starts[:-1])]
 
     def _limits_s(self) -> tuple[float, ...]:
         """Seconds that no stage may take, to be tried in turn: the least there are, memory aside; more; then all."""
-        least, most = 0.0, max(float(time[-1]) for time in self._times)
+        least, most = 0.0, max(time[-1] for time in self._times)
         for _ in range(HALVINGS):
-            middle, start = (least + most) / 2, 0
-            for group in self._stage_groups:
-                time = self._times[group]
-                start = int(np.searchsorted(time, time[start] + middle, side="right")) - 1
-            least, most = (least, middle) if start == self._count else (middle, most)
-        return 1.1 * most, 2 * most, float("inf")
+            middle = (least + most) / 2
+            least, most = (least, middle) if self._furthest(middle)[-1] == self._count else (middle, most)
+        return 1.1 * most, 2 * most, 1e9 * most
+
+
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """Durations of a stage, by its first unit (row), from unit number `start` on, and by the next stage's (column)."""
+
+    start: int
+    s: Matrix
 
 
 def unit_groups(stage_groups: Sequence[int], cuts: Sequence[int], count: int) -> tuple[int, ...]:
@@ -89,24 +120,25 @@ def unit_groups(stage_groups: Sequence[int], cuts: Sequence[int], count: int) ->
     return tuple(group for stage, group in enumerate(stage_groups) for _ in range(bounds[stage + 1] - bounds[stage]))
 
 
-def _least_slowest(tables: Sequence[Matrix]) -> float:
+def _least_slowest(tables: Sequence[_Table]) -> float:
     """The least time of the slowest stage of any chain of stages from the first unit to the last."""
-    best = np.where(np.arange(len(tables[0])) == 0, 0.0, np.inf)
+    best = np.zeros(1)
     for table in tables:
-        best = np.maximum(best[:, None], table).min(axis=0)
+        if not table.s.size:
+            return float("inf")
+        best = np.maximum(best[:, None], table.s).min(axis=0)
     return float(best[-1])
 
 
-def _most_even(tables: Sequence[Matrix]) -> tuple[int, ...]:
+def _most_even(tables: Sequence[_Table]) -> tuple[int, ...]:
     """The cuts of the chain of stages, from the first unit to the last, whose squared durations add up to least."""
-    best = np.where(np.arange(len(tables[0])) == 0, 0.0, np.inf)
-    choices = []
+    best, choices = np.zeros(1), []
     for table in tables:
-        joined = best[:, None] + table**2
+        joined = best[:, None] + table.s**2
         choices.append(joined.argmin(axis=0))
         best = joined.min(axis=0)
     cuts, place = [], len(best) - 1
-    for choice in reversed(choices):
+    for table, choice in zip(reversed(tables), reversed(choices), strict=True):
         place = int(choice[place])
-        cuts.append(place)
+        cuts.append(table.start + place)
     return tuple(reversed(cuts[:-1]))

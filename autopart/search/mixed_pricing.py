@@ -73,14 +73,15 @@ class Least:
 
 @dataclass
 class MixedPricing(Pricing):
-    """Of one model for a request with a mixed cluster, in one order of its groups.
+    """Of one model for a request with a mixed cluster.
 
     Bounds take every unit at the least that it takes on any of the devices, paced by them; a rank of slower devices is
     worth as much of a rank of these as it is at the most, for any unit.
     """
 
     _least: dict[tuple[Layout, str], Least] = field(default_factory=dict)
-    _groups_of: dict[tuple[int, int], tuple[int, ...]] = field(default_factory=dict)
+    _mixed_cuts: dict[tuple[Layout, str, int, tuple[int, ...]], MixedCutSearch] = field(default_factory=dict)
+    _groups_of: dict[tuple[tuple[int, ...], int], tuple[int, ...]] = field(default_factory=dict)
 
     @cached_property
     def groups(self) -> tuple[GroupPricing, ...]:
@@ -149,12 +150,16 @@ class MixedPricing(Pricing):
         return candidate.virtual_stages == 1 or candidate.fits(limit)
 
     def _cut_search(self, point: Point) -> MixedCutSearch:  # type: ignore[override]
-        kinds = self._pinned_kinds(point) or ()
-        own = [
-            GroupOfStages(group._cut_search(point), group._recomputed(point, kinds), group.pace, memory)
-            for group, memory in zip(self.groups, self._memory, strict=True)
-        ]
-        return MixedCutSearch(own, self._stage_groups(point))
+        groups = self._stage_groups(point)
+        key = (point.layout, point.recompute, point.zero, groups)
+        if key not in self._mixed_cuts:
+            kinds = self._pinned_kinds(point) or ()
+            own = [
+                GroupOfStages(group._cut_search(point), group._recomputed(point, kinds), group.pace, memory)
+                for group, memory in zip(self.groups, self._memory, strict=True)
+            ]
+            self._mixed_cuts[key] = MixedCutSearch(own, groups)
+        return self._mixed_cuts[key]
 
     def _with_cuts(self, point: Point, cuts: tuple[int, ...], each: float) -> MixedCandidate:
         kinds, (in_flight, flying) = self._pinned_kinds(point), self._in_flight(point)
@@ -173,12 +178,9 @@ class MixedPricing(Pricing):
         return MixedCandidate(point, cuts, costs, plan, *own, self._mixed, groups, views, limits)
 
     def _rank_groups(self, point: Point) -> tuple[int, ...]:
-        key = point.pp, point.tp * point.dp * point.cp
+        key = point.order, point.tp * point.dp * point.cp
         if key not in self._groups_of:
-            found = rank_groups(self._mixed, point)
-            if found is None:
-                raise ValueError(f"a rank of {point} is on two kinds of nodes")
-            self._groups_of[key] = found
+            self._groups_of[key] = rank_groups(self._mixed, point)
         return self._groups_of[key]
 
     def _stage_groups(self, point: Point) -> tuple[int, ...]:

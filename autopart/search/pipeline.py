@@ -82,20 +82,35 @@ class CutSearch:
                 return _most_even([_Block(own.start, times) for own, times in zip(blocks, even, strict=True)])
         return None
 
-    def durations_s(self, flying: float, limit_bytes: float, most_s: float) -> Matrix:
-        """Seconds of every stage with so many micro-batches in flight, by its first unit (row) and the next stage's
-        (column); infinite where it does not fit the memory, or takes more than `most_s`.
+    def durations_s(
+        self, stages: Sequence[tuple[float, slice, slice]], limit_bytes: float, most_s: float
+    ) -> list[Matrix]:
+        """Seconds of some stages, for every unit that may be their first (row) and the next stage's (column); infinite
+        where they do not fit, or take more than `most_s`.
+
+        Args:
+            stages: of each the micro-batches in flight, and the units of rows and columns.
+            limit_bytes: what tensors can have of a device.
+            most_s: seconds that no stage may take.
         """
-        room = self._room(limit_bytes)
-        possible = self._possible & (self._duration <= most_s)
-        fits = possible & (self._memory.kept * flying <= room)
-        found = np.where(fits, self._duration, np.inf)
-        if self._mixes is not None:
-            start, stop = np.nonzero(possible & ~fits & (self._memory.least * flying <= room))
-            if start.size:
-                again_s = self._mixes.again_s(self._stages(start, stop, np.full(start.size, float(flying)), room))
-                seconds = self._duration[start, stop] + again_s
-                found[start, stop] = np.where(seconds <= most_s, seconds, np.inf)
+        room, found, full = self._room(limit_bytes), list[Matrix](), list[Places]()
+        for flying, rows, columns in stages:
+            own = rows, columns
+            possible = self._possible[own] & (self._duration[own] <= most_s)
+            fits = possible & (self._memory.kept[own] * flying <= room[own])
+            found.append(np.where(fits, self._duration[own], np.inf))
+            if self._mixes is not None:
+                full.append(np.argwhere(possible & ~fits & (self._memory.least[own] * flying <= room[own])))
+        if self._mixes is not None and any(map(len, full)):
+            firsts = [(rows.start, columns.start) for _, rows, columns in stages]
+            start, stop = np.concatenate([own + first for own, first in zip(full, firsts, strict=True)]).T
+            flown = np.repeat([float(flying) for flying, _, _ in stages], [len(own) for own in full])
+            seconds = self._duration[start, stop] + self._mixes.again_s(self._stages(start, stop, flown, room))
+            seconds[seconds > most_s] = np.inf
+            for table, places, times in zip(
+                found, full, np.split(seconds, np.cumsum([*map(len, full)])[:-1]), strict=True
+            ):
+                table[places[:, 0], places[:, 1]] = times
         return found
 
     def kinds(self, cuts: Sequence[int], in_flight: Sequence[float], limit_bytes: float) -> tuple[str, ...]:

@@ -19,8 +19,8 @@ class Request:
     begin a stage. `sequence_parallel`: True shards what goes from layer to layer along the sequence, False shards
     nothing along it, and what goes from layer to layer not at all. `search_seconds` is not a pin: after that time the
     best so far is taken. `memory_limit_bytes` is what a device has, left out that of the cluster's.
-    `tokens_per_sample` is 0 for a model without tokens. With `mixed`, its groups are in the order of the pipeline, all
-    their devices are taken, and `cluster` is the group for whose prices layouts are chosen.
+    `tokens_per_sample` is 0 for a model without tokens. With `mixed`, all of its devices are taken, and `cluster`
+    are the nodes for whose prices layouts are chosen.
     """
 
     world: int

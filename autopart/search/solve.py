@@ -22,7 +22,6 @@ from autopart.ir.units import Unit, units_of
 from autopart.search.candidate import Candidate
 from autopart.search.decisions import decisions, unpinned
 from autopart.search.degrees import DegreeSearch, Found
-from autopart.search.orders import search_orders
 from autopart.search.parts import parts
 from autopart.search.request import Request
 from autopart.sharding.batch import BatchSharding
@@ -59,9 +58,10 @@ def solve(
     """
     graph = folded.graph
     axes, units = infer_axes(graph, rules), units_of(folded)
-    search, found = search_orders(DegreeSearch(folded, rules, axes, units, request))
-    best, request = found.best, search.request
-    cluster, groups = request.cluster, _device_groups(request)
+    search = DegreeSearch(folded, rules, axes, units, request)
+    found = search.run()
+    best, cluster = found.best, request.cluster
+    groups = _device_groups(request, best)
     dtypes = [parameter.value.dtype for parameter in graph.parameters]
     return PlanData(
         model=graph.name,
@@ -112,8 +112,9 @@ def _limit_bytes(request: Request, device: Device) -> int:
     return device.memory_bytes if own is None or own == float("inf") else int(own)
 
 
-def _device_groups(request: Request) -> tuple[DeviceGroup, ...]:
-    groups = request.mixed.groups if request.mixed else ()
+def _device_groups(request: Request, best: Candidate) -> tuple[DeviceGroup, ...]:
+    """The kinds of nodes, in the order of the ranks."""
+    groups = [request.mixed.groups[number] for number in best.point.order] if request.mixed else ()
     return tuple(
         DeviceGroup(
             own.cluster.device.name,

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import combinations, permutations
+from itertools import combinations
 
 import pytest
 from numpy.random import default_rng
@@ -17,7 +17,6 @@ from autopart.schedules.makespan import makespan_s
 from autopart.search.any_cuts import least_of_any_cuts_s
 from autopart.search.degrees import DegreeSearch, Found
 from autopart.search.mixed_cuts import GroupOfStages, MixedCutSearch
-from autopart.search.orders import search_orders
 from autopart.search.pipeline import CutSearch
 from cost_models.cluster import load_cluster
 from cost_models.collective import send_s
@@ -43,7 +42,7 @@ def searched(whole: Problem, batch: int, cluster: MixedCluster, **pins: object) 
 
 
 def best(whole: Problem, batch: int, cluster: MixedCluster, **pins: object) -> Found:
-    return search_orders(searched(whole, batch, cluster, **pins))[1]
+    return searched(whole, batch, cluster, **pins).run()
 
 
 @pytest.mark.parametrize("name", ["small gpt", "uneven"])
@@ -57,7 +56,8 @@ def test_groups_of_equal_nodes_are_one_cluster(name: str) -> None:
         for point in grouped.points:
             if point.pp != 2 or point.zero > 1:
                 continue
-            one, other = (search.pricing.candidate(point, limit) for search in (plain, grouped))
+            one = plain.pricing.candidate(replace(point, order=()), limit)
+            other = grouped.pricing.candidate(point, limit)
             assert (one is None) == (other is None)
             if one is None or other is None:
                 continue
@@ -149,13 +149,15 @@ def played_s(whole: Problem, cluster: MixedCluster, schedule: str, cuts: tuple[i
 def test_the_best_is_that_of_all_cuts_and_orders_under_the_event_simulator(schedule: str) -> None:
     whole, cluster = model("uneven"), mixed(("dgx-h100", 1), ("dgx-a100-40gb", 2))
     found = best(whole, 6, cluster, tp=1, dp=1, micro_batch=1, schedule=schedule, recompute="none")
+    orders = {order: replace(cluster, groups=tuple(cluster.groups[x] for x in order)) for order in ((0, 1), (1, 0))}
     every = {
-        (order, cuts): played_s(whole, cluster.ordered(order), schedule, cuts, 6)
-        for order in permutations(range(2))
+        (order, cuts): played_s(whole, ordered, schedule, cuts, 6)
+        for order, ordered in orders.items()
         for cuts in combinations(range(1, len(whole.units)), 2)
     }
     assert found.best.step_s == pytest.approx(min(every.values()), rel=1e-9)
-    by_order = [min(own for (order, _), own in every.items() if order == each) for each in permutations(range(2))]
+    assert every[found.best.point.order, found.best.cuts] == pytest.approx(found.best.step_s, rel=1e-9)
+    by_order = [min(own for (order, _), own in every.items() if order == each) for each in orders]
     assert by_order[0] != by_order[1], "the order makes no difference"
 
 
@@ -184,7 +186,7 @@ def test_the_bounds_hold(name: str) -> None:
 def test_pruning_changes_nothing() -> None:
     for name in ("small gpt", "uneven"):
         search = searched(model(name), 16, mixed(("dgx-h100", 2), ("dgx-a100-40gb", 2)), schedule="1f1b")
-        (_, pruned), (_, whole) = search_orders(search), search_orders(replace(search, prune=False))
+        pruned, whole = search.run(), replace(search, prune=False).run()
         assert pruned.evaluated < whole.evaluated
         assert (pruned.best.step_s, pruned.best.cuts) == (whole.best.step_s, whole.best.cuts)
 
