@@ -43,7 +43,7 @@ _NAMES = {
     "recompute": "recomputation",
     "zero": "ZeRO",
     "sequence_parallel": "sequence sharded between blocks",
-    "order": "devices in the order",
+    "order": "devices",
 }
 _FULL = 0.9  # of the memory: a stage that uses more is called full
 _TOLD = 0.1  # a part is named if it makes so much of a difference

@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from itertools import groupby
 
-from autopart.ir.plan import DeviceGroup, PlanData, StagePlan
+from autopart.ir.plan import PlanData, StagePlan
 from autopart.report.grid import grid
 from autopart.report.quantity import GIB, column, count, digits
 
-_HEADERS = ("stage", "layers", "params", "forward\nms", "backward\nms", "comm.\nms", "peak GiB\nof ")
+_HEADERS = ("stage", "layers", "params", "forward\nms", "backward\nms", "comm.\nms", "peak GiB")
 _MEMORY = ("weights", "grads", "optim.", "activ.", "temp.", "reserve")
 _CAPTION = "stages: times of one micro-batch; memory in GiB, of the fullest device at its peak"
+_PEAK = 4  # its place in the numbers of a stage
 _MOST_NAME, _LEAST_NAME = 60, 12
 
 
@@ -18,8 +19,7 @@ def stage_table(plan: PlanData, width: int) -> list[str]:
     if not plan.stages:
         return []
     numbers = _numbers(plan.stages)
-    mixed = len(set(plan.layers_recomputed)) > 1
-    devices = {own.device: _device(own) for own in plan.groups}
+    mixed, limits = len(set(plan.layers_recomputed)) > 1, {own.device: own.memory_limit_bytes for own in plan.groups}
     groups = [
         list(group)
         for _, group in groupby(
@@ -27,16 +27,15 @@ def stage_table(plan: PlanData, width: int) -> list[str]:
         )
     ]
     for room in range(_MOST_NAME, _LEAST_NAME - 1, -1):
-        rows = [
-            (
-                _label(group),
-                _names([plan.stages[index] for index in group], room, mixed),
-                *([devices[plan.stages[group[0]].device]] if devices else []),
-                *numbers[group[0]],
-            )
-            for group in groups
-        ]
-        lines = _printed(rows, plan.memory_limit_bytes, bool(devices))
+        rows = []
+        for group in groups:
+            names = _names([plan.stages[index] for index in group], room, mixed)
+            cells, device = list(numbers[group[0]]), plan.stages[group[0]].device
+            if limits:
+                names += f"\n({device})"
+                cells[_PEAK] += f"\nof {digits(limits[device] / GIB)}"
+            rows.append((_label(group), names, *cells))
+        lines = _printed(rows, "" if limits else f"\nof {digits(plan.memory_limit_bytes / GIB)}")
         if max(map(len, lines)) <= width:
             break
     return [_CAPTION, *lines]
@@ -57,17 +56,9 @@ def _alike_in(stage: StagePlan, numbers: tuple[str, ...]) -> tuple[object, ...]:
     return numbers, stage.layers, recomputed_text(stage), stage.device
 
 
-def _device(group: DeviceGroup) -> str:
-    """The name of a device and what it has, in lines: `a100`, `sxm-40gb`, `of 39.4`."""
-    return "\n".join((*group.device.split("-", 1), f"of {digits(group.memory_limit_bytes / GIB)}"))
-
-
-def _printed(rows: Sequence[Sequence[str]], limit_bytes: int, devices: bool) -> list[str]:
-    """`devices`: the rows have theirs, which says what each has."""
-    peak = "peak GiB" if devices else _HEADERS[-1] + digits(limit_bytes / GIB)
-    headers = (*_HEADERS[:2], *(["device\nGiB"] if devices else []), *_HEADERS[2:-1], peak, *_MEMORY)
-    text = 3 if devices else 2
-    return grid(rows, headers, "r" + "l" * (text - 1) + "r" * (len(headers) - text))
+def _printed(rows: Sequence[Sequence[str]], limit: str) -> list[str]:
+    headers = (*_HEADERS[:-1], _HEADERS[-1] + limit, *_MEMORY)
+    return grid(rows, headers, "rl" + "r" * (len(headers) - 2))
 
 
 def _numbers(stages: Sequence[StagePlan]) -> list[tuple[str, ...]]:

@@ -83,7 +83,9 @@ def _told(name: str, candidate: Candidate) -> str:
     if name == "placements":
         return "pinned"
     if name == "order":
-        return ", ".join(dict.fromkeys(candidate.device_of(rank).name for rank in range(candidate.pp)))
+        names = list(dict.fromkeys(candidate.device_of(rank).name for rank in range(candidate.pp)))
+        short = [device.split("-")[0] for device in names]
+        return " → ".join(short if len(set(short)) == len(names) else names)
     return candidate.recompute if name == "recompute" else _READ[name](candidate.point)
 
 

@@ -115,14 +115,23 @@ class MixedPricing(Pricing):
         return passes_s + 2 * (point.pp - 1) * self._least_send_s(point, own) + self._tail_s(point, own)
 
     def played_s(self, point: Point, limit: float = float("inf")) -> float:
-        """Seconds that no candidate of `point` within `limit` takes less than, see `LeastStep.played_s`."""
+        """Seconds that no candidate of `point` within `limit` takes less than.
+
+        As `LeastStep.played_s`: with whole backward passes m x[s] + x[0] + .. + x[s-1] <= the step S, for the seconds x
+        of the stages. Their work is at most w[0] x[0] + w[1] x[1] + .., if a second on stage s is worth w[s] of one on
+        the fastest devices. With y[s] = (w[s] - y[s+1] - y[s+2] - ..) / m, where that is above 0, the first, added up y[s]
+        times each, say that the work is at most S (y[0] + y[1] + ..).
+        """
         again_s, least = self.again_s(point, limit), self._least_of(point)
         kinds, count = find_schedule(point.schedule).kinds, point.micro_batches
         if Kind.BACKWARD not in kinds or again_s == float("inf"):
             return 0.0 if again_s < float("inf") else again_s
         step_s = count * self._pace_s(point, least, again_s)
         if point.virtual_stages == 1 and point.zero < 2 and Kind.WEIGHT not in kinds:
-            step_s = max(step_s, (least.totals.seconds + again_s) / (1 - (1 - 1 / count) ** point.pp))
+            behind = 0.0
+            for group in reversed(self._rank_groups(point)):
+                behind += max(0.0, (least.shares[group] - behind) / count)
+            step_s = max(step_s, (least.totals.seconds + again_s) / behind)
         return step_s + self._tail_s(point, least.totals)
 
     def again_s(self, point: Point, limit: float) -> float:

@@ -53,7 +53,7 @@ def test_groups_of_equal_nodes_are_one_cluster(name: str) -> None:
         plain, grouped = model(name).search(16, 32, **pins), searched(model(name), 32, twice, **pins)
         limit = 1.5e9 if pins else INFINITE
         checked = ties = 0
-        for point in grouped.points:
+        for point in grouped.points[::3]:
             if point.pp != 2 or point.zero > 1:
                 continue
             one = plain.pricing.candidate(replace(point, order=()), limit)
