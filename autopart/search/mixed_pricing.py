@@ -119,8 +119,8 @@ class MixedPricing(Pricing):
 
         As `LeastStep.played_s`: with whole backward passes m x[s] + x[0] + .. + x[s-1] <= the step S, for the seconds x
         of the stages. Their work is at most w[0] x[0] + w[1] x[1] + .., if a second on stage s is worth w[s] of one on
-        the fastest devices. With y[s] = (w[s] - y[s+1] - y[s+2] - ..) / m, where that is above 0, the first, added up y[s]
-        times each, say that the work is at most S (y[0] + y[1] + ..).
+        the fastest devices. With y[s] = (w[s] - y[s+1] - y[s+2] - ..) / m, or 0 where that is below, the first, added
+        up y[s] times each, say that the work is at most S (y[0] + y[1] + ..).
         """
         again_s, least = self.again_s(point, limit), self._least_of(point)
         kinds, count = find_schedule(point.schedule).kinds, point.micro_batches
@@ -211,7 +211,7 @@ class MixedPricing(Pricing):
             return (1.0,) * len(self._mixed.groups)
         devices = [self.request.cluster.device, *(group.cluster.device for group in self._mixed.groups)]
         first, *usable = [usable_bytes(x) if own is None else own - reserve_bytes(x) for x in devices]
-        return tuple(each / first for each in usable)
+        return tuple(each / first if first else 1.0 for each in usable)
 
     def _least_of(self, point: Point) -> Least:
         key = point.layout, point.recompute
