@@ -63,7 +63,7 @@ class Least:
     """What units take at the least on any kind of device.
 
     Attributes:
-        totals: of all units, each with the least seconds of every pass; not paced.
+        totals: of all units, each with the least seconds of every pass, as the slowest device of a kind takes them.
         shares: of each group, how much of a rank of the fastest devices one of its ranks is worth at the most.
     """
 
