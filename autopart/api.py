@@ -37,6 +37,7 @@ from autopart.sharding.ruled import Ruled
 from autopart.sharding.strategies import Strategy, strategies
 from autopart.sharding.strict import refuse_mixing
 from cost_models.cluster import Cluster
+from cost_models.mixed_cluster import MixedCluster
 from cost_models.stack import Stack
 
 __all__ = [
@@ -57,7 +58,7 @@ def plan(
     model: nn.Module | Ruled,
     world: int,
     *,
-    cluster: str | Path | Cluster | None = None,
+    cluster: str | Path | Cluster | MixedCluster | None = None,
     global_batch: int | None = None,
     inputs: object | None = None,
     loss: LossFunction | None = None,
@@ -70,6 +71,7 @@ def plan(
     recompute: str | None = None,
     schedule: str | None = None,
     cuts: Sequence[str] | None = None,
+    placements: Mapping[str, object] | None = None,
     zero: int | None = None,
     sequence_parallel: bool | None = None,
     cp: int | None = None,
@@ -90,7 +92,8 @@ def plan(
             read, where `inputs`, `loss` and `rules` are not looked at.
         world: the number of devices.
         cluster: a name from `cost_models/clusters`, a path to such a file, or a `Cluster`. Left out: inside a job the
-            devices at hand, elsewhere `dgx-h100`.
+            devices at hand, elsewhere `dgx-h100`. Or nodes of several kinds, from `cost_models/mixed_clusters`: each
+            stage of the pipeline is then on one kind, and the printout says on which.
         global_batch: samples a step. Left out: about 4 million tokens for a token model, 32 samples a device otherwise.
         inputs: an example batch; see `example_inputs` for what is derived when it is left out.
         loss: a function of (output, batch); left out, the model's own loss.
@@ -105,6 +108,11 @@ def plan(
             calls so: here, attention). Left out: chosen for each layer, as the memory of its stage demands.
         schedule: the name of one of `autopart/schedules/catalog`; "1f1b", "gpipe", "zb-h1" and others.
         cuts: names of the modules at which the second and later stages begin.
+        placements: how the tp ranks hold parameters, by their original names, in which `*` stands for one name or for
+            a part of it: {"model.layers.*.mlp.up_proj.weight": "S(0)"}. The notation is that of
+            `torch.distributed.tensor`, whose `Shard(0)` and `Replicate()` are taken too: S(0) shards the first dim, R
+            is whole on every rank; S(0,1:1:1) is a fused weight of three equal parts. Layers that are repeated have one
+            layout, and a pinned shard asks for a tp above 1.
         zero: the ZeRO stage: 1 shares the optimizer's state among the replicas, 2 the gradients too, 3 the parameters
             too. With 1 or 2 an optimizer is given pieces of parameters, so it must treat each element by itself.
         sequence_parallel: True shards what goes from layer to layer along the sequence (the second dim of an input)
@@ -153,6 +161,7 @@ def plan(
         stack,
         memory_limit_bytes,
         search_seconds,
+        _texts(placements),
     )
     check_names(cluster, pins)
     find_front_end(front_end)
@@ -168,7 +177,7 @@ def parallelize(
     world: int | None = None,
     *,
     plan: PlanData | None = None,
-    cluster: str | Path | Cluster | None = None,
+    cluster: str | Path | Cluster | MixedCluster | None = None,
     global_batch: int | None = None,
     inputs: object | None = None,
     loss: LossFunction | None = None,
@@ -181,6 +190,7 @@ def parallelize(
     recompute: str | None = None,
     schedule: str | None = None,
     cuts: Sequence[str] | None = None,
+    placements: Mapping[str, object] | None = None,
     zero: int | None = None,
     sequence_parallel: bool | None = None,
     cp: int | None = None,
@@ -219,6 +229,7 @@ def parallelize(
         precision,
         stack,
         memory_limit_bytes,
+        placements=_texts(placements),
     )
     if plan is None and world is None:
         raise PinError("world is missing: parallelize(model, world=64), or parallelize(model, plan=plan)")
@@ -242,6 +253,11 @@ def parallelize(
     variant = partial(evaluation_variant, made, program, model, again, rules)
 
     return Parallel(made, program, prepared.captured.graph, model, prepared.captured.constants, variant)
+
+
+def _texts(placements: Mapping[str, object] | None) -> Mapping[str, str] | None:
+    """Placements in the notation that `Shard(0)` of `torch.distributed.tensor` prints as: "S(0)"."""
+    return None if placements is None else {name: str(own) for name, own in placements.items()}
 
 
 def make_program(plan: PlanData, prepared: Prepared) -> Program:

@@ -100,6 +100,14 @@ def names(text: str) -> tuple[str, ...]:
     return found
 
 
+def placement(text: str) -> tuple[str, str]:
+    """A parameter's name and its placement, as NAME=S(0)."""
+    name, separator, own = text.rpartition("=")
+    if not (separator and name and own):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=PLACEMENT, as in 'model.layers.*.up_proj.weight=S(0)'")
+    return name, own
+
+
 def keep_whole(text: str) -> str | tuple[str, ...]:
     """Names of modules that are kept whole, or "auto"."""
     return text if text == "auto" else names(text)

@@ -1,6 +1,7 @@
 """planning: from a prepared model and the caller's pins to a plan, and what a plan must be to serve a model."""
 
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -11,11 +12,13 @@ from autopart.ir.plan import Note, PlanData
 from autopart.ir.units import Unit
 from autopart.report.printed_plan import Plan
 from autopart.schedules.find import find_schedule
+from autopart.search.placements import pinned_placements
 from autopart.search.request import Request
 from autopart.search.solve import solve, unit_named
 from autopart.sharding.ruled import Ruled
 from cost_models.cluster import Cluster, load_cluster
 from cost_models.errors import UnknownCostModelError
+from cost_models.mixed_cluster import MixedCluster, is_mixed, load_mixed_cluster, mixed_cluster_names
 from cost_models.precision import check_precision
 from cost_models.stack import Stack, load_stack
 
@@ -23,6 +26,8 @@ DEFAULT_CLUSTER = "dgx-h100"
 DEFAULT_STACK = "autopart"
 DEFAULT_TOKENS = 4 * 2**20
 DEFAULT_SAMPLES_PER_DEVICE = 32
+_DEGREES = ("tp", "pp", "dp", "cp", "micro_batch")
+_POLICIES = ("recompute", "schedule", "virtual_stages", "zero", "sequence_parallel", "cuts")
 RUN_PRECISIONS = ("as-built", "bf16-mixed", "fp16-mixed")  # of those that can be planned
 
 
@@ -45,9 +50,17 @@ class Pins:
     stack: str | Path | Stack | None = None
     memory_limit_bytes: float | None = None
     search_seconds: float | None = None
+    placements: Mapping[str, str] | None = None
+
+    @property
+    def decisions(self) -> tuple[tuple[str, str], ...]:
+        """Those that a search would else decide, and what they are, as text; a parameter's placement by its name."""
+        named = ((name, getattr(self, name)) for name in (*_DEGREES, *_POLICIES))
+        given = [(name, ", ".join(own) if name == "cuts" else str(own)) for name, own in named if own is not None]
+        return (*given, *(self.placements or {}).items())
 
 
-def check_names(cluster: str | Path | Cluster | None, pins: Pins) -> None:
+def check_names(cluster: str | Path | Cluster | MixedCluster | None, pins: Pins) -> None:
     """Whether names and policies are known, before a large model is captured for nothing.
 
     Raises:
@@ -65,11 +78,15 @@ def check_names(cluster: str | Path | Cluster | None, pins: Pins) -> None:
 
 
 def make_plan(
-    prepared: Ruled, world: int, cluster: str | Path | Cluster | None, global_batch: int | None, pins: Pins
+    prepared: Ruled,
+    world: int,
+    cluster: str | Path | Cluster | MixedCluster | None,
+    global_batch: int | None,
+    pins: Pins,
 ) -> Plan:
     """The plan for a prepared model, or for a graph that was saved of one; then torch is not needed."""
     notes: list[Note] = []
-    known = _cluster(cluster, notes)
+    known, mixed = _nodes(_cluster(cluster, notes), world)
     tokens = _tokens_per_sample(prepared)
     if global_batch is None:
         global_batch = _default_batch(tokens, world)
@@ -97,6 +114,7 @@ def make_plan(
         world=world,
         global_batch=global_batch,
         cluster=known,
+        mixed=mixed,
         tokens_per_sample=tokens,
         tp=pins.tp,
         pp=pins.pp,
@@ -112,22 +130,34 @@ def make_plan(
         precision=pins.precision or "as-built",
         memory_limit_bytes=pins.memory_limit_bytes,
         search_seconds=pins.search_seconds,
+        placements=pinned_placements(prepared.folded, pins.placements or {}),
         stack=_stack(pins.stack),
     )
-    data = solve(prepared.folded, prepared.rules, prepared.batch, request, notes)
+    data = solve(prepared.folded, prepared.rules, prepared.batch, request, notes, pins.decisions)
     return Plan(**{item.name: getattr(data, item.name) for item in fields(PlanData)})
 
 
-def _cluster(cluster: str | Path | Cluster | None, notes: list[Note]) -> Cluster:
-    if isinstance(cluster, Cluster):
+def _cluster(cluster: str | Path | Cluster | MixedCluster | None, notes: list[Note]) -> Cluster | MixedCluster:
+    if isinstance(cluster, (Cluster, MixedCluster)):
         return cluster
     if cluster is None:
         cluster = _at_hand() or DEFAULT_CLUSTER
         notes.append(Note("cluster", f"left out: {cluster}; set it with cluster="))
     try:
-        return load_cluster(cluster)
+        return load_mixed_cluster(cluster) if is_mixed(cluster) else load_cluster(cluster)
     except UnknownCostModelError as error:
-        raise UnknownNameError(str(error)) from error
+        raise UnknownNameError(f"{error}; of several kinds of nodes: {', '.join(mixed_cluster_names())}") from error
+
+
+def _nodes(cluster: Cluster | MixedCluster, world: int) -> tuple[Cluster, MixedCluster | None]:
+    """The nodes that `world` ranks fill: of one kind, or of several."""
+    if isinstance(cluster, Cluster):
+        return cluster, None
+    if world > cluster.devices:
+        groups = " + ".join(f"{own.devices} {own.cluster.device.name}" for own in cluster.groups)
+        raise PinError(f"world={world}: {cluster.name} has {cluster.devices} devices, {groups}: world can be no more")
+    mixed = cluster.first(max(1, world))
+    return mixed.busiest, mixed if len(mixed.groups) > 1 else None
 
 
 def _at_hand() -> str | None:

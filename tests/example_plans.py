@@ -19,6 +19,7 @@ from autopart.ir.plan import (
 from autopart.report.printed_plan import Plan
 
 GIB = 1 << 30
+H100 = "h100-sxm-80gb"
 PARTLY = "12 of 80 full"
 TOKEN_PARTS = Parts(35.2, 4.1, 7.9, 2.6, 0.0, 0.6, 0.5, 0.334)
 IMAGE_PARTS = Parts(0.0253, 0.0113, 0.0, 0.0, 0.0, 0.0, 0.0012, 0.002021)
@@ -41,6 +42,7 @@ def token_plan() -> Plan:
         device="h100-sxm-80gb",
         devices_per_node=8,
         memory_limit_bytes=85_045_477_376,
+        groups=(),
         world=64,
         tp=8,
         pp=4,
@@ -101,7 +103,9 @@ def token_plan() -> Plan:
             Alternative(8, 8, 1, 1, 2, "interleaved-1f1b", 4, "none", 1, 71.9, 78 * GIB),
         ),
         decisions=(
-            Decision("tp", "8", "4", (("pp", "8"),), True, 52.31, replace(TOKEN_PARTS, waiting_s=1.9), 0, 61 * GIB),
+            Decision(
+                "tp", "8", "4", (("pp", "8"),), True, 52.31, replace(TOKEN_PARTS, waiting_s=1.9), 0, 61 * GIB, H100
+            ),
             Decision(
                 "recompute",
                 PARTLY,
@@ -112,9 +116,13 @@ def token_plan() -> Plan:
                 replace(TOKEN_PARTS, recompute_s=0.0),
                 0,
                 98 * GIB,
+                H100,
             ),
-            Decision("recompute", PARTLY, "none", (("pp", "8"), ("tp", "4")), True, 53.0, TOKEN_PARTS, 0, 70 * GIB),
+            Decision(
+                "recompute", PARTLY, "none", (("pp", "8"), ("tp", "4")), True, 53.0, TOKEN_PARTS, 0, 70 * GIB, H100
+            ),
         ),
+        pins=(("model.layers.*.mlp.up_proj.weight", "S(0)"),),
         optimality=(
             "within 0.3 % of the optimum among 612 candidates under the model; layout for its objective exact, "
             "cuts for the pace"
@@ -147,6 +155,7 @@ def _token_stage(names: list[str], start: int, stop: int, in_flight: int) -> Sta
         layers * 1.8e-3,
         2.1e-3,
         tuple((kind, count) for kind, count in (("full", again), ("none", layers - again)) if count),
+        H100,
     )
 
 
@@ -154,7 +163,20 @@ def image_plan() -> Plan:
     """A small convolutional net on 8 devices, in data parallel only."""
     memory = Memory(102_228_128, 102_228_128, 204_456_256, 2_211_450_880, 411_041_792, 1_300_000_000)
     stage = StagePlan(
-        0, 54, "conv1", "fc", 16, 25_557_032, 0.012345, 0.02531, 0.0, memory, 0.0121, 0.0, (("none", 16),)
+        0,
+        54,
+        "conv1",
+        "fc",
+        16,
+        25_557_032,
+        0.012345,
+        0.02531,
+        0.0,
+        memory,
+        0.0121,
+        0.0,
+        (("none", 16),),
+        "a100-sxm-80gb",
     )
     return replace(
         token_plan(),
@@ -166,6 +188,7 @@ def image_plan() -> Plan:
         cluster="dgx-a100",
         device="a100-sxm-80gb",
         memory_limit_bytes=84_987_740_160,
+        groups=(),
         world=8,
         tp=1,
         pp=1,
@@ -187,6 +210,7 @@ def image_plan() -> Plan:
         replicated=(),
         alternatives=(),
         decisions=(),
+        pins=(),
         optimality="optimal among 12 candidates under the model; layout for its objective exact, cuts for the pace",
         notes=(Note("bn1", "its statistics mix the batch: they are of a micro-batch, not of the global batch"),),
     )

@@ -189,3 +189,23 @@ def test_prediction_is_consistent() -> None:
     assert 0 <= predicted.bubble_fraction < 1
     slowest = max(stage.forward_s + stage.backward_s for stage in plan.stages)
     assert predicted.step_time_s >= plan.micro_batches * slowest
+
+
+def test_nodes_of_several_kinds(tmp_path: Path) -> None:
+    """Each stage says what it is on; the file keeps it; a smaller world takes the first nodes."""
+    ready = autopart.prepare(tiny_gpt(hidden=1024, context=128), token_batch(128))
+    made = autopart.plan(ready, 64, cluster="dgx-h100-a100", global_batch=64, pp=2)
+    devices = [stage.device for stage in made.stages]
+    assert set(devices) == {"h100-sxm-80gb", "a100-sxm-80gb"} == {group.device for group in made.groups}
+    assert [(group.devices, group.devices_per_node) for group in made.groups] == [(32, 8), (32, 8)]
+    printed = str(made)
+    assert "4 nodes × 8 h100-sxm-80gb" in printed and "4 nodes × 8 a100-sxm-80gb" in printed
+    assert "(h100-sxm-80gb)" in printed and "(a100-sxm-80gb)" in printed
+    assert "devices h100 → a100" in made.explain() or "devices a100 → h100" in made.explain()
+    made.save(tmp_path / "plan.json")
+    assert autopart.load_plan(tmp_path / "plan.json") == made
+    assert autopart.plan(ready, 16, cluster="dgx-h100-a100", global_batch=64).device == "h100-sxm-80gb"
+    with pytest.raises(
+        autopart.PinError, match=r"has 64 devices, 32 h100-sxm-80gb . 32 a100-sxm-80gb: world can be no"
+    ):
+        autopart.plan(ready, 128, cluster="dgx-h100-a100", global_batch=128)

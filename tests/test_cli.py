@@ -69,7 +69,7 @@ def test_plan_passes_everything_on(tiny: str, asked: dict[str, Any]) -> None:
     flags = "--world 16 --cluster dgx-a100 --global-batch 32 --tp 2 --pp 4 --dp 2 "
     flags += "--stack megatron-core --precision bf16-mixed --cp 1 --zero 1 --virtual-stages 2 "
     flags += "--front-end fx_trace --micro-batch 1 --recompute full --schedule gpipe --no-sequence-parallel"
-    flags += " --search-seconds 2 --strict"
+    flags += " --search-seconds 2 --strict --placement a.*.weight=S(0) --placement b.weight=R"
     assert main(["plan", f"{tiny}:with_batch", *flags.split(), "--cuts", "a.1, a.2,b", "--keep-whole", "a.*.c"]) == 0
     assert asked.pop("inputs").shape == (4, 16)
     del asked["model"]
@@ -94,6 +94,7 @@ def test_plan_passes_everything_on(tiny: str, asked: dict[str, Any]) -> None:
         "keep_whole": ("a.*.c",),
         "search_seconds": 2.0,
         "strict": True,
+        "placements": {"a.*.weight": "S(0)", "b.weight": "R"},
     }
 
 
@@ -232,6 +233,7 @@ def test_warnings_are_told_in_a_line(
         (["plan", "x.py:f", "--world", "0"], "'0' is not a whole number above 0"),
         (["plan", "x.py:f", "--world", "many"], "'many' is not a whole number above 0"),
         (["plan", "x.py:f", "--world", "8", "--cuts", "a,,b"], "'a,,b' is not a list of module names"),
+        (["plan", "x.py:f", "--world", "8", "--placement", "a.weight"], "'a.weight' is not NAME=PLACEMENT"),
         (["plan", "x.py:f", "--world", "8", "--zero", "4"], "invalid choice: 4"),
     ],
 )

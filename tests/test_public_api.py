@@ -18,7 +18,7 @@ NAMES = [
     "RuleError", "UnknownNameError", "UnsupportedError", "WorkerError", "load_graph", "load_plan", "parallelize",
     "plan", "prepare", "rules", "run",
 ]  # fmt: skip
-PINS = ["tp", "pp", "dp", "micro_batch", "recompute", "schedule", "cuts", "zero", "sequence_parallel"]
+PINS = ["tp", "pp", "dp", "micro_batch", "recompute", "schedule", "cuts", "placements", "zero", "sequence_parallel"]
 PINS += ["cp", "virtual_stages", "precision", "stack", "memory_limit_bytes"]
 
 

@@ -15,6 +15,7 @@ from autopart.arguments import (
     load_model,
     load_ruled_model,
     names,
+    placement,
     positive,
     warnings_in_a_line,
 )
@@ -69,6 +70,15 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     pins.add_argument("--schedule", metavar="NAME", help="pipeline schedule")
     pins.add_argument("--cuts", type=names, metavar="A,B", help="names of the modules at which the later stages begin")
     pins.add_argument(
+        "--placement",
+        dest="placements",
+        action="append",
+        type=placement,
+        metavar="NAME=S(0)",
+        help="how the tp ranks hold a parameter: R whole, S(0) its first dim sharded; 'model.layers.*.up.weight=S(0)' "
+        "pins those of all layers; may be given several times",
+    )
+    pins.add_argument(
         "--sequence-parallel",
         action=argparse.BooleanOptionalAction,
         help="shard what goes from layer to layer along the sequence, or nothing along it",
@@ -96,6 +106,7 @@ def _plan(arguments: argparse.Namespace) -> str:
     from autopart.planning import Pins
 
     pins = {item.name: getattr(arguments, item.name) for item in fields(Pins) if hasattr(arguments, item.name)}
+    pins["placements"] = dict(arguments.placements) if arguments.placements else None
     plan = _of_graph(arguments, pins) if arguments.target.startswith(GRAPH) else _of_model(arguments, pins)
     if arguments.save is not None:
         plan.save(arguments.save)

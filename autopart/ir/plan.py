@@ -11,7 +11,7 @@ from typing import Any, get_args, get_origin
 from autopart.errors import PlanFileError
 from autopart.ir.placement import Layout, Partial, Placement, Replicate, Shard
 
-FORMAT = 4
+FORMAT = 5
 RECOMPUTE = ("none", "selective", "full")
 _SHARD = re.compile(r"S\((?P<dim>\d+)(@(?P<by>\w+))?(,(?P<parts>[1-9]\d*(:[1-9]\d*)*))?\)", re.ASCII)
 
@@ -65,7 +65,8 @@ class StagePlan:
     `forward_s` and `backward_s` contain the communication inside the stage, which `communication_s` gives for both
     passes together; `weight_s` is the part of `backward_s` for the gradients of weights, and `send_s` the transfer to
     the next stage. `parameters` counts elements of the whole stage, over all its tp ranks. `recompute` says of its
-    `layers` in order how they are recomputed: ("full", 5), ("none", 15) for the first five of twenty.
+    `layers` in order how they are recomputed: ("full", 5), ("none", 15) for the first five of twenty. `device` is what
+    it runs on.
     """
 
     start: int
@@ -81,6 +82,7 @@ class StagePlan:
     weight_s: float
     send_s: float
     recompute: tuple[tuple[str, int], ...]
+    device: str
 
     def recomputed(self, kind: str) -> int:
         """How many of its layers are recomputed so."""
@@ -187,7 +189,7 @@ class Decision:
         besides: (name, value) of other decisions that then change too.
         fits: whether that plan fits the memory; if not, it is the plan itself with this one decision changed.
         step_time_s, parts: what it takes.
-        stage, peak_memory_bytes: its fullest rank of the pipeline, and what that needs.
+        stage, peak_memory_bytes, device: its fullest rank of the pipeline, what that needs, and what it runs on.
     """
 
     name: str
@@ -199,6 +201,17 @@ class Decision:
     parts: Parts
     stage: int
     peak_memory_bytes: int
+    device: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceGroup:
+    """Of a cluster of several kinds of nodes, those of one kind: `devices` of them are taken, by ranks in a row."""
+
+    device: str
+    devices: int
+    devices_per_node: int
+    memory_limit_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,13 +237,16 @@ class PlanData:
         stack: the software whose behaviour is predicted.
         recompute: "none", "full" or "selective" of all layers, or in a few words where they differ; stages say which.
         blocking_sends: a rank computes nothing while it sends to another stage.
-        cluster: its name; `device` and `memory_limit_bytes` are of one of its devices.
+        cluster: its name; `device` and `memory_limit_bytes` are of one of its devices. Of several kinds, `device` has
+            all names, and what nodes and devices have is the least.
+        groups: of several kinds of devices, each, in the order of the ranks; empty for one kind.
         cuts: indices of the units that begin a stage, the first stage left out.
         nodes, parameters: the tensor-parallel choices; empty for tp=1.
         axes: (name, size) of the logical axes that tp shards.
         traffic: of the repeated layers, what the tp ranks send each other; empty for tp=1.
         replicated: what every tp rank computes whole though it could matter, and why.
         decisions: for each decision that was searched, what the next best would have cost.
+        pins: (name, value) of the decisions that were not: what the caller had decided, as text.
         optimizer: whose state the memory is reckoned for.
         optimality: what is proved of the plan: that it is optimal under the model, or how far from it at the most.
     """
@@ -244,6 +260,7 @@ class PlanData:
     device: str
     devices_per_node: int
     memory_limit_bytes: int
+    groups: tuple[DeviceGroup, ...]
     world: int
     tp: int
     pp: int
@@ -269,6 +286,7 @@ class PlanData:
     replicated: tuple[Note, ...]
     alternatives: tuple[Alternative, ...]
     decisions: tuple[Decision, ...]
+    pins: tuple[tuple[str, str], ...]
     optimality: str
     notes: tuple[Note, ...]
 
@@ -281,6 +299,10 @@ class PlanData:
     def layers_recomputed(self) -> tuple[str, ...]:
         """How each repeated layer of the model is recomputed, in order."""
         return tuple(kind for stage in self.stages for kind, layers in stage.recompute for _ in range(layers))
+
+    def limit_bytes(self, device: str) -> int:
+        """What a device of this name has."""
+        return next((own.memory_limit_bytes for own in self.groups if own.device == device), self.memory_limit_bytes)
 
     def save(self, path: str | Path) -> None:
         """Write the plan as JSON.
@@ -347,6 +369,9 @@ def _check_sums(fields: dict[str, Any]) -> None:
     if tp * pp * dp * cp != world:
         shown = f"tp {tp} x pp {pp} x dp {dp}" + (f" x cp {cp}" if cp > 1 else "")
         raise ValueError(f"{shown} is {tp * pp * dp * cp}, and 'world' is {world}")
+    devices = sum(group.devices for group in fields["groups"])
+    if devices not in (0, world):
+        raise ValueError(f"'groups' have {devices} devices, and 'world' is {world}")
     batch, step = fields["global_batch"], dp * fields["micro_batch"]
     if batch % step:
         raise ValueError(f"'global_batch' is {batch}, not a multiple of dp x micro_batch = {step}")
@@ -444,10 +469,15 @@ def parse_layout(text: str) -> Layout:
     value, separator, gradient = text.partition("|")
     if not separator:
         raise ValueError(f"{text!r} is no layout, which is two placements, as in 'R|P'")
-    return Layout(_placement(value), _placement(gradient))
+    return Layout(parse_placement(value), parse_placement(gradient))
 
 
-def _placement(text: str) -> Placement:
+def parse_placement(text: str) -> Placement:
+    """The placement that prints as `text` ("S(2,1:1:1)").
+
+    Raises:
+        ValueError: no placement prints so.
+    """
     if text == "R":
         return Replicate()
     if text == "P":

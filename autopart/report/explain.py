@@ -43,6 +43,7 @@ _NAMES = {
     "recompute": "recomputation",
     "zero": "ZeRO",
     "sequence_parallel": "sequence sharded between blocks",
+    "order": "devices",
 }
 _FULL = 0.9  # of the memory: a stage that uses more is called full
 _TOLD = 0.1  # a part is named if it makes so much of a difference
@@ -50,7 +51,7 @@ _TOLD = 0.1  # a part is named if it makes so much of a difference
 
 def explain(plan: PlanData) -> str:
     """What binds the step of `plan`, with seconds; what fills its memory; and for each decision the next best."""
-    sections = [[_headline(plan)], _time(plan), _memory(plan), _decisions(plan)]
+    sections = [[_headline(plan)], _pins(plan), _time(plan), _memory(plan), _decisions(plan)]
     return "\n\n".join("\n".join(line.rstrip() for line in lines) for lines in sections if lines)
 
 
@@ -60,6 +61,12 @@ def _headline(plan: PlanData) -> str:
     return f"{plan.model} on {plan.world} {plan.device}, {degrees}: {seconds(told.step_time_s)} a step, MFU " + percent(
         told.mfu
     )
+
+
+def _pins(plan: PlanData) -> list[str]:
+    """What was not searched since the caller had decided it."""
+    told = _listed([f"{_NAMES.get(name, name)} {value}" for name, value in plan.pins])
+    return textwrap.wrap(f"Pinned: {told}.", WIDTH, break_on_hyphens=False) if told else []
 
 
 def _time(plan: PlanData) -> list[str]:
@@ -105,10 +112,9 @@ def _which(plan: PlanData, part: str) -> str:
 
 def _memory(plan: PlanData) -> list[str]:
     """What the fullest rank needs, and of what."""
-    peaks = plan.predicted.peak_memory_bytes
-    rank = max(range(len(peaks)), key=lambda index: peaks[index])
-    memory = max((stage.memory for stage in plan.stages), key=lambda own: own.total_bytes)
-    limit = plan.memory_limit_bytes
+    stage = min(plan.stages, key=lambda own: plan.limit_bytes(own.device) - own.memory.total_bytes)
+    memory, limit = stage.memory, plan.limit_bytes(stage.device)
+    rank = plan.predicted.peak_memory_bytes.index(memory.total_bytes)
     parts = sorted(
         ((label, getattr(memory, name)) for name, label in _MEMORY.items()), key=lambda item: item[1], reverse=True
     )
@@ -162,7 +168,7 @@ def _otherwise(plan: PlanData, item: Decision) -> str:
         because = _because(plan, item)
         best = f"the best with {item.other}" + (f" has {besides} too" if besides else "")
         return f"{best}: {takes}" + (f"; {because}" if because else "")
-    limit, needs = digits(plan.memory_limit_bytes / GIB), digits(item.peak_memory_bytes / GIB)
+    limit, needs = digits(plan.limit_bytes(item.device) / GIB), digits(item.peak_memory_bytes / GIB)
     where = f"rank {item.stage} of the pipeline" if _ranks(plan, item) > 1 else "a device"
     alone = f"{item.other}, with {besides}" if besides else item.other
     return f"{alone} and all else the same: {takes}, but {where} needs {needs} of {limit} GiB"

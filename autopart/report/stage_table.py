@@ -7,9 +7,10 @@ from autopart.ir.plan import PlanData, StagePlan
 from autopart.report.grid import grid
 from autopart.report.quantity import GIB, column, count, digits
 
-_HEADERS = ("stage", "layers", "params", "forward\nms", "backward\nms", "comm.\nms", "peak GiB\nof ")
+_HEADERS = ("stage", "layers", "params", "forward\nms", "backward\nms", "comm.\nms", "peak GiB")
 _MEMORY = ("weights", "grads", "optim.", "activ.", "temp.", "reserve")
 _CAPTION = "stages: times of one micro-batch; memory in GiB, of the fullest device at its peak"
+_PEAK = 4  # its place in the numbers of a stage
 _MOST_NAME, _LEAST_NAME = 60, 12
 
 
@@ -18,7 +19,7 @@ def stage_table(plan: PlanData, width: int) -> list[str]:
     if not plan.stages:
         return []
     numbers = _numbers(plan.stages)
-    mixed = len(set(plan.layers_recomputed)) > 1
+    mixed, limits = len(set(plan.layers_recomputed)) > 1, {own.device: own.memory_limit_bytes for own in plan.groups}
     groups = [
         list(group)
         for _, group in groupby(
@@ -26,11 +27,15 @@ def stage_table(plan: PlanData, width: int) -> list[str]:
         )
     ]
     for room in range(_MOST_NAME, _LEAST_NAME - 1, -1):
-        rows = [
-            (_label(group), _names([plan.stages[index] for index in group], room, mixed), *numbers[group[0]])
-            for group in groups
-        ]
-        lines = _printed(rows, plan.memory_limit_bytes)
+        rows = []
+        for group in groups:
+            names = _names([plan.stages[index] for index in group], room, mixed)
+            cells, device = list(numbers[group[0]]), plan.stages[group[0]].device
+            if limits:
+                names += f"\n({device})"
+                cells[_PEAK] += f"\nof {digits(limits[device] / GIB)}"
+            rows.append((_label(group), names, *cells))
+        lines = _printed(rows, "" if limits else f"\nof {digits(plan.memory_limit_bytes / GIB)}")
         if max(map(len, lines)) <= width:
             break
     return [_CAPTION, *lines]
@@ -48,11 +53,11 @@ def recomputed_text(stage: StagePlan) -> list[str]:
 
 def _alike_in(stage: StagePlan, numbers: tuple[str, ...]) -> tuple[object, ...]:
     """What stages of one row have in common."""
-    return numbers, stage.layers, recomputed_text(stage)
+    return numbers, stage.layers, recomputed_text(stage), stage.device
 
 
-def _printed(rows: Sequence[Sequence[str]], limit_bytes: int) -> list[str]:
-    headers = (*_HEADERS[:-1], _HEADERS[-1] + digits(limit_bytes / GIB), *_MEMORY)
+def _printed(rows: Sequence[Sequence[str]], limit: str) -> list[str]:
+    headers = (*_HEADERS[:-1], _HEADERS[-1] + limit, *_MEMORY)
     return grid(rows, headers, "rl" + "r" * (len(headers) - 2))
 
 

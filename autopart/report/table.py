@@ -3,7 +3,7 @@
 import textwrap
 from collections.abc import Iterable, Sequence
 
-from autopart.ir.plan import Note, PlanData
+from autopart.ir.plan import DeviceGroup, Note, PlanData
 from autopart.report.grid import grid
 from autopart.report.quantity import GIB, MIB, column, count, digits, percent, scaled, seconds
 from autopart.report.stage_table import stage_table
@@ -29,7 +29,9 @@ def table(plan: PlanData) -> str:
 
 def _headline(plan: PlanData) -> str:
     per_node, world, device = plan.devices_per_node, plan.world, plan.device
-    if world <= per_node:
+    if plan.groups:
+        where = " + ".join(_nodes(own) for own in plan.groups) + f" = {world} devices, in the order of the ranks"
+    elif world <= per_node:
         where = f"{world} {device}" + (" in one node" if world > 1 else "")
     elif world % per_node:
         where = f"{world} {device} in {-(-world // per_node)} nodes of {per_node}"
@@ -37,6 +39,14 @@ def _headline(plan: PlanData) -> str:
         where = f"{world // per_node} nodes × {per_node} {device} = {world} devices"
     text = f"{plan.model}, {count(plan.parameter_count)} parameters, {plan.dtype}, on {plan.cluster}: {where}"
     return textwrap.fill(text, WIDTH, subsequent_indent="  ")
+
+
+def _nodes(group: DeviceGroup) -> str:
+    """`4 nodes × 8 h100-sxm-80gb`"""
+    if group.devices % group.devices_per_node:
+        return f"{group.devices} {group.device}"
+    count = group.devices // group.devices_per_node
+    return f"{count} node{'s' if count > 1 else ''} × {group.devices_per_node} {group.device}"
 
 
 def _decisions(plan: PlanData) -> list[str]:
@@ -55,10 +65,12 @@ def _decisions(plan: PlanData) -> list[str]:
     software = "" if plan.stack == OWN_STACK else f", software {plan.stack}"
     policies = f"schedule {schedule}, {recompute}, {zero}{precision}, memory for optimizer {plan.optimizer}{software}"
     context = f" × cp {plan.cp}" if plan.cp > 1 else ""
+    pins = ", ".join(f"{name} {value}" for name, value in plan.pins)
     return [
         *_labelled("split", f"tp {plan.tp} × pp {plan.pp} × dp {plan.dp}{context}"),
         *_labelled("batch", f"{micro} = {batch}"),
         *_labelled("policies", policies),
+        *(_labelled("pinned", pins) if pins else []),
     ]
 
 

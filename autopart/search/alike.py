@@ -19,8 +19,9 @@ class Alike:
     """The sorts of stages that a chain can be cut into.
 
     Attributes:
-        sort_of: for a first unit (row) and the first unit behind (column) the number of its sort.
-        start, stop: of each sort one such stage.
+        sort_of: for a first unit (row) and the first unit behind (column) the number of its sort; where there is none
+            between them, the last number.
+        start, stop: of each sort one such stage; for the last number both are 0.
     """
 
     sort_of: Places
@@ -77,6 +78,6 @@ def alike_stages(sorts: tuple[int, ...]) -> Alike:
     shift = np.where(first[start] == first[stop - 1], start - first[start], 0)
     same = (start - shift) * (count + 1) + stop - shift
     places, numbers = np.unique(same, return_inverse=True)
-    sort_of = np.zeros((count + 1, count + 1), dtype=np.intp)
+    sort_of = np.full((count + 1, count + 1), len(places), dtype=np.intp)
     sort_of[start, stop] = numbers
-    return Alike(sort_of, *np.divmod(places, count + 1))
+    return Alike(sort_of, *(np.append(edge, 0) for edge in np.divmod(places, count + 1)))

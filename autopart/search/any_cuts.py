@@ -18,14 +18,14 @@ def least_of_any_cuts_s(candidate: Candidate) -> float:
         step >= T + (m - 1) b + (m - n) f >= T + ((m - 1) - (n - 1) f/x) x
 
     with the largest share f/x of any unit. Other cuts may need less recomputation, so T is taken without what was
-    chosen layer by layer.
+    chosen layer by layer. On devices of several kinds T depends on the cuts, and the first bound stays.
     """
     if candidate.virtual_stages > 1 or candidate.keeping.zero >= 3:  # ranks have several stages, or sums are not times
         return 0.0
     both_s = [f + b for f, b in zip(candidate.forward_s, candidate.backward_s, strict=True)]
     slowest_s, count = max(both_s), candidate.micro_batches
     least_s = count * slowest_s
-    if find_schedule(candidate.schedule).kinds == (Kind.FORWARD, Kind.BACKWARD):
+    if candidate.one_kind and find_schedule(candidate.schedule).kinds == (Kind.FORWARD, Kind.BACKWARD):
         chosen = candidate.point.recompute == BY_LAYER
         fixed = [(c.forward_s, c.forward_s + c.backward_s + (0.0 if chosen else c.again_s)) for c in candidate.costs]
         shares = [f / x for f, x in fixed if x > 0]

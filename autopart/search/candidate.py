@@ -1,7 +1,7 @@
 """Candidate: one point of the search space, priced."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import chain, groupby, pairwise
@@ -23,6 +23,7 @@ from autopart.search.stage_costs import Spans, StageCost, StageCosts
 from autopart.search.tensor import TensorPlan
 from cost_models.cluster import Cluster
 from cost_models.collective import Group, all_gather_s, all_reduce_s, send_s
+from cost_models.device import Device
 
 Times = tuple[float, ...]
 Played = tuple[Schedule, Times, Times, Times, bool, Times | None]
@@ -128,6 +129,15 @@ class Candidate:
         spans = self.spans
         return tuple([self.table.of(tuple([spans[index] for index in own]), self.kinds) for own in self.homes])
 
+    def paced_s(self, seconds: Iterable[float]) -> float:
+        """The sum of seconds of all units, each as the slowest of its devices takes them."""
+        return self.pace * sum(seconds)
+
+    @cached_property
+    def weight_s(self) -> tuple[float, ...]:
+        """Seconds of each stage's backward pass for the gradients of its weights, over one micro-batch."""
+        return tuple([stage.weight_s for stage in self.stages])
+
     @cached_property
     def forward_s(self) -> tuple[float, ...]:
         """Seconds of each stage's forward pass over one micro-batch."""
@@ -200,43 +210,66 @@ class Candidate:
         return max(memory.total_bytes for memory in self.memory)
 
     @property
+    def one_kind(self) -> bool:
+        """Whether a unit takes the same wherever the cuts are."""
+        return True
+
+    @property
+    def fullest(self) -> int:
+        """The rank that has the least left of what its device has."""
+        return max(range(self.pp), key=lambda rank: self.memory[rank].total_bytes)
+
+    def device_of(self, rank: int) -> Device:
+        """What a rank of the pipeline runs on."""
+        return self.cluster.device
+
+    def fits(self, limit_bytes: float) -> bool:
+        """Whether no device needs more than `limit_bytes`."""
+        return self.peak_bytes <= limit_bytes
+
+    @property
     def trains_everywhere(self) -> bool:
         """Whether every rank has parameters: torch has no optimizer without any."""
         return all(any(cost.parameters for cost in rank.units) for rank in self.ranks)
 
     @cached_property
     def tails_s(self) -> tuple[float, float]:
-        """What the schedule leaves out, of the rank that takes longest: sums of gradients over tp, tied stages and
-        replicas that nothing hides; and the optimizer, with what the stack does once a step.
-        """
+        """What the schedule leaves out, of the rank that takes longest; and what the stack does once a step."""
+        sums_s, optimizer_s = max(((0.0, 0.0), *self.rank_tails_s), key=sum)
+        return sums_s, optimizer_s + self.keeping.stack.step_s
+
+    @cached_property
+    def rank_tails_s(self) -> tuple[tuple[float, float], ...]:
+        """Of each rank: sums of gradients over tp, tied stages and replicas that nothing hides; and the optimizer."""
         owned = [rank.tied for rank in self.ranks]
         places = Counter(chain.from_iterable(owned))
-        longest = (0.0, 0.0)
-        device, keeping = self.cluster.device, self.keeping
-        bandwidth = device.memory_bandwidth_bytes_per_s * device.bandwidth_fraction
         forward_s, backward_s = self._of_ranks(self.forward_s), self._of_ranks(self.backward_s)
-        every = {
-            (
-                rank.held[0],
-                sum(size for target, size in sizes.items() if places[target] > 1),
-                rank.partial_bytes,
-                *times,
-            )
-            for rank, sizes, *times in zip(self.ranks, owned, forward_s, backward_s, strict=True)
-        }
-        for held, tied, partial, forward, backward in every:
-            sums_s = self.table.replicas.step_s(held, forward, backward)
-            ratio = keeping.state.reduced_bytes / keeping.element_bytes
-            sums_s += all_reduce_s(partial * ratio, Group(self.tp, 1), self.cluster) if partial else 0.0
-            stride = self.tp * self.cp * self.dp
-            sums_s += all_reduce_s(tied * ratio, Group(2, stride), self.cluster) if tied else 0.0
-            # Of the first micro-batch, gradients are taken as they are: what `UnitCost` has for adding them, the sum
-            # and the gradient read and the sum written, falls away.
-            element = keeping.element_bytes
-            moved = keeping.state.step_bytes - keeping.state.first_bytes
-            share = keeping.replicas if keeping.zero >= 1 else 1
-            longest = max(longest, (sums_s, moved * held / element / share / bandwidth), key=sum)
-        return longest[0], longest[1] + keeping.stack.step_s
+        known: dict[tuple[float, ...], tuple[float, float]] = {}
+        found = []
+        for rank, sizes, *times in zip(self.ranks, owned, forward_s, backward_s, strict=True):
+            tied = sum(size for target, size in sizes.items() if places[target] > 1)
+            key = rank.held[0], tied, rank.partial_bytes, *times
+            if key not in known:
+                known[key] = self._tail_of(*key)
+            found.append(known[key])
+        return tuple(found)
+
+    def _tail_of(
+        self, held: float, tied: float, partial: float, forward_s: float, backward_s: float
+    ) -> tuple[float, float]:
+        """Of a rank, by its bytes of parameters, of them the tied ones and those of partial gradients, and its passes."""
+        device, keeping, element = self.cluster.device, self.keeping, self.keeping.element_bytes
+        bandwidth = device.memory_bandwidth_bytes_per_s * device.bandwidth_fraction
+        ratio = keeping.state.reduced_bytes / element
+        sums_s = self.table.replicas.step_s(held, forward_s, backward_s)
+        sums_s += all_reduce_s(partial * ratio, Group(self.tp, 1), self.cluster) if partial else 0.0
+        stride = self.tp * self.cp * self.dp
+        sums_s += all_reduce_s(tied * ratio, Group(2, stride), self.cluster) if tied else 0.0
+        # Of the first micro-batch, gradients are taken as they are: what `UnitCost` has for adding them, the sum and
+        # the gradient read and the sum written, falls away.
+        moved = keeping.state.step_bytes - keeping.state.first_bytes
+        share = keeping.replicas if keeping.zero >= 1 else 1
+        return sums_s, moved * held / element / share / bandwidth
 
     @property
     def tail_s(self) -> float:
@@ -257,7 +290,7 @@ class Candidate:
             return self.forward_s, nothing, nothing
         if Kind.WEIGHT not in kinds:
             return self.forward_s, self.backward_s, nothing
-        weight_s = tuple([stage.weight_s for stage in self.stages])
+        weight_s = self.weight_s
         return self.forward_s, tuple(b - w for b, w in zip(self.backward_s, weight_s, strict=True)), weight_s
 
     def _of_ranks(self, times_s: Times) -> Times:
@@ -352,9 +385,10 @@ class Candidate:
                     self.backward_s[index],
                     sum(cost.communication_s for cost in self.costs[start:stop]),
                     self.memory[self.rank_of[index]],
-                    stage.weight_s,
+                    self.weight_s[index],
                     self.sends_s[index] if index < len(self.sends_s) else 0.0,
                     tuple((kind, len(list(own))) for kind, own in groupby(layers)),
+                    self.device_of(self.rank_of[index]).name,
                 )
             )
         return tuple(plans)

@@ -21,6 +21,7 @@ _READ: Mapping[str, Callable[[Point], str]] = {
     "schedule": lambda point: _schedule(point),
     "recompute": lambda point: point.recompute,
     "zero": lambda point: str(point.zero),
+    "order": lambda point: str(point.order),
 }
 # What there may be more memory for, and what then has to follow: degrees make the world together.
 _NEAR: dict[str, tuple[str, ...]] = {"tp": ("dp",), "pp": ("dp",), "micro_batch": (), "recompute": ()}
@@ -49,6 +50,13 @@ def decisions(search: DegreeSearch, best: Candidate) -> tuple[Decision, ...]:
     return tuple(found)
 
 
+def unpinned(search: DegreeSearch, best: Candidate) -> tuple[Decision, ...]:
+    """What pinned placements are worth: against the best plan that is free to choose them."""
+    request = search.request
+    free = search.again(replace(request, placements=())) if request.placements else None
+    return () if free is None else (replace(_decision("placements", best, free, fits=True), other="them free"),)
+
+
 def _of_one_kind(search: DegreeSearch, best: Candidate) -> list[Point]:
     """The point of `best` with one kind of recomputation for all layers; none where nothing is recomputed."""
     kinds = () if best.recompute == NONE else search.request.stack.space.recompute
@@ -72,12 +80,18 @@ def _without_room(search: DegreeSearch, best: Candidate, name: str) -> Candidate
 
 def _told(name: str, candidate: Candidate) -> str:
     """What a decision is in a candidate."""
+    if name == "placements":
+        return "pinned"
+    if name == "order":
+        names = list(dict.fromkeys(candidate.device_of(rank).name for rank in range(candidate.pp)))
+        short = [device.split("-")[0] for device in names]
+        return " → ".join(short if len(set(short)) == len(names) else names)
     return candidate.recompute if name == "recompute" else _READ[name](candidate.point)
 
 
 def _decision(name: str, own: Candidate, other: Candidate, fits: bool) -> Decision:
     besides = [(also, _told(also, other)) for also in _READ if also != name and _told(also, other) != _told(also, own)]
-    stage = max(range(other.pp), key=lambda rank: other.memory[rank].total_bytes)
+    stage = other.fullest
     return Decision(
         name=name,
         chosen=_told(name, own),
@@ -87,7 +101,8 @@ def _decision(name: str, own: Candidate, other: Candidate, fits: bool) -> Decisi
         step_time_s=other.step_s,
         parts=parts(other),
         stage=stage,
-        peak_memory_bytes=other.peak_bytes,
+        peak_memory_bytes=other.memory[stage].total_bytes,
+        device=other.device_of(stage).name,
     )
 
 

@@ -15,10 +15,13 @@ from autopart.search.any_cuts import least_of_any_cuts_s
 from autopart.search.candidate import Candidate
 from autopart.search.fitting import Fitting
 from autopart.search.infeasible import explain_infeasible
+from autopart.search.mixed_pricing import MixedPricing
+from autopart.search.placements import check_placements
 from autopart.search.point import Point
 from autopart.search.points import DEFAULT_SCHEDULE, Choices
 from autopart.search.polish import polished
 from autopart.search.pricing import Pricing
+from autopart.search.rank_groups import in_every_order
 from autopart.search.request import Request, check, divisors
 from autopart.search.sequence_parallel import check_sequence
 from autopart.search.shortlist import ROUNDING, Shortlist, fastest
@@ -69,14 +72,21 @@ class DegreeSearch:
     @cached_property
     def pricing(self) -> Pricing:
         """What points cost."""
-        return Pricing(self.folded, self.rules, self.axes, self.units, self.request)
+        kind = Pricing if self.request.mixed is None else MixedPricing
+        return kind(self.folded, self.rules, self.axes, self.units, self.request)
 
     @cached_property
     def points(self) -> list[Point]:
         """All points, in the order in which those of equal time and memory are preferred."""
         lengths = tuple(sorted(sequence_lengths(self.axes)))
         layers = sum(unit.loop is not None for unit in self.units)
-        return Choices(self.request, len(self.units), layers, self.pricing.shares_work, lengths).points()
+        choices = Choices(self.request, len(self.units), layers, self.pricing.shares_work, lengths)
+        points, mixed = choices.points(), self.request.mixed
+        if self.request.placements:
+            layouts = self.pricing.layouts(1)
+            check_placements(layouts, sorted({tp for tp, *_ in choices.degrees()}))
+            points = [point for point in points if layouts.keeps_placements(point.tp)]
+        return points if mixed is None else in_every_order(mixed, points)
 
     def run(self) -> Found:
         """The best plan. With `request.search_seconds`, looking stops after that time as soon as anything was found.
@@ -87,9 +97,10 @@ class DegreeSearch:
             PlanningError: no way to use so many devices, or to cut so many stages for the schedule.
         """
         found = self._search()
-        return found if found is not None else explain_infeasible(self.pricing, self.points, self._again)
+        return found if found is not None else explain_infeasible(self.pricing, self.points, self.again)
 
-    def _again(self, request: Request) -> Candidate | None:
+    def again(self, request: Request) -> Candidate | None:
+        """The best candidate of another request for the same model; None where there is none."""
         try:
             found = DegreeSearch(self.folded, self.rules, self.axes, self.units, request)._search()
         except PlanningError:
@@ -209,7 +220,7 @@ class DegreeSearch:
         """The candidate of a point, if it fits the memory."""
         limit, whole = self._limits
         candidate = self.pricing.candidate(point, limit)
-        return candidate if candidate is not None and candidate.peak_bytes <= whole else None
+        return candidate if candidate is not None and candidate.fits(whole) else None
 
     @cached_property
     def _bounds(self) -> list[float]:
@@ -259,7 +270,7 @@ class DegreeSearch:
         candidate = self._fitting.candidate(number)
         if candidate is None or candidate.virtual_stages == 1:  # whose cuts were searched under the limit
             return candidate
-        return candidate if candidate.peak_bytes <= self._limits[1] else None
+        return candidate if candidate.fits(self._limits[1]) else None
 
     def _check_tp(self) -> None:
         tp, world, pricing = self.request.tp, self.request.world, self.pricing

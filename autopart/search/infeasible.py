@@ -31,6 +31,13 @@ def explain_infeasible(pricing: Pricing, points: Sequence[Point], again: Again) 
             axis.name: axis.size for axis in pricing.axes.axes if isinstance(axis.size, int) and "[" not in axis.name
         }
         sizes = ", ".join(f"{name} {size}" for name, size in sorted(named.items()) if size > 1) or "it has none"
+        if request.mixed is not None:
+            kinds = " and ".join(f"{own.devices} {own.cluster.device.name}" for own in request.mixed.groups)
+            raise PlanningError(
+                f"no tp x pp x dp makes world={request.world} of {kinds} where a stage lies on one kind: tp x dp must "
+                f"divide the devices of each and dp global_batch={request.global_batch}, tp must divide an axis (among "
+                f"them {sizes}), and pp can be at most {len(pricing.units)}: choose other degrees, or another world"
+            )
         raise PlanningError(
             f"no tp x pp x dp makes world={request.world}: tp must divide an axis (among them {sizes}), pp can be "
             f"at most {len(pricing.units)}, and dp must divide global_batch={request.global_batch}; try "
@@ -48,8 +55,8 @@ def explain_infeasible(pricing: Pricing, points: Sequence[Point], again: Again) 
             "holds a number that is known only when the model runs. Cut elsewhere, take fewer stages, or tp=1"
         )
     least = min(unlimited, key=lambda c: c.peak_bytes)
-    stage, memory = max(enumerate(least.memory), key=lambda item: item[1].total_bytes)
-    device = request.cluster.device
+    stage = least.fullest
+    memory, device = least.memory[stage], least.device_of(stage)
     gib = 2**30
     raise InfeasiblePlanError(
         f"stage {stage} needs {memory.total_bytes / gib:.1f} GiB at the least (parameters "
@@ -82,7 +89,9 @@ def _check_schedule(request: Request) -> None:
 
 def _remedies(pricing: Pricing, again: Again) -> str:
     """The smallest changes that were searched and found to fit."""
-    found = [*_other_pins(pricing, again), *_more_zero(pricing.request, again), *_more_devices(pricing.request, again)]
+    request = pricing.request
+    found = [*_other_pins(pricing, again), *_free_placements(request, again)]
+    found += [*_more_zero(request, again), *(_more_devices(request, again) if request.mixed is None else ())]
     return f"try {' or '.join(found)}" if found else "use more devices, or larger ones"
 
 
@@ -97,6 +106,12 @@ def _other_pins(pricing: Pricing, again: Again) -> list[str]:
         degrees = " ".join(f"{name}={getattr(plan, name)}" for name in ("tp", "pp", "dp"))
         found.append(f"{degrees} ({_gib(plan)})")
     return found
+
+
+def _free_placements(request: Request, again: Again) -> list[str]:
+    """No pins on how parameters are held, if there are any and that fits."""
+    plan = again(replace(request, placements=())) if request.placements else None
+    return [] if plan is None else [f"no placements= ({_gib(plan)})"]
 
 
 def _more_zero(request: Request, again: Again) -> list[str]:

@@ -4,11 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from autopart.errors import PlanningError
 from autopart.estimate.block import UnitCost, unit_costs
 from autopart.estimate.chain import Chain, chain_of
 from autopart.estimate.context import Context, find_context
 from autopart.estimate.node import Prices
 from autopart.ir.folded import Folded
+from autopart.ir.placement import Layout, Placement, Shard
 from autopart.ir.units import Unit
 from autopart.search.objective import Objective
 from autopart.search.request import Request, divisors_up_to
@@ -44,6 +46,7 @@ class Layouts:
     _prices: dict[tuple[int, int], Prices] = field(default_factory=dict)
     _plans: dict[tuple[int, int, str], TensorPlan] = field(default_factory=dict)
     _costs: dict[tuple[int, int, str], tuple[UnitCost, ...]] = field(default_factory=dict)
+    _keeps: dict[int, bool] = field(default_factory=dict)
 
     def options(self, tp: int) -> dict[str, tuple[Strategy, ...]]:
         """Every node's strategies on `tp` ranks."""
@@ -89,9 +92,32 @@ class Layouts:
             sizes = micro_batches(self.request, self.request.global_batch)
             keys = [(tp, size, own) for size in sizes for own in variants(self.request, tp)]
             objectives = [self._objective(*key) for key in keys]
-            found = TensorSearch(self.folded, self.options(tp)).run(objectives)
+            pins = dict(self.request.placements) if tp > 1 else {}  # a device alone holds all, and is the measure
+            found = TensorSearch(self.folded, self.options(tp), pins).run(objectives)
             self._plans.update(zip(keys, found, strict=True))
         return self._plans[tp, micro_batch, variant]
+
+    def keeps_placements(self, tp: int) -> bool:
+        """Whether `tp` ranks can hold all parameters as they are pinned; one rank shards nothing."""
+        if tp not in self._keeps:
+            placements = dict(self.request.placements)
+            self._keeps[tp] = not placements or self.can_hold(tp, placements)
+        return self._keeps[tp]
+
+    def can_hold(self, tp: int, placements: Mapping[str, Placement]) -> bool:
+        """Whether there is a layout of the model on `tp` ranks with these placements of parameters."""
+        if tp == 1:
+            return not any(isinstance(own, Shard) for own in placements.values())
+        size = micro_batches(self.request, self.request.global_batch)[0]
+        try:
+            TensorSearch(self.folded, self.options(tp), placements).run([Objective(self.prices(tp, size))])
+        except PlanningError:
+            return False
+        return True
+
+    def storage(self, tp: int, name: str) -> tuple[Layout, ...]:
+        """The layouts in which `tp` ranks may hold a parameter, without regard to pins."""
+        return TensorSearch(self.folded, self.options(tp)).storage[name]
 
     def costs(self, tp: int, micro_batch: int, variant: str) -> tuple[UnitCost, ...]:
         """What each unit costs under it."""

@@ -51,7 +51,8 @@ class CutSearch:
         self._usable = usable
         edges = list(zip(usable.tolist(), crossing, strict=True))
         alike = self._alike = alike_stages((sorts or UnitSorts.of(costs)).with_edges(edges))
-        self._duration = np.where(usable[alike.start] & usable[alike.stop], self._between(self._time), np.inf)
+        possible = usable[alike.start] & usable[alike.stop] & (alike.start < alike.stop)
+        self._duration = np.where(possible, self._time[alike.stop] - self._time[alike.start], np.inf)
         saved = np.zeros(len(costs)) if mixes is None else mixes.most_saved
         self._memory = _Memory.of(costs, keeping, held or Held.of(costs), saved, alike)
         self._rooms: dict[float, Values] = {}
@@ -93,10 +94,7 @@ class CutSearch:
     def _free_cuts(self, stages: int) -> tuple[int, ...] | None:
         """The cuts if memory had no limit: where they fit, they are the best."""
         if stages not in self._free:
-            limits_s = (
-                self._limits_s(stages)[0],
-                float(self._time[-1]),
-            )  # the latter where there are few places to cut
+            limits_s = self._limits_s(stages)[0], float(self._time[-1])  # the latter where places to cut are few
             every = (_even_cuts(self._windows(stages, s), [self._duration] * stages, self._alike, s) for s in limits_s)
             self._free[stages] = next((found for found in every if found is not None), None)
         return self._free[stages]
@@ -105,6 +103,24 @@ class CutSearch:
         """Whether the stages fit without recomputation."""
         sorts = self._alike.sort_of[[0, *cuts], [*cuts, self._count]]
         return bool((np.array(in_flight) * self._memory.kept[sorts] <= room[sorts]).all())
+
+    def durations_s(
+        self, stages: Sequence[tuple[float, slice, slice]], limit_bytes: float, most_s: float
+    ) -> list[Matrix]:
+        """Seconds of some stages, for every unit that may be their first (row) and the next stage's (column); infinite
+        where they do not fit, or take more than `most_s`.
+
+        Args:
+            stages: of each the micro-batches in flight, and the units of rows and columns.
+            limit_bytes: what tensors can have of a device.
+            most_s: seconds that no stage may take.
+        """
+        seconds = self._seconds([flying for flying, _, _ in stages], limit_bytes, most_s)
+        found = []
+        for own, (_, rows, columns) in zip(seconds, stages, strict=True):
+            table = own.take(self._alike.sort_of[rows, columns])
+            found.append(np.where(table <= most_s, table, np.inf))
+        return found
 
     def kinds(self, cuts: Sequence[int], in_flight: Sequence[float], limit_bytes: float) -> tuple[str, ...]:
         """How every unit is recomputed with these cuts, in the fastest mix of each stage."""
@@ -185,10 +201,6 @@ class CutSearch:
                     seconds[rank, sorts] = self._duration[sorts] + again_s
             self._known.update(((f, limit_bytes), (most_s, own)) for f, own in zip(missing, seconds, strict=True))
         return [self._known[f, limit_bytes][1] for f in in_flight]
-
-    def _between(self, prefix: Values) -> Values:
-        """Of each sort of stages, what its units add up to."""
-        return np.asarray(prefix[self._alike.stop] - prefix[self._alike.start])
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 class Point:
     """`variant` says which of the layouts at this tp, cp and micro-batch, see `Layouts`.
 
-    `recompute` is as it is pinned, a kind for all layers, or `BY_LAYER`.
+    `recompute` is as it is pinned, a kind for all layers, or `BY_LAYER`. `order` has the numbers of the groups of a
+    mixed cluster as they come along the pipeline.
     """
 
     tp: int
@@ -21,6 +22,7 @@ class Point:
     zero: int
     schedule: str
     virtual_stages: int
+    order: tuple[int, ...] = ()
 
     @property
     def degrees(self) -> tuple[int, int, int, int]:

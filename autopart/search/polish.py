@@ -55,7 +55,7 @@ def _first(tried: Sequence[Candidate], limit_bytes: float, below_s: float) -> Ca
     for own in sorted(tried, key=lambda own: own.least_step_s):
         if own.least_step_s >= below_s:
             return None
-        if own.peak_bytes <= limit_bytes and own.step_s < below_s:
+        if own.fits(limit_bytes) and own.step_s < below_s:
             return own
     return None
 

@@ -5,7 +5,9 @@ from math import isqrt
 
 from autopart.errors import PinError
 from autopart.estimate.recompute import parse_recompute
+from autopart.ir.placement import Placement
 from cost_models.cluster import Cluster
+from cost_models.mixed_cluster import MixedCluster
 from cost_models.stack import Stack
 
 
@@ -13,10 +15,12 @@ from cost_models.stack import Stack
 class Request:
     """A world, a global batch and a cluster; every other field is a pin, None where it is searched.
 
-    `cuts` are indices of the units that begin a stage. `sequence_parallel`: True shards what goes from layer to layer
-    along the sequence, False shards nothing along it, and what goes from layer to layer not at all. `search_seconds`
-    is not a pin: after that time the best so far is taken. `memory_limit_bytes` is what a device has, left out that of
-    the cluster's. `tokens_per_sample` is 0 for a model without tokens.
+    `placements` are of parameters of the folded graph, by their values' names; `cuts` are indices of the units that
+    begin a stage. `sequence_parallel`: True shards what goes from layer to layer along the sequence, False shards
+    nothing along it, and what goes from layer to layer not at all. `search_seconds` is not a pin: after that time the
+    best so far is taken. `memory_limit_bytes` is what a device has, left out that of the cluster's.
+    `tokens_per_sample` is 0 for a model without tokens. With `mixed`, all of its devices are taken, and `cluster`
+    are the nodes for whose prices layouts are chosen.
     """
 
     world: int
@@ -37,6 +41,8 @@ class Request:
     virtual_stages: int | None = None
     precision: str = "as-built"
     memory_limit_bytes: float | None = None
+    placements: tuple[tuple[str, Placement], ...] = ()
+    mixed: MixedCluster | None = None
     optimizer: str = "adamw"
     search_seconds: float | None = None
 

@@ -7,11 +7,20 @@ from autopart.estimate.work import Work, work_of
 from autopart.ir.folded import Folded
 from autopart.ir.graph import Node
 from autopart.ir.kept import KEPT, function_name
-from autopart.ir.plan import Alternative, LayerTraffic, NodeChoice, Note, ParameterChoice, PlanData, Prediction
+from autopart.ir.plan import (
+    Alternative,
+    DeviceGroup,
+    LayerTraffic,
+    NodeChoice,
+    Note,
+    ParameterChoice,
+    PlanData,
+    Prediction,
+)
 from autopart.ir.uncollected import uncollected
 from autopart.ir.units import Unit, units_of
 from autopart.search.candidate import Candidate
-from autopart.search.decisions import decisions
+from autopart.search.decisions import decisions, unpinned
 from autopart.search.degrees import DegreeSearch, Found
 from autopart.search.parts import parts
 from autopart.search.request import Request
@@ -19,6 +28,7 @@ from autopart.sharding.batch import BatchSharding
 from autopart.sharding.infer_axes import Axes, infer_axes
 from autopart.sharding.rule import Rule
 from autopart.sharding.strategies import Strategy
+from cost_models.device import Device
 
 OWN_BACKWARD = "a torch.autograd.Function, called as it is: only it knows its backward"
 PROVED = 1e-9  # a relative gap that rounding explains
@@ -31,6 +41,7 @@ def solve(
     batch: BatchSharding,
     request: Request,
     notes: Sequence[Note] = (),
+    pins: Sequence[tuple[str, str]] = (),
 ) -> PlanData:
     """The fastest plan that fits.
 
@@ -40,6 +51,7 @@ def solve(
         batch: what mixes the samples, for the notes.
         request: world, batch, cluster and pins.
         notes: what the reader should know besides.
+        pins: (name, value) of what `request` has pinned, as the caller wrote it.
 
     Raises:
         PlanningError: as `DegreeSearch.run`.
@@ -49,6 +61,7 @@ def solve(
     search = DegreeSearch(folded, rules, axes, units, request)
     found = search.run()
     best, cluster = found.best, request.cluster
+    groups = _device_groups(request, best)
     dtypes = [parameter.value.dtype for parameter in graph.parameters]
     return PlanData(
         model=graph.name,
@@ -56,10 +69,13 @@ def solve(
         parameter_count=_parameter_count(folded),
         dtype=max(set(dtypes), key=dtypes.count) if dtypes else "float32",
         tokens_per_sample=request.tokens_per_sample,
-        cluster=cluster.name,
-        device=cluster.device.name,
-        devices_per_node=cluster.devices_per_node,
-        memory_limit_bytes=_limit_bytes(request),
+        cluster=request.mixed.name if request.mixed else cluster.name,
+        device=" + ".join(dict.fromkeys(own.device for own in groups)) or cluster.device.name,
+        devices_per_node=min((own.devices_per_node for own in groups), default=cluster.devices_per_node),
+        memory_limit_bytes=min(
+            (own.memory_limit_bytes for own in groups), default=_limit_bytes(request, cluster.device)
+        ),
+        groups=groups,
         world=request.world,
         tp=best.tp,
         pp=best.pp,
@@ -84,15 +100,30 @@ def solve(
         traffic=_traffic(folded, search, axes, units, best),
         replicated=_replicated(folded, rules, best, search.pricing.layouts(best.cp).options(best.tp)),
         alternatives=_alternatives(found),
-        decisions=decisions(search, best),
+        decisions=(*decisions(search, best), *unpinned(search, best)),
+        pins=tuple(pins),
         optimality=_optimality(found),
         notes=(*notes, *(mixing_notes(batch) if graph.loss is not None else ())),
     )
 
 
-def _limit_bytes(request: Request) -> int:
+def _limit_bytes(request: Request, device: Device) -> int:
     own = request.memory_limit_bytes
-    return request.cluster.device.memory_bytes if own is None or own == float("inf") else int(own)
+    return device.memory_bytes if own is None or own == float("inf") else int(own)
+
+
+def _device_groups(request: Request, best: Candidate) -> tuple[DeviceGroup, ...]:
+    """The kinds of nodes, in the order of the ranks."""
+    groups = [request.mixed.groups[number] for number in best.point.order] if request.mixed else ()
+    return tuple(
+        DeviceGroup(
+            own.cluster.device.name,
+            own.devices,
+            own.cluster.devices_per_node,
+            _limit_bytes(request, own.cluster.device),
+        )
+        for own in groups
+    )
 
 
 def mixing_notes(batch: BatchSharding) -> tuple[Note, ...]:
@@ -159,13 +190,14 @@ def _prediction(best: Candidate, request: Request, folded: Folded) -> Prediction
     per_device = flops / step_s / request.world
     busiest = [node.output.dtype for node in folded.graph.nodes if work_of(node) is Work.MATMUL]
     dtype = max(set(busiest), key=busiest.count) if busiest else "float32"
+    devices = [best.device_of(rank) for rank in range(best.pp)]
     return Prediction(
         step_time_s=step_s,
-        time_error=request.stack.time_error if request.cluster.device.checked else 0.0,
+        time_error=request.stack.time_error if all(device.checked for device in devices) else 0.0,
         tokens_per_s=samples_per_s * request.tokens_per_sample,
         samples_per_s=samples_per_s,
         model_flops_per_gpu_per_s=per_device,
-        mfu=per_device / request.cluster.device.peak(dtype),
+        mfu=per_device / (sum(device.peak(dtype) for device in devices) / best.pp),
         bubble_fraction=best.timeline.bubble_fraction,
         peak_memory_bytes=tuple(memory.total_bytes for memory in best.memory),
         parts=parts(best),

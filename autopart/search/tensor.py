@@ -16,10 +16,11 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from autopart.errors import PlanningError
 from autopart.estimate.node import Prices
 from autopart.ir.folded import ENTER, LEAVE, Folded
 from autopart.ir.graph import Node
-from autopart.ir.placement import PARTIAL_GRADIENT, REPLICATED, Layout
+from autopart.ir.placement import PARTIAL_GRADIENT, REPLICATED, Layout, Placement
 from autopart.search.eliminate import Table
 from autopart.search.layout_prices import FREE, IMPOSSIBLE, LayoutPrices
 from autopart.search.minimize import minimize_each
@@ -69,10 +70,22 @@ def search_tensor(
 
 
 class TensorSearch:
-    """The variables and tables of a graph whose nodes have the strategies `options`, by their names."""
+    """The variables and tables of a graph whose nodes have the strategies `options`, by their names.
 
-    def __init__(self, folded: Folded, options: Mapping[str, tuple[Strategy, ...]]) -> None:
+    Parameters named in `placements` are held so.
+
+    Raises:
+        PlanningError: one of them cannot be, whatever the strategies.
+    """
+
+    def __init__(
+        self,
+        folded: Folded,
+        options: Mapping[str, tuple[Strategy, ...]],
+        placements: Mapping[str, Placement] | None = None,
+    ) -> None:
         self.folded, self.graph = folded, folded.graph
+        self.placements = placements or {}
         self.options = {node.name: self._worth_trying(node, options[node.name]) for node in self.graph.nodes}
         self.runs = dict(zip((node.name for node in self.graph.nodes), folded.runs, strict=True))
         self.loop_variable = self._loop_variables()
@@ -272,12 +285,19 @@ class TensorSearch:
         return variable, self.storage[name]
 
     def _storage_layouts(self, name: str, wants: list[tuple[Node, int]]) -> tuple[Layout, ...]:
-        """Whole, whole with a gradient that is summed once a step, or any shard that a consumer asks for."""
+        """Whole, whole with a gradient that is summed once a step, or any shard that a consumer asks for; of these,
+        those that a pin leaves.
+        """
         value = self.graph.values[name]
         asked = {option.inputs[slot] for node, slot in wants for option in self.options[node.name]}
         layouts = [REPLICATED, *([PARTIAL_GRADIENT] if value.requires_grad else [])]
         shards = sorted((layout for layout in asked if layout.shard is not None), key=str)
-        return (*layouts, *(without_gradient(layout) for layout in shards))
+        layouts += [without_gradient(layout) for layout in shards]
+        pinned = self.placements.get(name)
+        left = tuple(layout for layout in layouts if pinned is None or layout.value == pinned)
+        if not left:
+            raise PlanningError(f"{self.graph.targets[name]} cannot be {pinned}")
+        return left
 
     def _storage_s(self, name: str, layout: Layout, objective: Objective) -> float:
         prices, copies, shared = objective.prices, self.folded.copies[name], objective.micro_batches

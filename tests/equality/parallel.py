@@ -11,6 +11,7 @@ from autopart.ir.graph import Graph
 from autopart.ir.plan import PlanData
 from autopart.ir.program import Program
 from autopart.runtime.parallel import Parallel
+from cost_models.mixed_cluster import MixedCluster
 from tests.equality.single import STEPS, Trace, optimizer
 from tests.models import SAMPLES, build
 from tests.models import case as case_of
@@ -27,14 +28,14 @@ def prepared(name: str, dtype: torch.dtype) -> api.Prepared:
 
 
 def train_parallel(
-    pool: WorkerPool, name: str, dtype: torch.dtype, world: int, cluster: str, **pins: Any
+    pool: WorkerPool, name: str, dtype: torch.dtype, world: int, cluster: str | MixedCluster, **pins: Any
 ) -> tuple[Trace, PlanData]:
     """Train `name` on `world` ranks with these pins; what rank 0 gathered, and the plan."""
     data = plan_of(name, dtype, world, cluster, **pins)
     return train_plan(pool, name, dtype, data), data
 
 
-def plan_of(name: str, dtype: torch.dtype, world: int, cluster: str, **pins: Any) -> PlanData:
+def plan_of(name: str, dtype: torch.dtype, world: int, cluster: str | MixedCluster, **pins: Any) -> PlanData:
     """The plan for `name` on `world` ranks with these pins."""
     plan = api.make_plan(prepared(name, dtype), world, cluster, SAMPLES, api.Pins(**pins))
     return PlanData(**{item.name: getattr(plan, item.name) for item in fields(PlanData)})

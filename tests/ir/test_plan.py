@@ -84,7 +84,7 @@ def test_save_where_there_is_no_folder(tmp_path: Path) -> None:
 
 def test_another_format() -> None:
     data = to_json(token_plan()) | {"autopart_plan": 1}
-    with pytest.raises(PlanFileError, match=r"here has plan format 1, and this autopart reads format 4. Plan again"):
+    with pytest.raises(PlanFileError, match=r"here has plan format 1, and this autopart reads format 5. Plan again"):
         from_json(data, "here")
 
 

@@ -42,8 +42,8 @@ def test_folder(tmp_path: Path) -> None:
         (b'{"autopart_plan": ' + b"1" * 5000 + b"}", "is no JSON that a plan has"),
         (b"[]", "is not an autopart plan"),
         (b'{"model": "x"}', "is not an autopart plan: it has no 'autopart_plan' entry"),
-        (b'{"autopart_plan": 99}', "has plan format 99, and this autopart reads format 4"),
-        (b'{"autopart_plan": 4}', "is damaged: entry 'model' is missing. Plan again"),
+        (b'{"autopart_plan": 99}', "has plan format 99, and this autopart reads format 5"),
+        (b'{"autopart_plan": 5}', "is damaged: entry 'model' is missing. Plan again"),
     ],
 )
 def test_what_is_no_plan(content: bytes, message: str, tmp_path: Path) -> None:

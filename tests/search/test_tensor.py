@@ -10,9 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from autopart.errors import PlanningError
 from autopart.estimate.node import Prices
-from autopart.ir.placement import PARTIAL_GRADIENT, REPLICATED, Layout, Replicate, Shard
-from autopart.search.tensor import search_tensor
+from autopart.ir.placement import PARTIAL_GRADIENT, REPLICATED, Layout, Placement, Replicate, Shard
+from autopart.search.objective import Objective
+from autopart.search.tensor import TensorSearch, search_tensor
 from autopart.sharding.strategies import Strategy
 from tests.capture.models import tiny_gpt, token_batch
 from tests.search.problems import Problem, problem
@@ -75,8 +77,14 @@ class Evaluator:
     """What a joint choice costs, straight from the definition; knows nothing of variables or tables."""
 
     def __init__(
-        self, whole: Problem, prices: Prices, seconds_per_byte: float = 0.0, seconds_per_kept_byte: float = 0.0
+        self,
+        whole: Problem,
+        prices: Prices,
+        seconds_per_byte: float = 0.0,
+        seconds_per_kept_byte: float = 0.0,
+        placements: Mapping[str, Placement] | None = None,
     ) -> None:
+        self.placements = placements or {}
         self.folded, self.graph, self.prices = whole.folded, whole.folded.graph, prices
         self.seconds_per_byte, self.seconds_per_kept_byte = seconds_per_byte, seconds_per_kept_byte
 
@@ -89,9 +97,14 @@ class Evaluator:
         for name in self.graph.values:
             wants = self._wants(name, chosen)
             if name in self.graph.parameter_of:
+                pinned = self.placements.get(name)
                 total += min(
-                    self._stored(name, have) + self._conversions(name, have, set(wants))
-                    for have in self._storages(name, wants)
+                    (
+                        self._stored(name, have) + self._conversions(name, have, set(wants))
+                        for have in self._storages(name, wants)
+                        if pinned in (None, have.value)
+                    ),
+                    default=INFINITE,
                 )
             elif name in self.graph.producer:
                 have = self._made(name, chosen)
@@ -169,6 +182,28 @@ def test_it_agrees_with_brute_force(name: str, tp: int, memory_prices: tuple[flo
     found = search_tensor(whole.folded, options, prices, MICRO_BATCHES, *memory_prices)
     assert evaluator.cost(found.strategies) == pytest.approx(found.seconds, rel=1e-9)
     assert found.seconds == pytest.approx(brute_force(options, evaluator), rel=1e-9)
+
+
+@pytest.mark.parametrize("name", ["mlp with bias", "small mlp", "residual"])
+def test_pinned_placements_agree_with_brute_force(name: str) -> None:
+    """Every placement that any parameter could have, pinned by itself and beside one of another parameter."""
+    whole = small(name)
+    options, prices = whole.options(2), whole.prices(2, 2)
+    storage = TensorSearch(whole.folded, options).storage
+    placed = [(own, placement) for own, layouts in storage.items() for placement in {x.value for x in layouts}]
+    seconds = set()
+    for (one, first), (other, second) in zip(placed, [*placed[3:], *placed[:3]], strict=True):
+        for pins in ({one: first}, {other: second, one: first}):
+            expected = brute_force(options, Evaluator(whole, prices, placements=pins))
+            try:
+                (found,) = TensorSearch(whole.folded, options, pins).run([Objective(prices, MICRO_BATCHES)])
+            except PlanningError:
+                assert expected == INFINITE
+                continue
+            assert found.seconds == pytest.approx(expected, rel=1e-9)
+            assert {own: found.parameters[own].value for own in pins} == pins
+            seconds.add(round(found.seconds, 12))
+    assert len(seconds) > 2, "the pins make no difference"
 
 
 @pytest.mark.parametrize("keep", [(1, 4, 5), (2, 3), (3, 5)], ids=str)
