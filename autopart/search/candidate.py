@@ -257,7 +257,7 @@ class Candidate:
     def _tail_of(
         self, held: float, tied: float, partial: float, forward_s: float, backward_s: float
     ) -> tuple[float, float]:
-        """Of a rank, by its bytes of parameters, of them the tied ones and those of partial gradients, and its passes."""
+        """Of a rank, by its bytes of parameters, of them tied ones and such of partial gradients, and its passes."""
         device, keeping, element = self.cluster.device, self.keeping, self.keeping.element_bytes
         bandwidth = device.memory_bandwidth_bytes_per_s * device.bandwidth_fraction
         ratio = keeping.state.reduced_bytes / element

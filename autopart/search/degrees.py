@@ -39,7 +39,8 @@ class Found:
     """The best candidate, those that came close (one for each tp x pp x dp x cp), and how much was looked at.
 
     Attributes:
-        points: how many combinations of degrees, micro-batch, policies and layout there are.
+        points: how many combinations of degrees, micro-batch, policies and layout the proof is of: all that there are
+            but those with several stages a rank that were passed over, see `DegreeSearch.may_gain`.
         evaluated: for how many of them stages were cut; a bound had shown that the others are neither the best nor
             runners-up.
         least_s: none of those whose schedule was not played out takes less than this.
@@ -68,6 +69,7 @@ class DegreeSearch:
     request: Request
     prune: bool = True
     _reach_s: float = field(default=float("inf"), init=False)  # what the best with one stage a rank is estimated at
+    _passed_over: set[int] = field(default_factory=set, init=False)
 
     @cached_property
     def pricing(self) -> Pricing:
@@ -143,7 +145,8 @@ class DegreeSearch:
         best = self._polished(best, shortlist.first())
         least_of_any_cuts_s = self._least_of_any_cuts_s(best)
         others = shortlist.runners_up(best)
-        return Found(best, others, len(self.points), self._fitting.evaluated, least_s, least_of_any_cuts_s)
+        points = len(self.points) - len(self._passed_over)
+        return Found(best, others, points, self._fitting.evaluated, least_s, least_of_any_cuts_s)
 
     def _polished(self, best: Candidate, others: Sequence[Candidate]) -> Candidate:
         """The best with the best cuts that are found for the step as it is played out, unless cuts are pinned."""
@@ -254,7 +257,10 @@ class DegreeSearch:
         return {point: number for number, point in enumerate(self.points)}
 
     def may_gain(self, number: int) -> bool:
-        """Whether several stages a rank are looked at: where one fits, and without its bubble would be the best."""
+        """Whether several stages a rank are looked at: where one fits, and would be the best with a bubble like theirs.
+
+        With v stages that is a v-th of it, by the estimate.
+        """
         plain = self._plain(number)
         if plain == number:
             return True
@@ -266,6 +272,7 @@ class DegreeSearch:
 
     def _fitted(self, number: int) -> Candidate | None:
         if not self.may_gain(number):
+            self._passed_over.add(number)
             return None
         candidate = self._fitting.candidate(number)
         if candidate is None or candidate.virtual_stages == 1:  # whose cuts were searched under the limit

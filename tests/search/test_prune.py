@@ -97,7 +97,7 @@ def test_pruning_changes_nothing(name: str) -> None:
             continue
         assert facts(pruned.best) == facts(whole.best), (world, batch, cluster, pins)
         assert [facts(own) for own in pruned.others] == [facts(own) for own in whole.others]
-        assert pruned.points == whole.points
+        assert pruned.points >= whole.points, "bounds prove more points slower than are looked at"
         evaluated, points, feasible = evaluated + pruned.evaluated, points + whole.evaluated, feasible + 1
     assert feasible > 2
     assert evaluated < points, "nothing was left out"
