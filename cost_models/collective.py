@@ -58,7 +58,7 @@ def all_reduce_s(size_bytes: float, group: Group, cluster: Cluster) -> float:
         return 0.0
     g = ranks_in_node(group, cluster)
     n = -(-p // g)
-    intra_bytes_per_s = cluster.intra_node.sustained_bytes_per_s
+    intra_bytes_per_s = cluster.intra_node.sustained_among(g)
     inter_bytes_per_s = cluster.inter_node.sustained_bytes_per_s
     ring_bytes = 2 * (p - 1) / p * size_bytes
     node_bytes = 2 * (g - 1) / g * size_bytes
@@ -95,7 +95,7 @@ def _ring_s(size_bytes: float, group: Group, cluster: Cluster, factors: Sequence
         return 0.0
     g = ranks_in_node(group, cluster)
     n = -(-p // g)
-    intra_bytes_per_s = cluster.intra_node.sustained_bytes_per_s
+    intra_bytes_per_s = cluster.intra_node.sustained_among(g)
     inter_bytes_per_s = cluster.inter_node.sustained_bytes_per_s
     moved_bytes = (p - 1) / p * size_bytes
     best_s = float("inf")
@@ -129,7 +129,7 @@ def all_to_all_s(size_bytes: float, group: Group, cluster: Cluster) -> float:
         return 0.0
     g = ranks_in_node(group, cluster)
     part_bytes = size_bytes / p
-    intra_bytes = (g - 1) * part_bytes / cluster.intra_node.sustained_bytes_per_s
+    intra_bytes = (g - 1) * part_bytes / cluster.intra_node.sustained_among(g)
     inter_bytes = (p - g) * part_bytes / cluster.inter_node.sustained_bytes_per_s
     intra_latency_s = min(protocol.intra_node_latency_s for protocol in cluster.protocols)
     inter_latency_s = min(protocol.inter_node_latency_s for protocol in cluster.protocols)
@@ -152,7 +152,7 @@ def send_s(size_bytes: float, stride: int, cluster: Cluster) -> float:
         return 0.0
     best_s = float("inf")
     if abs(stride) < cluster.devices_per_node:
-        rate = cluster.intra_node.sustained_bytes_per_s
+        rate = cluster.intra_node.sustained_among(2)
         for protocol in cluster.protocols:
             time_s = protocol.intra_node_latency_s + size_bytes / (rate * protocol.intra_node_fraction)
             best_s = min(best_s, protocol.send_start_s + time_s)
