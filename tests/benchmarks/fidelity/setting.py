@@ -226,6 +226,10 @@ def _stack(run: Run, stacks: tuple[str, ...]) -> str:
         # older; torchtitan's runs on H200 are of 2025, when its loss was compiled.
         ("bf16", run.precision == "bf16" and not run.id.startswith("bloom_best")),
         ("2025", run.gpu.startswith("h200")),
+        # Its script gives no --scatter-gather-tensors-in-pipeline, which version 2.4 asks for.
+        ("unscattered", run.id.startswith("dlperf_")),
+        # MegaScale's ablation (its table 3) adds the overlap of data parallelism to Megatron-LM.
+        ("exposed", run.id.startswith("megascale_mlm_")),
         # Its chronicles: on 320 GPUs and more it always hung but with CUDA_LAUNCH_BLOCKING=1.
         ("blocking", run.id.startswith("bloom_") and run.gpus >= 320),
     )
