@@ -136,7 +136,9 @@ def test_a_file_of_others_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
     found = {run.id: outcome_of(run, captured, {}) for run in runs}
     assert all(found[name].step_s for name in ("a_known", "b_like", "c_like"))
     assert found["a_known"].assumed == ""
-    stood_in = "stack 'Megatron-LM (own fork)' as megatron-2021, 'A100-PCIe-80GB' as in dgx-a100, family 'pythia' as gpt"
+    stood_in = (
+        "stack 'Megatron-LM (own fork)' as megatron-2021, 'A100-PCIe-80GB' as in dgx-a100, family 'pythia' as gpt"
+    )
     assert found["b_like"].assumed == stood_in
     assert found["c_like"].assumed == "stack 'some-fsdp' as fms-fsdp-eager, family 'gpt-like' as gpt"
     assert found["b_like"].run.dp == 2
@@ -181,7 +183,7 @@ def test_cells_are_read_as_people_write_them(tmp_path: Path) -> None:
     head = f"{HEAD},peak_mem_gib,precision,schedule,recompute,pp,vp,sequence_parallel"
     path = tmp_path / "runs.csv"
     rows = (
-        "2,H100,nemo,a_units,250 ms,8,1024,16,1k,16,8,llama,,\"12,288 MiB\",bfloat16,Interleaved 1F1B,True,4,2,yes",
+        '2,H100,nemo,a_units,250 ms,8,1024,16,1k,16,8,llama,,"12,288 MiB",bfloat16,Interleaved 1F1B,True,4,2,yes',
         "2,H100,nemo,b_oom,OOM,8,1024,16,1024,16,8,llama,,,BF16-mixed,AFAB,sel,4,1,no",
         "2,H100,nemo,c_fp8,~1.5 s,8,1024,16,1024,16,8,llama,,,MXFP8,,no,1,1,0",
     )

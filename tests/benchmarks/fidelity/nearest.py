@@ -50,14 +50,17 @@ _NO_DECODER = re.compile(
 def nearest_stack(run: Run, stacks: Sequence[str]) -> str:
     """The stack whose words are in the name that a run gives; else one that shards and computes alike."""
     name = run.stack.lower().replace("_", "-").replace(" ", "-")
+    if is_hopper(run.gpu) and "megatron" in name and "deepspeed" not in name:
+        return "nemo-megatron-core"
     for words, stack in _STACKS:
         if any(word in name for word in words) and stack in stacks:
             return stack
     if run.zero >= 3 and run.pp == 1:
         return "torchtitan" if is_hopper(run.gpu) else "fms-fsdp-eager"
-    if is_hopper(run.gpu):
-        return "nemo-megatron-core" if "megatron" in name else "megatron-core"
-    if "flash" in f"{name} {run.notes}".lower():
+    # Llama and what is like it is of 2023 or later, and so are grouped queries.
+    if is_hopper(run.gpu) or "flash" in f"{name} {run.notes}".lower() or run.kv_heads < run.heads:
+        return "megatron-core"
+    if run.family.lower().startswith(_GATED):
         return "megatron-core"
     return "megatron-2022" if run.sequence_parallel or run.recompute == "selective" else "megatron-2021"
 
