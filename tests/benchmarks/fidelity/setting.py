@@ -253,6 +253,8 @@ def _own_stack(run: Run) -> str | None:
     # Its README has had the example of GPT-3 with its 32 s since version 2.5 of 2021, before Megatron-Core.
     if run.id.startswith("mlm_readme_"):
         return "megatron-2021"
+    if run.zero >= 3 and run.stack == "megatron-2021":  # which has none: the paper ran DeepSpeed's
+        return "deepspeed-zero3-2021"
     if run.stack == "megatron-core" and is_hopper(run.gpu):
         return "nemo-megatron-core"  # that of 2024, whose file is for both; "megatron-core" is that of 2023
     return None
