@@ -96,6 +96,8 @@ def test_what_is_not_known_is_said() -> None:
     for odd in (
         replace(run, gpu="tpu-v4"),
         replace(run, family="mamba"),
+        replace(run, family="deepseek-v3"),
+        replace(run, family="Qwen3_30B_a3B"),
         replace(run, stack="DeepSpeed ZeRO-Offload"),
         replace(run, precision="fp4"),
         replace(run, ep=2),

@@ -29,7 +29,7 @@ _CLUSTERS = (
     (r"h100-pcie", "h100-pcie"),
     (r"h200", "dgx-h200"),
     (r"h800", "hgx-h800"),
-    (r"h100|h20\b", "dgx-h100"),
+    (r"h100", "dgx-h100"),
     (r"a800", "hgx-a800"),
     (r"a100.*40gb", "dgx-a100-40gb"),
     (r"a100", "dgx-a100"),
@@ -42,8 +42,9 @@ _GATED = (
     *("smollm", "chatglm", "tinyllama", "codellama", "vicuna", "exaone", "command"),
 )
 _GPT = ("gpt", "opt", "bloom", "mpt", "falcon", "pythia", "neox", "megatron", "turing", "starcoder", "galactica")
+_NOT_DENSE = r"moe|mixtral|deepseek-?(v[23]|r1)|dbrx|grok|jamba|switch|gshard|gpt-?oss|a\d+b\b"
 _NO_DECODER = re.compile(
-    r"moe|mixtral|mamba|bert|\bt5|\bul2|vit|\bclip|whisper|unet|diffusion|\bdit\b|resnet|mlp-?mixer"
+    rf"{_NOT_DENSE}|mamba|rwkv|bert|\bt5|\bul2|vit|\bclip|whisper|unet|diffusion|\bdit\b|resnet|mlp-?mixer"
 )
 
 
