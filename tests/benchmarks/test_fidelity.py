@@ -180,6 +180,22 @@ def test_devices_are_known_by_other_spellings(spelled: str, cluster: str, known:
     assert (setting.assumed == "") == known
 
 
+@pytest.mark.parametrize(
+    ("spelled", "gpu", "zero", "stack"),
+    [
+        ("DeepSpeed", "a100-sxm-80gb", 3, "fms-fsdp-eager"),
+        ("DeepSpeed ZeRO-3 (2021)", "a100-sxm-80gb", 3, "deepspeed-zero3-2021"),
+        ("megatron-2021", "a100-sxm-80gb", 3, "deepspeed-zero3-2021"),
+        ("Megatron-Core 0.9", "h800", 1, "nemo-megatron-core"),
+        ("Megatron-LM", "a100-sxm-80gb", 0, "megatron-2021"),
+        ("own code", "h100", 3, "torchtitan"),
+    ],
+)
+def test_stacks_are_taken_for_their_nearest(spelled: str, gpu: str, zero: int, stack: str) -> None:
+    run = replace(RUNS["mlm2020_a100_1B"], stack=spelled, gpu=gpu, zero=zero)
+    assert setting_of(run, stack_names()).keywords["stack"] == stack
+
+
 def test_cells_are_read_as_people_write_them(tmp_path: Path) -> None:
     """Units, words for truth, and precisions, schedules and recomputation by other names."""
     head = f"{HEAD},peak_mem_gib,precision,schedule,recompute,pp,vp,sequence_parallel"

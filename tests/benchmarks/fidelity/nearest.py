@@ -53,6 +53,9 @@ def nearest_stack(run: Run, stacks: Sequence[str]) -> str:
     name = run.stack.lower().replace("_", "-").replace(" ", "-")
     if is_hopper(run.gpu) and "megatron" in name and "deepspeed" not in name:
         return "nemo-megatron-core"
+    if "deepspeed" in name and run.zero >= 2 and run.pp == run.tp == 1:
+        of_2021 = run.zero >= 3 and ("2021" in name or "SC'21" in run.source)
+        return "deepspeed-zero3-2021" if of_2021 else "fms-fsdp-eager"
     for words, stack in _STACKS:
         if any(word in name for word in words) and stack in stacks:
             return stack
