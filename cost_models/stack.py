@@ -65,8 +65,8 @@ class Stack:
         step_copy_bytes: for each parameter element that a rank's optimizer updates, flat copies that ZeRO makes
             for its step.
         norm_bytes: for each element of the largest gradient, while norms of gradients are computed.
-        time_error: mean error of its predicted step times against published runs that were left out of the fit; of all
-            stacks together where none was published of this one.
+        time_error: mean error of its predicted step times against published runs, left out of the fit or never fitted
+            to; of all stacks together where none was published of this one.
         reports: which memory its figures are of: "allocated" tensors, "reserved" by torch's allocator, or of the whole
             "device", as nvidia-smi shows it.
         waits_for_kernels: the host launches a kernel only when the last one is done (CUDA_LAUNCH_BLOCKING=1), so that
