@@ -19,15 +19,23 @@ class Link:
     Attributes:
         bandwidth_bytes_per_s: of one device, in one direction, on the data sheet.
         fraction: of the bandwidth, left after protocol overhead.
+        among: (ranks, bandwidth of one device) for groups of up to so many devices, in ascending order: without a
+            switch, a device's links go to different others, and a few devices have few links between them.
     """
 
     bandwidth_bytes_per_s: float
     fraction: float
+    among: tuple[tuple[int, float], ...] = ()
 
     @property
     def sustained_bytes_per_s(self) -> float:
         """Bytes per second that payload moves at."""
         return self.bandwidth_bytes_per_s * self.fraction
+
+    def sustained_among(self, ranks: int) -> float:
+        """The same where only `ranks` neighbours take part."""
+        bandwidth = next((own for most, own in self.among if ranks <= most), self.bandwidth_bytes_per_s)
+        return bandwidth * self.fraction
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +118,17 @@ def load_cluster(name_or_path: str | Path) -> Cluster:
 
 
 def _link(table: TomlTable) -> Link:
-    link = Link(table.number("bandwidth_bytes_per_s"), table.fraction("fraction"))
+    bandwidth = table.number("bandwidth_bytes_per_s")
+    among = tuple(sorted(map(_few, table.tables("among")))) if table.has("among") else ()
+    link = Link(bandwidth, table.fraction("fraction"), among)
     table.finish()
     return link
+
+
+def _few(table: TomlTable) -> tuple[int, float]:
+    found = table.whole("ranks"), table.number("bandwidth_bytes_per_s")
+    table.finish()
+    return found
 
 
 def _protocol(table: TomlTable) -> Protocol:

@@ -10,10 +10,11 @@ A group that spans nodes has g ranks in each of its n nodes:
   at the slower of one rank's intra-node link and g network shares; n-1 of the steps are between nodes.
 - Two levels (all-reduce only): reduce-scatter in the node, a tree across nodes on each g-th of the data, all-gather in
   the node, pipelined, so that the slower level sets the pace. Its latency grows with log2(n), not n (double binary
-  trees: Sanders, Speck and Traeff 2009, "Two-tree algorithms for full bandwidth broadcast, reduction and scan").
+  trees: Sanders, Speck and Traeff 2009, "Two-tree algorithms for full bandwidth broadcast, reduction and scan"). Every
+  node passes all data up and down; that between two or three nodes less would do, NCCL does not count on.
 
 As in NCCL's own model (src/graph/tuning.cc, `ncclTopoTuneModel` and `ncclTopoGetAlgoTime`) the fastest combination of
-algorithm and protocol is taken. One rank is free: 0.0.
+algorithm and protocol is taken: trees for small sizes, rings for large ones. One rank is free: 0.0.
 """
 
 from collections.abc import Sequence
@@ -58,11 +59,11 @@ def all_reduce_s(size_bytes: float, group: Group, cluster: Cluster) -> float:
         return 0.0
     g = ranks_in_node(group, cluster)
     n = -(-p // g)
-    intra_bytes_per_s = cluster.intra_node.sustained_bytes_per_s
+    intra_bytes_per_s = cluster.intra_node.sustained_among(g)
     inter_bytes_per_s = cluster.inter_node.sustained_bytes_per_s
     ring_bytes = 2 * (p - 1) / p * size_bytes
     node_bytes = 2 * (g - 1) / g * size_bytes
-    network_bytes = 2 * (n - 1) / n * size_bytes / g
+    network_bytes = 2 * size_bytes / g
     tree_depth = ceil(log2(n))
     best_s = float("inf")
     for protocol in cluster.protocols:
@@ -95,7 +96,7 @@ def _ring_s(size_bytes: float, group: Group, cluster: Cluster, factors: Sequence
         return 0.0
     g = ranks_in_node(group, cluster)
     n = -(-p // g)
-    intra_bytes_per_s = cluster.intra_node.sustained_bytes_per_s
+    intra_bytes_per_s = cluster.intra_node.sustained_among(g)
     inter_bytes_per_s = cluster.inter_node.sustained_bytes_per_s
     moved_bytes = (p - 1) / p * size_bytes
     best_s = float("inf")
@@ -129,7 +130,7 @@ def all_to_all_s(size_bytes: float, group: Group, cluster: Cluster) -> float:
         return 0.0
     g = ranks_in_node(group, cluster)
     part_bytes = size_bytes / p
-    intra_bytes = (g - 1) * part_bytes / cluster.intra_node.sustained_bytes_per_s
+    intra_bytes = (g - 1) * part_bytes / cluster.intra_node.sustained_among(g)
     inter_bytes = (p - g) * part_bytes / cluster.inter_node.sustained_bytes_per_s
     intra_latency_s = min(protocol.intra_node_latency_s for protocol in cluster.protocols)
     inter_latency_s = min(protocol.inter_node_latency_s for protocol in cluster.protocols)
@@ -152,7 +153,7 @@ def send_s(size_bytes: float, stride: int, cluster: Cluster) -> float:
         return 0.0
     best_s = float("inf")
     if abs(stride) < cluster.devices_per_node:
-        rate = cluster.intra_node.sustained_bytes_per_s
+        rate = cluster.intra_node.sustained_among(2)
         for protocol in cluster.protocols:
             time_s = protocol.intra_node_latency_s + size_bytes / (rate * protocol.intra_node_fraction)
             best_s = min(best_s, protocol.send_start_s + time_s)

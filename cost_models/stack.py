@@ -65,14 +65,17 @@ class Stack:
         step_copy_bytes: for each parameter element that a rank's optimizer updates, flat copies that ZeRO makes
             for its step.
         norm_bytes: for each element of the largest gradient, while norms of gradients are computed.
-        time_error: mean error of its predicted step times against published runs that were left out of the fit; of all
-            stacks together where none was published of this one.
+        time_error: mean error of its predicted step times against published runs, left out of the fit or never fitted
+            to; of all stacks together where none was published of this one.
         reports: which memory its figures are of: "allocated" tensors, "reserved" by torch's allocator, or of the whole
             "device", as nvidia-smi shows it.
         waits_for_kernels: the host launches a kernel only when the last one is done (CUDA_LAUNCH_BLOCKING=1), so that
             `dispatch_s` is added to every op. False where a file leaves it out.
         shares_in_node: what ZeRO shares, it shares among the replicas of one node; nodes hold copies of it (FSDP's
             HYBRID_SHARD). False where a file leaves it out.
+        gathers_in_lists: under ZeRO-3 every parameter is gathered by itself into a list of the ranks' pieces, each of
+            which is copied by a kernel of its own, and nothing is computed meanwhile; its gradient is scattered so too.
+            False where a file leaves it out.
         space: what a search may choose for it without a pin; a file may leave this out.
     """
 
@@ -106,6 +109,7 @@ class Stack:
     sources: tuple[tuple[str, str], ...]
     waits_for_kernels: bool = False
     shares_in_node: bool = False
+    gathers_in_lists: bool = False
     space: Space = field(default_factory=Space)
 
 
@@ -154,6 +158,7 @@ def load_stack(name_or_path: str | Path) -> Stack:
         sources=table.sources(_FIGURES),
         waits_for_kernels=table.has("waits_for_kernels") and table.truth("waits_for_kernels"),
         shares_in_node=table.has("shares_in_node") and table.truth("shares_in_node"),
+        gathers_in_lists=table.has("gathers_in_lists") and table.truth("gathers_in_lists"),
         space=read_space(table.table("space")) if table.has("space") else Space(),
     )
     table.finish()

@@ -9,6 +9,9 @@ from cost_models.cluster import Cluster
 from cost_models.collective import Group, all_gather_s, all_reduce_s, reduce_scatter_s
 from cost_models.compute import memory_bound_s
 
+# DeepSpeed's stage3_param_persistence_threshold: smaller parameters every rank keeps whole.
+PERSISTENT_ELEMENTS = 100_000
+
 
 @dataclass(frozen=True, slots=True)
 class Replicas:
@@ -58,6 +61,9 @@ class Replicas:
             reduced = parameter_bytes(stage)[0] * state.reduced_bytes / self.keeping.element_bytes
             scatter_s = self._reduced_s(reduced) if reduced else 0.0
             return forward_s, backward_s + self._exposed_s(scatter_s, self.keeping.stack.reduction_overlap, backward_s)
+        if self.keeping.stack.gathers_in_lists:
+            gathers_s, reduces_s = (sum(own) for own in zip(*map(self._in_lists, stage), strict=True))
+            return forward_s + gathers_s, backward_s + gathers_s + reduces_s
         gathers_s, reduces_s, copies_s = [], [], []
         for cost in stage:
             held = sum(size for _, size, _ in cost.parameters)
@@ -77,6 +83,21 @@ class Replicas:
             after = reduces_s[index + 1] if index + 1 < len(stage) else 0.0
             backward += self._beside_s(cost.backward_s * scale_b + copies_s[index][1], before + after)
         return forward, backward
+
+    def _in_lists(self, cost: UnitCost) -> tuple[float, float]:
+        """Seconds of gathering a unit's parameters one by one and of scattering their gradients so.
+
+        torch's collectives of lists copy every rank's piece by a kernel (its ProcessGroupNCCL.cpp, `allgather`).
+        """
+        gathered_s, reduced_s, device = 0.0, 0.0, self.cluster.device
+        launches_s = self._sharers.ranks * max(device.kernel_launch_s, self.keeping.stack.dispatch_s)
+        for _, size, elements in cost.parameters:
+            if elements > PERSISTENT_ELEMENTS:
+                reduced = size * self.keeping.state.reduced_bytes / self.keeping.element_bytes
+                gathered_s += all_gather_s(size, self._sharers, self.cluster)
+                gathered_s += launches_s + memory_bound_s(2 * size, device)
+                reduced_s += self._reduced_s(reduced) + launches_s + memory_bound_s(2 * reduced, device)
+        return gathered_s, reduced_s
 
     @property
     def _sharers(self) -> Group:

@@ -52,6 +52,8 @@ def cluster_toml(cluster: Cluster, device: str, comment: str) -> str:
     lines += _pairs(cluster, ("devices_per_node", "device_speed"))
     for key, link in (("intra_node", cluster.intra_node), ("inter_node", cluster.inter_node)):
         lines += _table(f"[{key}]", link, _LINK)
+        for ranks, bandwidth in link.among:
+            lines += ["", f"[[{key}.among]]", f"ranks = {ranks}", f"bandwidth_bytes_per_s = {_shown(bandwidth)}"]
     for protocol in cluster.protocols:
         lines += _table("[[protocol]]", protocol, _PROTOCOL)
     return "\n".join([*lines, *_sources(cluster.sources), ""])

@@ -10,7 +10,7 @@ from cost_models.stack import load_stack, stack_names
 from tests.benchmarks.fidelity.constants import CONSTANTS
 from tests.benchmarks.fidelity.evaluate import Outcome, outcome_of
 from tests.benchmarks.fidelity.measures import feasibility_of, measures_of, sweeps_of
-from tests.benchmarks.fidelity.report import scatter, tables
+from tests.benchmarks.fidelity.report import scatter, tables, unseen
 from tests.benchmarks.fidelity.run import Run, read_runs, read_table
 from tests.benchmarks.fidelity.setting import NotEvaluatedError, cuts_of, setting_of
 
@@ -96,6 +96,9 @@ def test_what_is_not_known_is_said() -> None:
     for odd in (
         replace(run, gpu="tpu-v4"),
         replace(run, family="mamba"),
+        replace(run, family="deepseek-v3"),
+        replace(run, family="Qwen3_30B_a3B"),
+        replace(run, stack="DeepSpeed ZeRO-Offload"),
         replace(run, precision="fp4"),
         replace(run, ep=2),
         replace(run, dp=3),
@@ -135,8 +138,11 @@ def test_a_file_of_others_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
     found = {run.id: outcome_of(run, captured, {}) for run in runs}
     assert all(found[name].step_s for name in ("a_known", "b_like", "c_like"))
     assert found["a_known"].assumed == ""
-    assert found["b_like"].assumed == "stack 'Megatron-LM (own fork)' as megatron-2021, 'A100-PCIe-80GB' as in dgx-a100"
-    assert found["c_like"].assumed == "stack 'some-fsdp' as fms-fsdp, 'h800' as in dgx-h100"
+    stood_in = (
+        "stack 'Megatron-LM (own fork)' as megatron-2021, 'A100-PCIe-80GB' as in dgx-a100, family 'pythia' as gpt"
+    )
+    assert found["b_like"].assumed == stood_in
+    assert found["c_like"].assumed == "stack 'some-fsdp' as fms-fsdp-eager, family 'gpt-like' as gpt"
     assert found["b_like"].run.dp == 2
     assert "tpu-v4" in found["d_gpu"].reason
     assert "micro_batch=3" in found["g_batch"].reason
@@ -144,9 +150,85 @@ def test_a_file_of_others_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
     text = tables(list(found.values()), {}, unread)
     for name in ("d_gpu", "e_cell", "f_short", "g_batch", "h_heads", "row 9"):
         assert f"- {name}: " in text
-    assert "as in dgx-h100: c_like" in text
+    assert "as gpt: c_like" in text
     with pytest.raises(ValueError, match="row 'e_cell': column 'layers'"):
         read_runs(path)
+
+
+@pytest.mark.parametrize(
+    ("spelled", "cluster", "known"),
+    [
+        ("NVIDIA A100-SXM4-40GB", "dgx-a100-40gb", True),
+        ("a100 40 GB", "dgx-a100-40gb", True),
+        ("A100-80GB", "dgx-a100", True),
+        ("A100 40GB PCIe", "dgx-a100-40gb", False),
+        ("H100", "dgx-h100", True),
+        ("H100-SXM5-80GB", "dgx-h100", True),
+        ("h100-sxm-96gb-hbm2e-500w", "h100-96gb-400g", True),
+        ("H100 PCIe", "h100-pcie", True),
+        ("GH200", "dgx-h100", False),
+        ("H200", "dgx-h200", True),
+        ("Tesla V100-SXM2-16GB", "dgx-1", True),
+        ("A800", "hgx-a800", True),
+        ("GB200-NVL72", "dgx-b200", False),
+    ],
+)
+def test_devices_are_known_by_other_spellings(spelled: str, cluster: str, known: bool) -> None:
+    """What is only like a device that is known is named as a stand-in."""
+    setting = setting_of(replace(RUNS["mlm2020_a100_1B"], gpu=spelled), stack_names())
+    assert setting.keywords["cluster"] == cluster
+    assert (setting.assumed == "") == known
+
+
+@pytest.mark.parametrize(
+    ("spelled", "gpu", "zero", "stack"),
+    [
+        ("DeepSpeed", "a100-sxm-80gb", 3, "fms-fsdp-eager"),
+        ("DeepSpeed ZeRO-3 (2021)", "a100-sxm-80gb", 3, "deepspeed-zero3-2021"),
+        ("megatron-2021", "a100-sxm-80gb", 3, "deepspeed-zero3-2021"),
+        ("Megatron-Core 0.9", "h800", 1, "nemo-megatron-core"),
+        ("Megatron-LM", "a100-sxm-80gb", 0, "megatron-2021"),
+        ("own code", "h100", 3, "torchtitan"),
+    ],
+)
+def test_stacks_are_taken_for_their_nearest(spelled: str, gpu: str, zero: int, stack: str) -> None:
+    run = replace(RUNS["mlm2020_a100_1B"], stack=spelled, gpu=gpu, zero=zero)
+    assert setting_of(run, stack_names()).keywords["stack"] == stack
+
+
+def test_cells_are_read_as_people_write_them(tmp_path: Path) -> None:
+    """Units, words for truth, and precisions, schedules and recomputation by other names."""
+    head = f"{HEAD},peak_mem_gib,precision,schedule,recompute,pp,vp,sequence_parallel"
+    path = tmp_path / "runs.csv"
+    rows = (
+        '2,H100,nemo,a_units,250 ms,8,1024,16,1k,16,8,llama,,"12,288 MiB",bfloat16,Interleaved 1F1B,True,4,2,yes',
+        "2,H100,nemo,b_oom,OOM,8,1024,16,1024,16,8,llama,,,BF16-mixed,AFAB,sel,4,1,no",
+        "2,H100,nemo,c_fp8,~1.5 s,8,1024,16,1024,16,8,llama,,,MXFP8,,no,1,1,0",
+    )
+    path.write_text("\n".join((head, *rows)), encoding="utf-8")
+    runs = read_runs(path)
+    assert [(run.step_s, run.peak_gib, run.seq_len, run.out_of_memory) for run in runs] == [
+        (0.25, 12.0, 1024, False),
+        (None, None, 1024, True),
+        (1.5, None, 1024, False),
+    ]
+    assert [run.sequence_parallel for run in runs] == [True, False, False]
+    asked = [setting_of(run, stack_names()).keywords for run in runs]
+    assert [k["schedule"] for k in asked] == ["interleaved-1f1b", "gpipe", "1f1b"]
+    assert [k["precision"] for k in asked] == ["bf16-mixed", "bf16-mixed", "fp8-mixed"]
+    assert [k["recompute"] for k in asked] == ["full", "selective", "none"]
+
+
+def test_what_nothing_was_fitted_to_is_read_and_shown() -> None:
+    """Each has a setting, and is of an origin that has no run among the others."""
+    unfitted = read_runs(DATA.parent / "unseen_runs.csv")
+    assert not {run.origin for run in unfitted} & {run.origin for run in RUNS.values()}
+    for run in unfitted:
+        assert run.step_s is not None
+        setting_of(run, stack_names())
+    text = unseen(outcomes())
+    assert "| x_11 " in text
+    assert "y_1: no such GPU" in text
 
 
 def outcomes() -> list[Outcome]:

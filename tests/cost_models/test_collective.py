@@ -125,3 +125,22 @@ def test_a_group_has_ranks_and_a_stride(ranks: int, stride: int) -> None:
     """The error shows the two numbers."""
     with pytest.raises(ValueError, match=f"ranks={ranks}, stride={stride}"):
         Group(ranks, stride)
+
+
+def test_few_devices_of_a_mesh_have_few_links() -> None:
+    """Of a hybrid cube mesh's six links a device, neighbours share one and four devices four."""
+    cluster = load_cluster("dgx-1")
+    size_bytes = 2.0**30
+    seconds = {ranks: all_gather_s(size_bytes, Group(ranks), cluster) * ranks / (ranks - 1) for ranks in (2, 4, 8)}
+    assert seconds[2] / seconds[8] == pytest.approx(6, rel=0.01)
+    assert seconds[4] / seconds[8] == pytest.approx(1.5, rel=0.01)
+
+
+def test_large_all_reduces_of_two_nodes_go_around_a_ring() -> None:
+    """Of which the network carries almost twice the size; NCCL does not count on a tree's halves."""
+    cluster = load_cluster("v100-16gb-100g")
+    size_bytes = 2.0**30
+    network_bytes_per_s = 8 * cluster.inter_node.sustained_bytes_per_s
+    assert all_reduce_s(size_bytes, Group(16), cluster) == pytest.approx(
+        2 * 15 / 16 * size_bytes / network_bytes_per_s, rel=0.01
+    )

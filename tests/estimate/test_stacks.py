@@ -229,6 +229,22 @@ def test_sharing_within_a_node_gathers_faster_and_sums_among_nodes() -> None:
     assert slow[1] >= summed_s > all_gather_s(held, Group(8), cluster)
 
 
+def test_gathering_in_lists_costs_a_kernel_a_rank_and_hides_nothing() -> None:
+    """Once in the forward pass, and in the backward pass again, with the gradients; small parameters are whole."""
+    stack, cluster, ranks, held = load_stack("deepspeed-zero3-2021"), load_cluster("dgx-a100"), 64, 1e9
+    keeping = Keeping(
+        state("fp16-mixed", "float16", "adamw", stack), HALF, 3, ranks, cluster.device, replace(stack, dispatch_s=0.0)
+    )
+    parameters = (("w", held, int(held // HALF)), ("b", 1e4, 5000))
+    unit = replace(layer(prices(stack.name)), parameters=parameters)
+    forward_s, backward_s = Replicas(Group(ranks), cluster, keeping).paced([unit, unit], 1.0, 2.0)
+    pieces_s = ranks * cluster.device.kernel_launch_s + memory_bound_s(2 * held, cluster.device)
+    gathered_s = all_gather_s(held, Group(ranks), cluster) + pieces_s
+    scattered_s = reduce_scatter_s(held, Group(ranks), cluster) + pieces_s
+    assert forward_s == pytest.approx(1.0 + 2 * gathered_s)
+    assert backward_s == pytest.approx(2.0 + 2 * (gathered_s + scattered_s))
+
+
 def test_waiting_for_kernels_adds_the_launches() -> None:
     """CUDA_LAUNCH_BLOCKING=1: every op of a layer waits for the host, in both passes."""
     blocking = load_stack("megatron-deepspeed-2022-blocking")

@@ -6,7 +6,7 @@ _MATMUL, _FLASH = "matmul_fraction.half", "attention_fraction.flash"
 
 # What shares its kernels shares their speed: Megatron-LM up to 2021 with DeepSpeed's fork of it, Megatron-LM and its
 # core since, and torch's own. The newest, NeMo's, are what the files of devices are for.
-_UNTIL_2021 = "megatron-2020, megatron-2021, megatron-deepspeed-2022, gpt-neox"
+_UNTIL_2021 = "megatron-2020, megatron-2021, deepspeed-zero3-2021, megatron-deepspeed-2022, gpt-neox"
 _SINCE_2022 = "megatron-2022, megatron-2023-zb, megatron-core"
 _TORCH = "llm-foundry-fsdp, fms-fsdp, torchtitan, nanotron, autopart"
 _FSDP = "llm-foundry-fsdp, fms-fsdp, torchtitan"

@@ -35,6 +35,26 @@ def tables(
     )
 
 
+def unseen(outcomes: Sequence[Outcome], unread: Sequence[tuple[str, str]] = ()) -> str:
+    """The tables of runs that nothing was fitted to, each run in a line, as markdown."""
+    head = ("run", "GPUs", "tp, pp, dp, cp", "measured s", "predicted s", "error")
+    rows = [
+        (
+            o.run.id,
+            o.run.gpus,
+            f"{o.run.tp}, {o.run.pp}, {o.run.dp}, {o.run.cp}",
+            f"{o.run.step_s:.4g}",
+            f"{o.step_s:.4g}",
+            percent(o.time_error),
+        )
+        for o in outcomes
+        if o.time_error is not None
+    ]
+    missing = "" if all(o.step_s for o in outcomes) and not unread else _missing(outcomes, unread)
+    parts = (_origins(outcomes, {}), missing, _stood_in(outcomes), tabulate(rows, head, tablefmt="github"))
+    return "\n\n".join(part for part in parts if part)
+
+
 def _origins(outcomes: Sequence[Outcome], left_out: Mapping[str, Measures]) -> str:
     names = list(dict.fromkeys(o.run.origin for o in outcomes))
     groups = [(name, [o for o in outcomes if o.run.origin == name]) for name in names]
@@ -60,7 +80,9 @@ def _origins(outcomes: Sequence[Outcome], left_out: Mapping[str, Measures]) -> s
             )
         )
     head = ("origin", "rows (clean)", "mean", "median", "clean mean", "bias", "left out (bias)", "memory", "worst")
-    return tabulate(rows, head, tablefmt="github")
+    filled = [any(row[column] for row in rows) for column in range(len(head))]
+    shown = [[cell for cell, keep in zip(row, filled, strict=True) if keep] for row in (head, *rows)]
+    return tabulate(shown[1:], shown[0], tablefmt="github")
 
 
 def _sweeps(outcomes: Sequence[Outcome]) -> str:
@@ -87,13 +109,17 @@ def _missing(outcomes: Sequence[Outcome], unread: Sequence[tuple[str, str]]) -> 
 
 
 def _stand_ins(outcomes: Sequence[Outcome]) -> str:
-    """What stood in for stacks and devices that have no file, with the runs that it was for."""
+    lines = _stood_in(outcomes)
+    return f"## What stood in for something else\n\n{lines}" if lines else ""
+
+
+def _stood_in(outcomes: Sequence[Outcome]) -> str:
+    """What stood in for stacks, devices and models that are not known, with the runs that it was for."""
     runs: dict[str, list[str]] = {}
     for outcome in outcomes:
         if outcome.assumed:
             runs.setdefault(outcome.assumed, []).append(outcome.run.id)
-    lines = [f"- {assumed}: {', '.join(names)}" for assumed, names in runs.items()]
-    return "\n".join(["## What stood in for something else", "", *lines]) if lines else ""
+    return "\n".join(f"- {assumed}: {', '.join(names)}" for assumed, names in runs.items())
 
 
 def constants_table(values: Mapping[Constant, float]) -> str:
@@ -105,8 +131,8 @@ def constants_table(values: Mapping[Constant, float]) -> str:
     return tabulate(rows, ("of", "name", "constant", "value", "unit"), tablefmt="github")
 
 
-def scatter(outcomes: Sequence[Outcome], path: Path) -> None:
-    """Predicted against measured step times, a colour an origin, as a PNG."""
+def scatter(outcomes: Sequence[Outcome], path: Path, unfitted: Sequence[Outcome] = ()) -> None:
+    """Predicted against measured step times, a colour an origin, as a PNG; `unfitted` runs as crosses."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -116,6 +142,9 @@ def scatter(outcomes: Sequence[Outcome], path: Path) -> None:
     for name in dict.fromkeys(o.run.origin for o in outcomes):
         own = [o for o in outcomes if o.run.origin == name and o.time_error is not None]
         axes.scatter([o.run.step_s for o in own], [o.step_s for o in own], s=9, label=name)
+    for name in dict.fromkeys(o.run.origin for o in unfitted):
+        own = [o for o in unfitted if o.run.origin == name and o.time_error is not None]
+        axes.scatter([o.run.step_s for o in own], [o.step_s for o in own], s=14, marker="x", label=name)
     low, high = axes.get_xlim()[0], axes.get_xlim()[1]
     ends = [max(low, 0.1), high]
     axes.plot(ends, ends, color="black", linewidth=0.8)

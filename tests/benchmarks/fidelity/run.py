@@ -1,11 +1,44 @@
 """Run: one published training run, read from a row of a file like `tests/benchmarks/data/published_runs.csv`."""
 
 import csv
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-_UNPUBLISHED = ("", "-", "?", "n/a", "na", "nan", "none", "n/s")
+_UNPUBLISHED = (
+    "",
+    "-",
+    "?",
+    "n/a",
+    "na",
+    "nan",
+    "none",
+    "n/s",
+    "nr",
+    "tbd",
+    "unknown",
+    "not published",
+    "not reported",
+)
+_OOM = ("oom", "out of memory", "out-of-memory", "cuda oom")
+_TRUTHS = {"yes": "1", "true": "1", "on": "1", "no": "0", "false": "0", "off": "0"}
+# What a cell may have behind its number, in the unit of its column; "GB" is as torch and nvidia-smi print it.
+_UNITS = {
+    "s": 1.0,
+    "sec": 1.0,
+    "seconds": 1.0,
+    "ms": 1e-3,
+    "min": 60.0,
+    "gib": 1.0,
+    "gb": 1.0,
+    "mib": 1 / 1024,
+    "mb": 1 / 1024,
+    "k": 1024.0,
+    "gpus": 1.0,
+    "layers": 1.0,
+}
+_NUMBER = re.compile(r"[~≈]?\s*([-+]?[\d.]+(?:e[-+]?\d+)?)\s*([a-z]*)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,13 +138,17 @@ def _run(row: Mapping[str, str]) -> Run:
 
     def number(name: str) -> float | None:
         """A figure that may be unpublished."""
-        cell = row.get(name, "").replace(",", "")
-        if cell.lower() in _UNPUBLISHED:
+        cell = row.get(name, "").replace(",", "").lower()
+        cell = _TRUTHS.get(cell, cell)
+        if cell in (*_UNPUBLISHED, *_OOM):
             return None
+        found = _NUMBER.fullmatch(cell)
         try:
-            return float(cell)
+            if found is None or (found[2] and found[2] not in _UNITS):
+                raise ValueError("another form")
+            return float(found[1]) * _UNITS.get(found[2], 1.0)
         except ValueError as error:
-            raise ValueError(f"column {name!r} is {cell!r}, not a number") from error
+            raise ValueError(f"column {name!r} is {row[name]!r}, not a number") from error
 
     def whole(name: str, default: int | None = None) -> int:
         found = number(name)
@@ -158,7 +195,9 @@ def _run(row: Mapping[str, str]) -> Run:
         precision=text("precision", "bf16").lower(),
         precision_detail=text("precision_detail", text("precision", "")),
         schedule=text("schedule", "none"),
-        out_of_memory=text("outcome", "ok").lower() == "oom",
+        out_of_memory=any(
+            text(name, "").lower() in _OOM for name in ("outcome", "measured_step_time_s", "peak_mem_gib")
+        ),
         step_s=number("measured_step_time_s") or None,
         peak_gib=number("peak_mem_gib") or None,
         notes=text("notes", ""),

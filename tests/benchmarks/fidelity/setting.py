@@ -1,58 +1,59 @@
 """Setting: what `autopart.plan` is asked for to repeat a published run, and what had to be assumed."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from tests.benchmarks.fidelity.nearest import is_hopper, nearest_cluster, nearest_family, nearest_stack
+from tests.benchmarks.fidelity.nearest import gpu_name, is_hopper, nearest_cluster, nearest_family, nearest_stack
 from tests.benchmarks.fidelity.run import Run
 from tests.benchmarks.fidelity.transformer import Shape
 
 ASSUMED_VOCAB = 50304
 # A run's network is its stack's and its GPU's; only where one stack ran on several is the source asked.
-_CLUSTERS: tuple[tuple[str, Callable[[Run], bool]], ...] = (
-    ("jean-zay", lambda run: run.id.startswith("bloom_")),
-    ("a100-4x200g", lambda run: run.stack == "megatron-deepspeed-2022" and run.gpu == "a100-sxm-80gb"),
-    ("a100-roce", lambda run: run.stack == "megatron-2023-zb"),
-    ("a100-400g", lambda run: run.stack == "fms-fsdp" and run.gpu.startswith("a100")),
-    ("h100-800g", lambda run: run.stack == "fms-fsdp" and run.gpu.startswith("h100")),
-    ("a100-40gb-4x200g", lambda run: run.id.startswith("neox20b")),
-    ("a100-40gb-roce", lambda run: run.gpu == "a100-sxm-40gb"),
-    ("p3-16xlarge", lambda run: run.gpu == "v100-sxm-16gb"),
-    ("dgx-2", lambda run: run.gpu == "v100-sxm-32gb"),
-    ("dgx-a100", lambda run: run.gpu.startswith("a100")),
-    ("h100-96gb-400g", lambda run: run.gpu == "h100-sxm-96gb-hbm2e-500w"),
-    ("dgx-h200", lambda run: run.gpu.startswith("h200")),
-    ("dgx-h100", lambda run: run.gpu.startswith("h100")),
-    ("dgx-b200", lambda run: run.gpu.startswith("b200")),
+_CLUSTERS: tuple[tuple[str, Callable[[Run, str], bool]], ...] = (
+    ("jean-zay", lambda run, gpu: run.id.startswith("bloom_")),
+    ("a100-4x200g", lambda run, gpu: run.id.startswith("vtrain_")),
+    ("a100-roce", lambda run, gpu: run.stack == "megatron-2023-zb"),
+    ("a100-400g", lambda run, gpu: run.stack == "fms-fsdp" and gpu.startswith("a100")),
+    ("h100-800g", lambda run, gpu: run.stack == "fms-fsdp" and gpu.startswith("h100")),
+    ("a100-40gb-4x200g", lambda run, gpu: run.id.startswith("neox20b")),
+    ("p3-16xlarge", lambda run, gpu: run.id.startswith("alpa_")),
+    ("a100-40gb-roce", lambda run, gpu: run.stack == "llm-foundry-fsdp" and gpu == "a100-sxm-40gb"),
+    ("v100-16gb-100g", lambda run, gpu: run.id.startswith("dlperf_")),
+    ("h100-96gb-400g", lambda run, gpu: gpu == "h100-sxm-96gb-hbm2e-500w"),
 )
-_KNOWN_GPUS = (
-    "a100-sxm",
-    "a100-sxm-40gb",
-    "a100-sxm-80gb",
-    "b200-sxm-180gb",
-    "h100-sxm-80gb",
-    "h100-sxm-96gb-hbm2e-500w",
-    "h200-sxm-141gb",
-    "v100-sxm-16gb",
-    "v100-sxm-32gb",
+_KNOWN_GPUS = re.compile(
+    r"a100-sxm(-[48]0gb)?|h100-sxm-80gb|h100-sxm-96gb-hbm2e-500w|h100-pcie-80gb|h200-sxm-141gb|b200-sxm-180gb|"
+    r"v100-sxm-(16|32)gb|[ah]800.*|l40s.*"
 )
-_SCHEDULES = {
-    "none": "1f1b",
-    "afab": "gpipe",
-    "interleaved": "interleaved-1f1b",
-    "1f1b-interleaved": "interleaved-1f1b",
-    "zbv": "zb-v",
-    "zb": "zb-h1",
-    "zbh1": "zb-h1",
-}
-_PRECISIONS = {"fp16": "fp16-mixed", "16bit": "fp16-mixed", "bf16": "bf16-mixed", "fp8": "fp8-mixed"}
-_PURE = ("bf16-pure", "fp32", "tf32", "float32")
-
-
-_RECOMPUTE = {"no": "none", "off": "none", "yes": "full", "on": "full", "attention": "selective", "attn": "selective"}
+# Of a name in lower case, without anything but letters and numbers: the first that fits.
+_SCHEDULES = (
+    (r"|none|na|no|serial|sequential|gradaccum.*", "1f1b"),
+    (r".*interleav.*|vpp|1f1bi", "interleaved-1f1b"),
+    (r"1f1b.*|pipedreamflush|dapple", "1f1b"),
+    (r"gpipe|afab|allfwdallbwd|fillanddrain", "gpipe"),
+    (r"zbv", "zb-v"),
+    (r"zb|zbh1|zerobubble", "zb-h1"),
+    (r"zbh2", "zb-h2"),
+    (r"zb1p", "zb-1p"),
+    (r"zb2p", "zb-2p"),
+)
+_PRECISIONS = (
+    (r"(bf16|bfloat16)(pure|only|true)|pure(bf16|bfloat16)", "bf16-pure"),
+    (r"(mx)?(fp8|float8).*", "fp8-mixed"),
+    (r"(amp)?(bf16|bfloat16)(mixed|amp|params)?.*|mixedbf16", "bf16-mixed"),
+    (r"(amp)?(fp16|float16|half|16bit|16)(mixed|amp)?|mixedfp16|mixed", "fp16-mixed"),
+    (r"fp32|tf32|float32|full|32bit|32", "float32"),
+)
+_RECOMPUTE = (
+    (r"|no|none|off|false|0|disabled", "none"),
+    (r"yes|on|true|1|all|full.*|uniform|block|everylayer|activationcheckpointing|gradientcheckpointing", "full"),
+    (r"sel.*|attn.*|attention.*|core.*|flash", "selective"),
+)
+_OWN_FAMILIES = ("gpt", "llama", "nemotron")
 
 
 class NotEvaluatedError(Exception):
@@ -75,22 +76,26 @@ def setting_of(run: Run, stacks: tuple[str, ...]) -> Setting:
     Raises:
         NotEvaluatedError: something of it is not known here.
     """
-    cluster = next((name for name, fits in _CLUSTERS if fits(run)), None) or nearest_cluster(run.gpu)
-    if cluster is None:
-        raise NotEvaluatedError(f"no cluster has a {run.gpu!r}")
-    if nearest_family(run.family) is None:
-        raise NotEvaluatedError(f"no plain model of family {run.family!r}")
+    cluster = _cluster(run)
+    if _family(run) is None:
+        raise NotEvaluatedError(
+            f"no plain model of family {run.family!r}: what is built are decoders with dense layers, like GPT or Llama"
+        )
     if run.ep > 1:
-        raise NotEvaluatedError("expert parallelism")
+        raise NotEvaluatedError(f"expert parallelism, ep={run.ep}: what is built are models without experts")
+    if "offload" in run.stack.lower():
+        raise NotEvaluatedError(f"stack {run.stack!r}: no model of memory or optimizers outside of the device")
     if run.tp * run.pp * run.dp * run.cp != run.gpus:
-        raise NotEvaluatedError(f"tp{run.tp} pp{run.pp} dp{run.dp} cp{run.cp} are not {run.gpus} GPUs")
+        raise NotEvaluatedError(
+            f"tp{run.tp} pp{run.pp} dp{run.dp} cp{run.cp} are not {run.gpus} GPUs; an empty dp is taken to fill them"
+        )
     stack = _stack(run, stacks)
-    half = torch.float16 if run.precision in ("fp16", "16bit") else torch.bfloat16
-    if run.precision in ("fp32", "tf32", "float32"):
-        half = torch.float32
-    if run.precision not in (*_PRECISIONS, *_PURE):
-        raise NotEvaluatedError(f"precision {run.precision!r}; known are {', '.join((*_PRECISIONS, *_PURE))}")
-    schedule = _SCHEDULES.get(run.schedule.lower(), run.schedule.lower())
+    precision = _named(run.precision, _PRECISIONS)
+    if precision is None:
+        known = "fp8, bf16, bf16-pure, fp16, fp32 and names like them"
+        raise NotEvaluatedError(f"precision {run.precision!r}; known are {known}")
+    half = {"fp16-mixed": torch.float16, "float32": torch.float32}.get(precision, torch.bfloat16)
+    schedule = _named(run.schedule, _SCHEDULES) or run.schedule.lower()
     if run.virtual_stages > 1 and schedule == "1f1b":
         schedule = "interleaved-1f1b"
     keywords: dict[str, Any] = {
@@ -106,7 +111,7 @@ def setting_of(run: Run, stacks: tuple[str, ...]) -> Setting:
         "zero": run.zero,
         "schedule": schedule,
         "recompute": recompute_of(run),
-        "precision": _PRECISIONS.get(run.precision, "as-built"),
+        "precision": precision if precision.endswith("-mixed") else "as-built",
         "stack": stack,
         "memory_limit_bytes": float("inf"),
     }
@@ -118,15 +123,39 @@ def setting_of(run: Run, stacks: tuple[str, ...]) -> Setting:
     return Setting(shape_of(run), half, keywords, _assumed(run, cluster, stack))
 
 
+def _cluster(run: Run) -> str:
+    gpu = gpu_name(run.gpu)
+    found = next((name for name, fits in _CLUSTERS if fits(run, gpu)), None) or nearest_cluster(gpu)
+    if found is None:
+        raise NotEvaluatedError(
+            f"no cluster has a {run.gpu!r}: add it as a file of cost_models/devices and one of cost_models/clusters"
+        )
+    return found
+
+
+def _family(run: Run) -> str | None:
+    return nearest_family(run.family, gated=run.ffn_hidden != 4 * run.hidden or run.kv_heads != run.heads)
+
+
+def _named(text: str, known: Sequence[tuple[str, str]]) -> str | None:
+    """What a cell means, by the first pattern that all its letters and numbers fit."""
+    plain = re.sub(r"[^a-z0-9]", "", text.lower())
+    return next((name for pattern, name in known if re.fullmatch(pattern, plain)), None)
+
+
 def _assumed(run: Run, cluster: str, stack: str) -> str:
-    """What stands in for a stack or a device that has no file."""
+    """What stands in for a stack, a device or a model that is not known."""
     parts = []
-    if stack != run.stack and not stack.startswith(f"{run.stack}-") and stack not in ("alpa", "gpt-neox"):
+    if stack != run.stack and not stack.startswith(f"{run.stack}-") and not _own_stack(run):
         parts.append(f"stack {run.stack or 'not given'!r} as {stack}")
-    if run.gpu not in _KNOWN_GPUS:
+    if not _KNOWN_GPUS.fullmatch(gpu_name(run.gpu)):
         parts.append(f"{run.gpu!r} as in {cluster}")
+    if run.family not in _OWN_FAMILIES:
+        parts.append(f"family {run.family or 'not given'!r} as {_family(run)}")
     if run.hybrid_shard and not stack.endswith("-hybrid"):
         parts.append("hybrid sharding as sharding over all")
+    if "ulysses" in run.stack.lower():
+        parts.append("Ulysses as ring attention")
     return ", ".join(parts)
 
 
@@ -134,7 +163,7 @@ def recompute_of(run: Run) -> str:
     """How `plan` calls what a run computed again."""
     if "every 2nd layer" in run.recompute_detail:
         return "full:1/2"
-    return _RECOMPUTE.get(run.recompute.lower(), run.recompute)
+    return _named(run.recompute, _RECOMPUTE) or run.recompute
 
 
 def shape_of(run: Run) -> Shape:
@@ -142,7 +171,7 @@ def shape_of(run: Run) -> Shape:
     mosaic = run.stack == "llm-foundry-fsdp"
     bloom = run.id.startswith("bloom")
     return Shape(
-        family=nearest_family(run.family) or "",
+        family=_family(run) or "",
         layers=run.layers,
         hidden=run.hidden,
         ffn_hidden=run.ffn_hidden,
@@ -152,7 +181,7 @@ def shape_of(run: Run) -> Shape:
         seq_len=run.seq_len,
         # Megatron's GPT drops 0.1 unless told otherwise, and no script of BLOOM's does; MPT and the models of 2024 drop
         # nothing.
-        dropout=0.1 if nearest_family(run.family) == "gpt" and run.stack.startswith("megatron") else 0.0,
+        dropout=0.1 if _family(run) == "gpt" and run.stack.startswith("megatron") else 0.0,
         biases=not mosaic,
         learned_positions=not mosaic and not bloom,
         fused=not run.stack.startswith("torchtitan"),
@@ -197,6 +226,10 @@ def _stack(run: Run, stacks: tuple[str, ...]) -> str:
         # older; torchtitan's runs on H200 are of 2025, when its loss was compiled.
         ("bf16", run.precision == "bf16" and not run.id.startswith("bloom_best")),
         ("2025", run.gpu.startswith("h200")),
+        # Its script gives no --scatter-gather-tensors-in-pipeline, which version 2.4 asks for.
+        ("unscattered", run.id.startswith("dlperf_")),
+        # MegaScale's ablation (its table 3) adds the overlap of data parallelism to Megatron-LM.
+        ("exposed", run.id.startswith("megascale_mlm_")),
         # Its chronicles: on 320 GPUs and more it always hung but with CUDA_LAUNCH_BLOCKING=1.
         ("blocking", run.id.startswith("bloom_") and run.gpus >= 320),
     )
@@ -207,11 +240,21 @@ def _stack(run: Run, stacks: tuple[str, ...]) -> str:
 
 
 def _named_stack(run: Run, stacks: tuple[str, ...]) -> str:
-    if run.stack == "megatron-core" and is_hopper(run.gpu):
-        return "nemo-megatron-core"  # that of 2024, whose file is for both; "megatron-core" is that of 2023
-    if run.stack in stacks:
-        return run.stack
-    for name, start in (("alpa", "alpa"), ("gpt-neox", "neox20b")):
+    if (own := _own_stack(run)) is not None:
+        return own
+    return run.stack if run.stack in stacks else nearest_stack(run, stacks)
+
+
+def _own_stack(run: Run) -> str | None:
+    """The stack of a run whose source tells more of it than its column."""
+    for name, start in (("alpa", "alpa_"), ("gpt-neox", "neox20b")):
         if run.stack == "other" and run.id.startswith(start):
             return name
-    return nearest_stack(run, stacks)
+    # Its README has had the example of GPT-3 with its 32 s since version 2.5 of 2021, before Megatron-Core.
+    if run.id.startswith("mlm_readme_"):
+        return "megatron-2021"
+    if run.zero >= 3 and run.stack == "megatron-2021":  # which has none: the paper ran DeepSpeed's
+        return "deepspeed-zero3-2021"
+    if run.stack == "megatron-core" and is_hopper(run.gpu):
+        return "nemo-megatron-core"  # that of 2024, whose file is for both; "megatron-core" is that of 2023
+    return None
