@@ -28,7 +28,6 @@ class CutSearch:
         costs: of the units, as they are recomputed in any case.
         keeping: how the state of parameters is kept.
         allowed: cut only before these units; left out, before any.
-        held: the parameters of `costs`, where they are known.
         mixes: what stages may recompute besides, so that they fit: a stage takes as long as with the fastest of them.
         sorts: of the units, where they are known.
     """
@@ -38,7 +37,6 @@ class CutSearch:
         costs: Sequence[UnitCost],
         keeping: Keeping,
         allowed: Sequence[int] | None = None,
-        held: "Held | None" = None,
         mixes: Mixes | None = None,
         sorts: UnitSorts | None = None,
     ) -> None:
@@ -50,11 +48,12 @@ class CutSearch:
         crossing = [0.0, *(cost.crossing_bytes for cost in costs[:-1]), 0.0]
         self._usable = usable
         edges = list(zip(usable.tolist(), crossing, strict=True))
-        alike = self._alike = alike_stages((sorts or UnitSorts.of(costs)).with_edges(edges))
+        sorts = sorts or UnitSorts.of(costs)
+        alike = self._alike = alike_stages(sorts.with_edges(edges))
         possible = usable[alike.start] & usable[alike.stop] & (alike.start < alike.stop)
         self._duration = np.where(possible, self._time[alike.stop] - self._time[alike.start], np.inf)
         saved = np.zeros(len(costs)) if mixes is None else mixes.most_saved
-        self._memory = _Memory.of(costs, keeping, held or Held.of(costs), saved, alike)
+        self._memory = _Memory.of(costs, keeping, saved, sorts, alike)
         self._rooms: dict[float, Values] = {}
         self._known: dict[tuple[float, float], tuple[float, Values]] = {}
         self._chosen: dict[tuple[int, float, float], tuple[str, ...]] = {}
@@ -255,23 +254,6 @@ def _even_cuts(windows: _Windows, seconds: Sequence[Values], alike: Alike, most_
 
 
 @dataclass(frozen=True)
-class Held:
-    """Bytes of the parameters of the stage from any unit (row) up to any other (column), and of the largest of them."""
-
-    sum: Matrix
-    largest: Matrix
-
-    @classmethod
-    def of(cls, costs: Sequence[UnitCost]) -> "Held":
-        """Those of a chain."""
-        held = _prefix([sum(size for _, size, _ in cost.parameters) for cost in costs])
-        return cls(
-            held[None, :] - held[:, None] - _held_twice(costs),
-            _largest([max((size for _, size, _ in cost.parameters), default=0.0) for cost in costs]),
-        )
-
-
-@dataclass(frozen=True)
 class _Memory:
     """What `stage_memory` adds up, for every sort of stages.
 
@@ -287,20 +269,23 @@ class _Memory:
     earlier: Values
 
     @classmethod
-    def of(cls, costs: Sequence[UnitCost], keeping: Keeping, held: "Held", saved: Values, alike: Alike) -> "_Memory":
+    def of(
+        cls, costs: Sequence[UnitCost], keeping: Keeping, saved: Values, sorts: UnitSorts, alike: Alike
+    ) -> "_Memory":
         start, stop = alike.start, alike.stop
+        held = _prefix([sum([size for _, size, _ in cost.parameters]) for cost in costs])
         kept = _prefix([cost.kept_bytes for cost in costs])
         least = kept - np.concatenate([[0.0], np.cumsum(saved)])
         beside = [cost.working_bytes + keeping.temporary_bytes(cost) for cost in costs]
         cuts = np.array([(0.0, 0.0), *(crossing_bytes(cost, keeping) for cost in costs[:-1]), (0.0, 0.0)])
         crossing = cuts[start, 1] + cuts[stop, 0]
-        peaks = _largest([own + there for own, there in zip(beside, kept[1:].tolist(), strict=True)])
+        peaks = _largest([own + there for own, there in zip(beside, kept[1:].tolist(), strict=True)], alike)
         return cls(
-            held.sum[start, stop],
-            held.largest[start, stop],
+            held[stop] - held[start] - _held_twice(costs, sorts.tied, alike),
+            _largest([max((size for _, size, _ in cost.parameters), default=0.0) for cost in costs], alike),
             kept[stop] - kept[start] + crossing,
             least[stop] - least[start] + crossing,
-            np.maximum(0.0, peaks[start, stop] - kept[stop]),
+            np.maximum(0.0, peaks - kept[stop]),
             np.minimum.accumulate(cuts[:, 1] - least) - (cuts[:, 1] - least),
         )
 
@@ -314,24 +299,21 @@ class _Memory:
         return np.where(state + after <= limit_bytes, limit_bytes - (state + self.beside), -1.0)
 
 
-def _held_twice(costs: Sequence[UnitCost]) -> Matrix:
+def _held_twice(costs: Sequence[UnitCost], tied: frozenset[str], alike: Alike) -> Values:
     """Bytes of parameters that several units of a stage use, counted for each but one."""
-    twice = np.zeros((len(costs) + 1, len(costs) + 1))
-    last: dict[str, int] = {}
-    for index, cost in enumerate(costs):
-        for target, size, _ in cost.parameters:
-            if target in last:
-                twice[: last[target] + 1, index + 1 :] += size
-            last[target] = index
+    twice = np.zeros(len(alike.start))
+    for name in sorted(tied):
+        users = [(index, size) for index, cost in enumerate(costs) for own, size, _ in cost.parameters if own == name]
+        units = np.array([index for index, _ in users])
+        inside = np.searchsorted(units, alike.stop) - np.searchsorted(units, alike.start)
+        twice += users[0][1] * np.maximum(0, inside - 1)
     return twice
 
 
-def _largest(values: Sequence[float]) -> Matrix:
-    """`[i, j]`: the largest of values i up to j; 0 where there are none."""
-    count = len(values)
-    table = np.zeros((count + 1, count + 1))
-    table[:, 1:] = np.triu(np.broadcast_to(np.asarray(values, dtype=np.float64), (count + 1, count)))
-    return np.asarray(np.maximum.accumulate(table, axis=1))
+def _largest(values: Sequence[float], alike: Alike) -> Values:
+    """The largest of the values that the units of each sort of stages have."""
+    edges = np.stack([alike.start, alike.stop], axis=1).ravel()
+    return np.asarray(np.maximum.reduceat(np.array([*values, 0.0]), edges)[::2])
 
 
 def _prefix(values: Sequence[float]) -> NDArray[np.float64]:

@@ -16,7 +16,7 @@ from autopart.search.candidate import Candidate
 from autopart.search.layouts import Layouts
 from autopart.search.least_step import LeastStep, Totals, totals
 from autopart.search.mixes import Mixes
-from autopart.search.pipeline import CutSearch, Held
+from autopart.search.pipeline import CutSearch
 from autopart.search.point import Point
 from autopart.search.request import Request
 from autopart.search.stage_costs import StageCosts
@@ -44,7 +44,6 @@ class Pricing:
     _flying: dict[tuple[str, int, int, int], tuple[tuple[int, ...], tuple[float, ...]]] = field(default_factory=dict)
     _totals: dict[tuple[Layout, str], Totals] = field(default_factory=dict)
     _keepings: dict[tuple[int, int], Keeping] = field(default_factory=dict)
-    _held: dict[Layout, Held] = field(default_factory=dict)
     _cuts: dict[tuple[Layout, str, int, int], CutSearch] = field(default_factory=dict)
     _again: dict[tuple[Layout, str, int], UnitCost] = field(default_factory=dict)
     _sorts: dict[Layout, UnitSorts] = field(default_factory=dict)
@@ -182,11 +181,9 @@ class Pricing:
         if key not in self._cuts:
             kinds = self._pinned_kinds(point)
             costs = self._recomputed(point, kinds or ())
-            if point.layout not in self._held:
-                self._held[point.layout] = Held.of(costs)
             mixes = Mixes(costs, keeping, self._kinds) if kinds is None else None
             sorts = UnitSorts.of(costs) if kinds else self._sorts_of(point)
-            self._cuts[key] = CutSearch(costs, keeping, self.request.cuts, self._held[point.layout], mixes, sorts)
+            self._cuts[key] = CutSearch(costs, keeping, self.request.cuts, mixes, sorts)
         return self._cuts[key]
 
     @property
