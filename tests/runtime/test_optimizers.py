@@ -164,8 +164,8 @@ class Noisy(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.up = nn.ModuleList(nn.Linear(16, 64) for _ in range(4))
-        self.down = nn.ModuleList(nn.Linear(64, 16) for _ in range(4))
+        self.up = nn.ModuleList(nn.Linear(16, 64) for _ in range(2))
+        self.down = nn.ModuleList(nn.Linear(64, 16) for _ in range(2))
         self.norm = nn.LayerNorm(16)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
