@@ -67,8 +67,8 @@ def test_few_calls_are_left_in_aten() -> None:
         *("_softmax", "_log_softmax", "native_dropout", "constant_pad_nd", "elu", "rsub", "embedding", "avg_pool2d"),
         *("adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d"),
         *("max_pool1d_with_indices", "max_pool2d_with_indices", "max_pool3d_with_indices"),
-        *("max_unpool2d", "max_unpool3d", "masked_scatter", "stft"),
-        *("uniform", "exponential", "normal_functional"),
+        *("max_unpool2d", "max_unpool3d", "masked_scatter", "stft", "istft"),
+        *("bernoulli", "uniform", "exponential", "normal_functional", "cauchy", "geometric", "log_normal"),
     }
 
 
