@@ -59,7 +59,10 @@ class WorkerPool:
                 raise AssertionError(f"ranks {sorted(pipes.values())} did not answer within {TIMEOUT_S:.0f} s")
             for pipe in ready:
                 rank = pipes.pop(pipe)  # type: ignore[arg-type, call-overload]
-                failed, result = pipe.recv()  # type: ignore[union-attr]
+                try:
+                    failed, result = pipe.recv()  # type: ignore[union-attr]
+                except (EOFError, ConnectionError):
+                    failed, result = True, "its process died"
                 if failed:
                     self.close()
                     raise AssertionError(f"rank {rank} failed:\n{result}")

@@ -6,6 +6,7 @@ from autopart.emit.function import Sharded
 from autopart.emit.kept import kept_modules
 from autopart.emit.stage_spec import StageSpec, stage_specs
 from autopart.emit.stage_writer import StageWriter
+from autopart.errors import UnsupportedError
 from autopart.ir.program import Program, StageProgram, Transfer
 from autopart.ir.units import Unit
 
@@ -55,7 +56,12 @@ def emit_program(
 
 def _transfer(sharded: Sharded, name: str, source: int, specs: Sequence[StageSpec]) -> Transfer:
     inner = sharded.inner(name)
-    value = sharded.graph.values[inner]
+    value, shard = sharded.graph.values[inner], sharded.layout(inner).shard
+    if shard is not None and shard.by is not None:
+        raise UnsupportedError(
+            f"stage {source} would send {name!r}, of which a tensor-parallel rank holds rows whose number is known "
+            "only when the model runs: cut stages elsewhere, or plan again"
+        )
     shape = sharded.held_shape(inner)
     targets = tuple(stage for stage, spec in enumerate(specs) if name in spec.receives)
     return Transfer(name, shape, value.dtype, value.requires_grad, source, targets)

@@ -37,6 +37,7 @@ class UnitCost:
         partial_bytes: of the parameters whose gradients are summed over tp once a step.
         crossing_bytes: a rank's bytes that cross a cut right after this unit.
         crossing_whole_bytes: of these, what every tp rank holds whole.
+        cut_behind: whether stages can be cut right after it: the sizes of what crosses are known beforehand.
         conversions: (value, layout it has, layout it is given) of all conversions in the unit.
         products: seconds of matrix products, convolutions and attention.
         communication_forward_s: of the communication, that of the forward pass.
@@ -58,12 +59,27 @@ class UnitCost:
     partial_bytes: float
     crossing_bytes: float
     crossing_whole_bytes: float = 0.0
+    cut_behind: bool = True
     conversions: tuple[tuple[str, Layout, Layout], ...] = ()
     products: Cost = NOTHING
     communication_forward_s: float = 0.0
     full_s: float = 0.0
     working_bytes: float = 0.0
     again_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Crossing:
+    """What crosses a cut: a rank's bytes, how many of them are of values that all tp ranks hold whole, and whether all
+    shards are even: of groups of rows, a rank's share is known only when the model runs.
+    """
+
+    bytes: float = 0.0
+    whole_bytes: float = 0.0
+    even: bool = True
+
+    def __add__(self, other: "Crossing") -> "Crossing":
+        return Crossing(self.bytes + other.bytes, self.whole_bytes + other.whole_bytes, self.even and other.even)
 
 
 def unit_costs(
@@ -80,9 +96,9 @@ def unit_costs(
     crossing = walker.crossing(chain.spans, len(units))
     once: dict[int, UnitCost] = {}
     costs = []
-    for unit, (crossing_bytes, whole_bytes) in zip(units, crossing, strict=True):
+    for unit, cut in zip(units, crossing, strict=True):
         if unit.loop is None:
-            costs.append(replace(walker.unit(unit), crossing_bytes=crossing_bytes, crossing_whole_bytes=whole_bytes))
+            costs.append(_crossed(walker.unit(unit), cut))
             continue
         if unit.loop.start not in once:
             once[unit.loop.start] = walker.unit(unit)
@@ -96,11 +112,12 @@ def unit_costs(
                 communication_s=cost.communication_s + communication.total_s,
                 communication_forward_s=cost.communication_forward_s + communication.forward_s,
             )
-        parameters = walker.parameters(unit)
-        costs.append(
-            replace(cost, parameters=parameters, crossing_bytes=crossing_bytes, crossing_whole_bytes=whole_bytes)
-        )
+        costs.append(_crossed(replace(cost, parameters=walker.parameters(unit)), cut))
     return tuple(costs)
+
+
+def _crossed(cost: UnitCost, cut: Crossing) -> UnitCost:
+    return replace(cost, crossing_bytes=cut.bytes, crossing_whole_bytes=cut.whole_bytes, cut_behind=cut.even)
 
 
 class _Walker:
@@ -293,21 +310,17 @@ class _Walker:
         names = {name for node in nodes for name in node.inputs if name in self.layouts}
         return sum(self.prices.bytes_of[n] for n in names if isinstance(self.layouts[n].gradient, Partial))
 
-    def crossing(self, spans: Sequence[Span], count: int) -> list[tuple[float, float]]:
-        """For the cut after each of `count` units: the bytes of one rank that cross it, and how many of them are of
-        values that all tp ranks hold whole.
-        """
-        after = [(0.0, 0.0)] * count
+    def crossing(self, spans: Sequence[Span], count: int) -> list[Crossing]:
+        """What crosses the cut after each of `count` units."""
+        after = [Crossing()] * count
         for span in spans:
-            size, whole = self._held(span.value, self._made_in(span))
+            layout = self._made_in(span)
+            size = self.prices.local_bytes(span.value, layout)
+            own = Crossing(size, 0.0 if layout.shard else size, layout.shard is None or layout.shard.by is None)
             for cut in range(span.start, span.stop):
-                after[cut] = after[cut][0] + size, after[cut][1] + whole
+                after[cut] += own
         return after
 
     def _made_in(self, span: Span) -> Layout:
         node = self.graph.nodes[span.node]
         return self.strategies[node.name].outputs[span.output]
-
-    def _held(self, name: str, layout: Layout) -> tuple[float, float]:
-        size = self.prices.local_bytes(name, layout)
-        return size, 0.0 if isinstance(layout.value, Shard) else size

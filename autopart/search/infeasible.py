@@ -22,7 +22,7 @@ def explain_infeasible(pricing: Pricing, points: Sequence[Point], again: Again) 
 
     Raises:
         InfeasiblePlanError: nothing fits the memory; the message names the stage and what would fit.
-        PlanningError: no way to use so many devices.
+        PlanningError: no way to use so many devices, or no place for so many cuts.
     """
     request = pricing.request
     if not points:
@@ -42,6 +42,11 @@ def explain_infeasible(pricing: Pricing, points: Sequence[Point], again: Again) 
         first = [replace(point, recompute=kind) for point in first for kind in request.stack.space.recompute]
     made = (pricing.candidate(point, float("inf")) for point in first)
     unlimited = [candidate for candidate in made if candidate is not None]
+    if not unlimited:
+        raise PlanningError(
+            "the stages cannot be cut so: what crosses a cut would be rows of experts, of which a tensor-parallel rank "
+            "holds a number that is known only when the model runs. Cut elsewhere, take fewer stages, or tp=1"
+        )
     least = min(unlimited, key=lambda c: c.peak_bytes)
     stage, memory = max(enumerate(least.memory), key=lambda item: item[1].total_bytes)
     device = request.cluster.device

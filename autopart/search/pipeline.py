@@ -42,10 +42,9 @@ class CutSearch:
         self._keeping, self._count, self._mixes = keeping, len(costs), mixes
         self._time = _prefix([cost.forward_s + cost.backward_s + cost.again_s for cost in costs])
         self._duration = self._time[None, :] - self._time[:, None]
-        usable = np.ones(len(costs) + 1, dtype=bool)
+        usable = np.array([True, *(cost.cut_behind for cost in costs[:-1]), True])
         if allowed is not None:
-            usable[:] = False
-            usable[[0, *allowed, len(costs)]] = True
+            usable &= np.isin(np.arange(len(costs) + 1), [0, *allowed, len(costs)])
         self._possible = np.triu(usable[:, None] & usable[None, :], 1)
         saved = np.zeros(len(costs)) if mixes is None else mixes.most_saved
         self._memory = _Memory.of(costs, keeping, held or Held.of(costs), saved)

@@ -31,9 +31,10 @@ def polished(candidate: Candidate, limit_bytes: float, below_s: float, recut: Re
         below_s: cuts that take longer are of no use.
         recut: gives a candidate other cuts, and what they ask for.
     """
-    best, units, stages = candidate, len(candidate.costs), len(candidate.stages)
-    if comb(units - 1, stages - 1) <= FEW:
-        every = _trained(recut(best, cuts) for cuts in combinations(range(1, units), stages - 1))
+    best, stages = candidate, len(candidate.stages)
+    places = [place for place, cost in enumerate(candidate.costs[:-1], start=1) if cost.cut_behind]
+    if comb(len(places), stages - 1) <= FEW:
+        every = _trained(recut(best, cuts) for cuts in combinations(places, stages - 1))
         while (other := _first(every, limit_bytes, min(best.step_s, below_s))) is not None:
             best = other
         return best
@@ -69,5 +70,6 @@ def _moved(candidate: Candidate) -> Iterator[tuple[int, ...]]:
             low, high = min(giver, taker), max(giver, taker)
             by = 1 if taker < giver else -1
             cuts = [cut + by if low <= place < high else cut for place, cut in enumerate(candidate.cuts)]
-            if taker != giver and all(one < other for one, other in pairwise([bounds[0], *cuts, bounds[-1]])):
+            possible = all(candidate.costs[cut - 1].cut_behind for cut in cuts)
+            if possible and taker != giver and all(a < b for a, b in pairwise([bounds[0], *cuts, bounds[-1]])):
                 yield tuple(cuts)

@@ -1,24 +1,30 @@
 """Tokens that are dispatched to experts: micro-batches, stages, tp and dp leave the numbers as they are."""
 
 import json
+from contextlib import nullcontext
 from dataclasses import fields, replace
 
 import pytest
 import torch
 
 from autopart import api
+from autopart.errors import UnsupportedError
+from autopart.estimate.block import unit_costs
 from autopart.estimate.node import Prices
 from autopart.ir.placement import sharded
 from autopart.ir.plan import NodeChoice, ParameterChoice, PlanData, from_json, to_json
+from autopart.ir.units import units_of
+from autopart.search.pipeline import search_cuts
 from autopart.search.tensor import search_tensor
 from autopart.sharding.infer_axes import infer_axes
 from autopart.sharding.rules.experts import GROUPED
-from autopart.sharding.strategies import strategies
+from autopart.sharding.strategies import Strategy, strategies
 from cost_models.cluster import load_cluster
 from cost_models.stack import load_stack
 from tests.equality.parallel import prepared, train_parallel, train_plan
 from tests.equality.single import assert_equal, single_process, tolerance
-from tests.models import EXPERT_CASES, SAMPLES
+from tests.estimate.keepings import keeping
+from tests.models import EXPERT_CASES, SAMPLES, mixtral
 from tests.worker_pool import WorkerPool
 
 
@@ -62,6 +68,29 @@ def test_each_rank_has_its_own_experts(worker_pool: WorkerPool, name: str, tp: i
     assert len(experts) == 2 and all(layout == sharded(0) for layout in experts)
     plan = PlanData(**from_json(json.loads(json.dumps(to_json(plan))), "here"))
     assert_equal(train_plan(worker_pool, name, dtype, plan), single_process(name, dtype), tolerance(name, dtype))
+
+
+def test_no_stage_is_cut_between_an_expert_and_its_rows() -> None:
+    """Each rank has experts of its own: how many rows these get, the next stage cannot know."""
+    model = mixtral()
+    model.model.layers = model.model.layers[:1]
+    tokens = torch.zeros(2, 16, dtype=torch.long)
+    ready = api.prepare(model, {"input_ids": tokens, "labels": tokens})
+    made = api.make_plan(ready, 4, "local-cpu", SAMPLES, api.Pins(tp=2, pp=2, dp=1, micro_batch=2))
+    plan = with_experts_shared(PlanData(**{item.name: getattr(made, item.name) for item in fields(PlanData)}), ready)
+    units = units_of(ready.folded)
+    prices = Prices(ready.folded.graph, ready.rules, load_cluster("local-cpu"), 2, 2, load_stack("autopart"))
+    chosen = {own.node: Strategy(own.letter, own.inputs, own.outputs, own.call) for own in plan.nodes}
+    costs = unit_costs(ready.folded, units, prices, chosen, {own.name: own.layout for own in plan.parameters})
+    places = [cost.cut_behind for cost in costs[:-1]]
+    assert 0 < sum(places) < len(places)
+    for place, possible in enumerate(places, start=1):
+        first, second = plan.stages
+        cut = replace(plan, cuts=(place,), stages=(replace(first, stop=place), replace(second, start=place)))
+        with nullcontext() if possible else pytest.raises(UnsupportedError, match="known only when the model runs"):
+            api.make_program(cut, ready)
+    for place, possible in enumerate(places, start=1):
+        assert search_cuts(costs, 2, (1, 1), float("inf"), keeping(), [place]) == ((place,) if possible else None)
 
 
 def test_emitted_experts_need_no_transformers() -> None:
