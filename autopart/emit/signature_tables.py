@@ -92,6 +92,7 @@ FUNCTIONS = """
     torch.hstack(tensors)
     torch.vstack(tensors)
     torch.dstack(tensors)
+    torch.column_stack(tensors)
     torch.diff(input, n=1, dim=-1, prepend=None, append=None)
     torch.diag_embed(input, offset=0, dim1=-2, dim2=-1)
     torch.diagonal_scatter(input, src, offset=0, dim1=0, dim2=1)

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from tests.sharding.tensors import aten, i, n, of, t, u, with_last
 
 CUTS = (
+    of(lambda x, y: torch.column_stack([x, y]), t(4, 8), t(4, 4)),
     of(with_last(torch.tensor_split, 3, -1), t(4, 12)),
     of(with_last(torch.tensor_split, 3), t(8, 4)),
     of(with_last(torch.tensor_split, (4, 8), 1), t(2, 16)),

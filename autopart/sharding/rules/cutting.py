@@ -127,9 +127,9 @@ def cat(node: Node, graph: Graph) -> Rule:
 
 
 def stacked(node: Node, graph: Graph) -> Rule | None:
-    """hstack, vstack, dstack: cat along a dim that the name gives, where no operand is given another dim first."""
+    """hstack, column_stack and the like: cat along a dim of the name, where no operand is given another dim first."""
     rank, name = len(node.output.shape), node.op.split(".")[1]
-    dim = {"vstack": 0, "hstack": 1, "dstack": 2}[name]
+    dim = {"vstack": 0, "hstack": 1, "dstack": 2, "column_stack": 1}[name]
     if any(len(graph.values[operand].shape) != rank for operand in node.inputs):
         return None
     return _joined(node, graph, dim if rank > 1 else 0)
@@ -177,6 +177,7 @@ RULES = {
     "aten.hstack.default": stacked,
     "aten.vstack.default": stacked,
     "aten.dstack.default": stacked,
+    "aten.column_stack.default": stacked,
     "aten.stack.default": stack,
     "aten.unbind.int": select,
 }
