@@ -110,7 +110,9 @@ def _ends(user: Node, name: str, apart: Mapping[str, Apart]) -> bool:
 
 
 def _merged(node: Node, graph: Graph) -> Apart | None:
-    """A view that puts samples into one dim with another."""
+    """A view that puts samples into one dim with another, or a repetition for every sample."""
+    if node.op == "aten.repeat.default":
+        return _repeated(node, graph)
     if node.op not in VIEWS | FLATTENINGS:
         return None
     source, result = graph.values[node.inputs[0]], node.output
@@ -128,6 +130,19 @@ def _merged(node: Node, graph: Graph) -> Apart | None:
         return Apart(source, tuple(sizes))
     value = _named(result, shape)
     return Apart(value, tuple(sizes), (_call(node, RESHAPE, (Ref(source.name), shape), value),))
+
+
+def _repeated(node: Node, graph: Graph) -> Apart | None:
+    """What stands in the first dim, once for every sample: with samples as a dim of their own, an expansion."""
+    shape, result = graph.values[node.inputs[0]].shape, node.output
+    if len(shape) != len(result.shape) or shape[1:] != result.shape[1:] or shape[0] == 1:
+        return None
+    times = _quotient(result.shape[0], shape[0])
+    if not is_batched(times):
+        return None
+    value = _named(result, (times, *shape))
+    sizes = ((times, shape[0]), *((size,) for size in shape[1:]))
+    return Apart(value, sizes, (_call(node, "aten.expand.default", (Ref(node.inputs[0]), value.shape), value),))
 
 
 def _factors(source: list[Size], result: list[Size]) -> Iterator[tuple[Size, ...]]:

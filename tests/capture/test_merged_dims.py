@@ -47,6 +47,7 @@ class Added(nn.Module):
         q, k, v = self.project(x).view(batch, length, HEADS, -1).transpose(1, 2).chunk(3, -1)
         q, k, v = (part.reshape(batch * HEADS, length, -1) for part in (q, k, v))
         added = ((~padded)[:, None, :] * self.slopes[:, None]).reshape(batch * HEADS, 1, length)
+        added = added + self.slopes[:, None, None].repeat(batch, 1, 1)
         scores = added.baddbmm(q, k.transpose(1, 2), beta=self.beta, alpha=0.5).view(batch, HEADS, length, length)
         weights = F.softmax(scores, -1).view(batch * HEADS, length, length)
         y = torch.bmm(weights, v).view(batch, HEADS, length, -1).transpose(1, 2).reshape(batch, length, width)
