@@ -30,7 +30,7 @@ CONFIG = LlamaConfig(
     bos_token_id=None,
     eos_token_id=None,
 )
-LAYOUTS: tuple[dict[str, Any], ...] = ({"tp": 2, "dp": 2, "zero": 1}, {"pp": 2, "dp": 2, "micro_batch": 2})
+LAYOUTS: tuple[dict[str, Any], ...] = ({"tp": 2}, {"pp": 2, "micro_batch": 2})
 
 
 def data(steps: int) -> list[dict[str, Tensor]]:
@@ -44,7 +44,7 @@ def train(folder: Path, part: int) -> tuple[str, list[float], float]:
     own = data(2 * STEPS)[part * STEPS : (part + 1) * STEPS]
     with torch.device("meta"):
         model = LlamaForCausalLM(CONFIG)
-    par = autopart.parallelize(model, world=4, global_batch=GLOBAL_BATCH, inputs=own[0], **LAYOUTS[part])
+    par = autopart.parallelize(model, world=2, global_batch=GLOBAL_BATCH, inputs=own[0], **LAYOUTS[part])
     named = dict(par.named_parameters())  # original names, this rank's pieces
     groups: list[dict[str, Any]] = [
         {"params": [x for name, x in named.items() if "norm" not in name], "weight_decay": 0.1},
@@ -69,7 +69,7 @@ def train(folder: Path, part: int) -> tuple[str, list[float], float]:
         par.save_pretrained(folder / "finetuned")
     evaluated = float(par.evaluate(par.shard_batch(own[-1])))
     plan = par.plan
-    layout = f"tp {plan.tp} × pp {plan.pp} × dp {plan.dp}, {f'ZeRO-{plan.zero}' if plan.zero else 'no ZeRO'}"
+    layout = f"tp {plan.tp} × pp {plan.pp} × dp {plan.dp}"
     return layout, losses, evaluated
 
 
@@ -80,7 +80,7 @@ def main(folder: Path) -> None:
     LlamaForCausalLM(CONFIG).save_pretrained(folder / "pretrained")
     evaluated = 0.0
     for part in range(len(LAYOUTS)):
-        layout, losses, evaluated = autopart.run(train, world=4, args=(folder, part))[0]
+        layout, losses, evaluated = autopart.run(train, world=2, args=(folder, part))[0]
         print(f"{layout}: loss {losses[0]:.4f} .. {losses[-1]:.4f}, evaluated {evaluated:.6f}")
     model = LlamaForCausalLM.from_pretrained(folder / "finetuned").eval()
     with torch.no_grad():

@@ -10,7 +10,13 @@ from typing import Any
 
 TIMEOUT_S = 120.0
 MOST_TRIES = 3
-PRELOADED = ("autopart.api", "transformers.modeling_utils")  # what every worker would take seconds to import
+PRELOADED = (  # what every worker would take seconds to import, some of it only when it captures a model
+    "autopart.api",
+    "torch.export._trace",
+    "torch._functorch.aot_autograd",
+    "transformers.models.gpt2.modeling_gpt2",
+    "transformers.models.llama.modeling_llama",
+)
 NOT_CONNECTED = "connectFullMesh failed"
 
 

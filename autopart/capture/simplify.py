@@ -7,6 +7,7 @@ import torch
 
 from autopart.capture.constants import evaluate_constant
 from autopart.capture.filled import without_filling
+from autopart.capture.merged_dims import without_merged_dims
 from autopart.capture.running_statistics import without_running_statistics
 from autopart.ir.graph import RANDOM, Arg, Graph, Literal, Node, Ref, Update, Value, references
 
@@ -25,7 +26,8 @@ def simplify(graph: Graph, constants: Mapping[str, torch.Tensor]) -> Graph:
 
     The result is the same on every device: a plan made on `meta` must fit the model on GPUs.
     """
-    graph = _drop_identities(without_filling(without_running_statistics(graph)))
+    graph = without_merged_dims(_drop_identities(without_filling(without_running_statistics(graph))))
+    graph = _drop_identities(graph)
     graph = _use_is_causal(graph, constants)
     return _renumber(_drop_dead(graph))
 

@@ -24,6 +24,9 @@ def own_counts(node: Node, inputs: Sequence[Shape], outputs: Sequence[Shape]) ->
         return _with(node, 6, "groups", _share(node.arg(6, "groups"), own, whole, len(whole) - spatial - 1))
     if name == "group_norm":
         return _with(node, 1, "num_groups", _share(node.args[1], own, whole, 1))
+    if name == "affine_grid_generator":
+        size = node.args[1] if isinstance(node.args[1], tuple) else ()
+        return _with(node, 1, "size", (own[0], *size[1:]))
     if name == "repeat_interleave" and inputs:
         dim = node.arg(2, "dim")
         place = dim % len(own) if isinstance(dim, int) else 0

@@ -92,12 +92,27 @@ FUNCTIONS = """
     torch.hstack(tensors)
     torch.vstack(tensors)
     torch.dstack(tensors)
+    torch.column_stack(tensors)
     torch.diff(input, n=1, dim=-1, prepend=None, append=None)
     torch.diag_embed(input, offset=0, dim1=-2, dim2=-1)
     torch.diagonal_scatter(input, src, offset=0, dim1=0, dim2=1)
     torch.select_scatter(input, src, dim, index)
     torch.slice_scatter(input, src, dim=0, start=None, end=None, step=1)
+    torch.take(input, index)
     torch.take_along_dim(input, indices, dim)
+    torch.fliplr(input)
+    torch.flipud(input)
+    torch.rot90(input, k=1, dims=(0,1))
+    torch.trapezoid(y, *, dx=1, dim=-1)
+    torch.cumulative_trapezoid(y, *, dx=1, dim=-1)
+    torch.matrix_exp(input)
+    torch.igamma(input, other)
+    torch.igammac(input, other)
+    torch.mvlgamma(input, p)
+    torch.polygamma(n, input)
+    torch._standard_gamma(input)
+    F.multi_margin_loss(input, target, p=1, margin=1.0, weight=None, *, reduction="mean")
+    F.multilabel_margin_loss(input, target, *, reduction="mean")
     torch.searchsorted(sorted_sequence, input, *, out_int32=False, right=False, side=None, sorter=None)
     torch.bucketize(input, boundaries, *, out_int32=False, right=False)
     torch.isin(elements, test_elements, *, assume_unique=False, invert=False)
@@ -272,6 +287,10 @@ RENAMED = {
     "argsort.stable": "x.argsort(*, stable, dim=-1, descending=False)",
     "sort.stable": "x.sort(*, stable, dim=-1, descending=False)",
     "bernoulli.p": "torch.bernoulli(input, p)",
+    "normal.Tensor_Tensor": "torch.normal(mean, std)",
+    "normal.Tensor_float": "torch.normal(mean, std=1.0)",
+    "normal.float_Tensor": "torch.normal(mean, std)",
+    "affine_grid_generator": "F.affine_grid(theta, size, align_corners)",
     "scatter.value": "x.scatter(dim, index, value)",
     "scatter.reduce": "x.scatter(dim, index, src, *, reduce)",
     "scatter.value_reduce": "x.scatter(dim, index, value, *, reduce)",
@@ -288,6 +307,8 @@ RENAMED = {
     "linalg_eigh": 'torch.linalg.eigh(A, UPLO="L")',
     "linalg_inv": "torch.linalg.inv(A)",
     "linalg_matrix_exp": "torch.linalg.matrix_exp(A)",
+    "linalg_matrix_power": "torch.linalg.matrix_power(A, n)",
+    "linalg_svdvals": "torch.linalg.svdvals(A)",
     "linalg_matrix_norm": 'torch.linalg.matrix_norm(A, ord="fro", *, dim=(-2,-1), keepdim=False, dtype=None)',
     "linalg_multi_dot": "torch.linalg.multi_dot(tensors)",
     "linalg_norm": "torch.linalg.norm(input, ord=None, *, dim=None, keepdim=False, dtype=None)",

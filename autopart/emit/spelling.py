@@ -12,7 +12,10 @@ from autopart.ir.size import BATCH
 
 REDUCTIONS = ("none", "mean", "sum")
 # What returns several tensors, even if there is but one.
-LISTS = ("broadcast_tensors", "chunk", "meshgrid", "split", "split_with_sizes", "unbind")
+LISTS = (
+    "broadcast_tensors", "chunk", "dsplit", "hsplit", "meshgrid", "split", "split_with_sizes", "tensor_split", "unbind",
+    "vsplit",
+)  # fmt: skip
 EACH_ALIKE = ("stride", "padding", "dilation", "kernel_size", "output_size", "dim")  # where (2, 2) may be written 2
 
 

@@ -136,7 +136,8 @@ def _index(call: Call) -> str:
 
 def _split(call: Call) -> str:
     """Sizes are the rank's own. `chunk` cuts a share into the shares of the chunks as it is."""
-    dim = int(str(call.node.arg(2, "dim", 0)))
+    named = {"vsplit": 0, "hsplit": min(1, len(call.shapes[0]) - 1), "dsplit": 2}
+    dim = named[call.name] if call.name in named else int(str(call.node.arg(2, "dim", 0)))
     sizes = [str(shape[dim]) for shape in call.shapes]
     alike = len(set(sizes[:-1])) <= 1 and (len(sizes) == 1 or sizes[-1] == sizes[0])
     written = sizes[0] if alike else tuple_text(sizes)
@@ -179,7 +180,7 @@ WRITERS: Mapping[str, Callable[[Call], str | None]] = {
     **dict.fromkeys(EXPANDED, _expand),
     **dict.fromkeys(FILLED, _filled),
     **dict.fromkeys(("to", "_to_copy"), _to),
-    **dict.fromkeys(("split", "split_with_sizes"), _split),
+    **dict.fromkeys(("split", "split_with_sizes", "tensor_split", "hsplit", "vsplit", "dsplit"), _split),
     "squeeze": _squeeze,
     "arange": _arange,
     "embedding": _embedding,

@@ -150,7 +150,8 @@ class Comm:
     def sharded_random(self, function: Callable[..., torch.Tensor], *args: Any, **kwargs: Any) -> torch.Tensor:
         """Call a random function with numbers that differ from rank to rank, the common generator staying common."""
         seed = int(torch.randint(2**62, ()))
-        with seeded(seed + self.rank, args[0].device):
+        device = next(arg.device for arg in args if isinstance(arg, torch.Tensor))
+        with seeded(seed + self.rank, device):
             return function(*args, **kwargs)
 
 

@@ -75,10 +75,8 @@ LATENT = {
 }  # fmt: skip
 # The sizes of a model and how many of its layers are like an earlier one. Falcon's layers hold data: all are traced.
 TRANSFORMERS: dict[str, tuple[dict[str, Any], int]] = {
-    "Gemma2": (WINDOWED, 3),
     "Gemma3": ({**WINDOWED, "sliding_window_pattern": 3}, 3),
     "Qwen2Moe": ({**GROUPED, **FOUR, "decoder_sparse_step": 2, "num_experts": 4, "moe_intermediate_size": 16}, 2),
-    "Mixtral": ({**GROUPED, "num_local_experts": 4}, 2),
     "DeepseekV3": (LATENT, 2),
     "GPTNeoX": ({}, 2),
     "Mamba": ({"state_size": 4}, 2),

@@ -13,7 +13,7 @@ from autopart.ir.size import BATCH, Size
 from autopart.probe.traced import apply, single
 from autopart.runtime import grouped_mm
 from tests.sharding.captured import Case, nodes
-from tests.sharding.op_examples import FAMILIES, UNCAPTURED
+from tests.sharding.op_cases import CASES as RULED
 from tests.sharding.tensors import b, i, of, t, u
 
 pytestmark = [
@@ -39,7 +39,7 @@ OTHERS = (
     of(lambda x, w: F.conv2d(x, w, groups=4), t(2, 4, 4, 4), t(8, 1, 3, 3)),
     of(lambda x: torch.full((3,), float("nan"), dtype=x.dtype, device=x.device), u(2)),
 )
-CASES = tuple(nodes({**FAMILIES, "other": OTHERS}, UNCAPTURED))
+CASES = (*RULED, *nodes({"other": OTHERS}, {}))
 
 
 def spelled(node: Node, *operands: str) -> str:
@@ -67,8 +67,8 @@ def test_few_calls_are_left_in_aten() -> None:
         *("_softmax", "_log_softmax", "native_dropout", "constant_pad_nd", "elu", "rsub", "embedding", "avg_pool2d"),
         *("adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d"),
         *("max_pool1d_with_indices", "max_pool2d_with_indices", "max_pool3d_with_indices"),
-        *("max_unpool2d", "max_unpool3d", "masked_scatter", "stft"),
-        *("uniform", "exponential", "normal_functional"),
+        *("max_unpool2d", "max_unpool3d", "masked_scatter", "stft", "istft"),
+        *("bernoulli", "uniform", "exponential", "normal_functional", "cauchy", "geometric", "log_normal"),
     }
 
 

@@ -7,6 +7,7 @@ import torch
 
 import autopart
 from tests.models import CASES, build
+from tests.one_capture import one_capture
 from tests.worker_pool import WorkerPool
 
 SIZES = (8, 7, 5, 4, 2)
@@ -50,7 +51,7 @@ def _single(name: str, size: int) -> tuple[float, dict[str, torch.Tensor]]:
     ids=str,
 )
 def test_smaller_batches_are_exact(worker_pool: WorkerPool, name: str, pins: dict[str, Any]) -> None:
-    found = worker_pool.run(_train, 4, name, 4, pins)[0]
+    found = worker_pool.run(one_capture, 4, _train, name, 4, pins)[0]
     for size, (loss, gradients) in zip(SIZES, found, strict=True):
         expected_loss, expected = _single(name, size)
         assert loss == pytest.approx(expected_loss, rel=1e-11), f"{size} samples"
@@ -67,7 +68,7 @@ def _own_shares() -> tuple[float, dict[str, torch.Tensor]]:
 
 
 def test_replicas_with_shares_of_their_own(worker_pool: WorkerPool) -> None:
-    loss, gradients = worker_pool.run(_own_shares, 2)[0]
+    loss, gradients = worker_pool.run(one_capture, 2, _own_shares)[0]
     expected_loss, expected = _single("gpt", 5)
     assert loss == pytest.approx(expected_loss, rel=1e-11)
     for key, gradient in expected.items():
@@ -88,7 +89,7 @@ def _rounds() -> tuple[str, float]:
 
 
 def test_a_batch_of_less_than_a_round_is_an_error(worker_pool: WorkerPool) -> None:
-    for message, loss in worker_pool.run(_rounds, 2):
+    for message, loss in worker_pool.run(one_capture, 2, _rounds):
         assert "a batch of 1 samples is 1 micro-batches of at most 2: schedule" in message
         assert "a multiple of 2 micro-batches on 2 ranks, not 1" in message
         assert loss == pytest.approx(_single("gpt", 7)[0], rel=1e-11)
@@ -96,6 +97,6 @@ def test_a_batch_of_less_than_a_round_is_an_error(worker_pool: WorkerPool) -> No
 
 def test_a_schedule_of_whole_rounds_takes_any_number_of_samples_from_a_round_up(worker_pool: WorkerPool) -> None:
     pins = {"pp": 2, "tp": 2, "schedule": "interleaved-1f1b", "virtual_stages": 2}
-    found = worker_pool.run(_train, 4, "residual_mlp", 4, pins)[0]
+    found = worker_pool.run(one_capture, 4, _train, "residual_mlp", 4, pins)[0]
     for size, (loss, _) in zip(SIZES, found, strict=True):
         assert loss == pytest.approx(_single("residual_mlp", size)[0], rel=1e-11), f"{size} samples"

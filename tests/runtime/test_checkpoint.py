@@ -13,6 +13,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimi
 
 import autopart
 from tests.models import CASES, build
+from tests.one_capture import one_capture
 from tests.worker_pool import WorkerPool
 
 DTYPE = torch.float64
@@ -113,8 +114,8 @@ SAME = [("dropping", {"tp": 2, "pp": 2}), ("dropping", {"dp": 2, "tp": 2}), ("gp
 def test_the_same_layout_goes_on_to_the_last_bit(
     worker_pool: WorkerPool, tmp_path: Path, name: str, pins: Pins
 ) -> None:
-    expected = worker_pool.run(_saved, 4, name, 4, pins, tmp_path)[0]
-    found = worker_pool.run(_resumed, 4, name, 4, pins, tmp_path)[0]
+    expected = worker_pool.run(one_capture, 4, _saved, name, 4, pins, tmp_path)[0]
+    found = worker_pool.run(one_capture, 4, _resumed, name, 4, pins, tmp_path)[0]
     assert found[0] == expected[0]
     assert found[1].keys() == expected[1].keys()
     assert all(torch.equal(found[1][key], tensor) for key, tensor in expected[1].items())
@@ -131,10 +132,10 @@ LAYOUTS: list[tuple[int, Pins]] = [
 
 @pytest.mark.parametrize("name", ["gpt", "gpt2"])
 def test_any_other_layout_goes_on_equally(worker_pool: WorkerPool, tmp_path: Path, name: str) -> None:
-    expected = worker_pool.run(_saved, 4, name, 4, {"tp": 2, "pp": 2}, tmp_path)[0]
+    expected = worker_pool.run(one_capture, 4, _saved, name, 4, {"tp": 2, "pp": 2}, tmp_path)[0]
     allowed = 1e-12 if name == "gpt" else 1e-6  # GPT-2 computes its loss in float32
     for world, pins in LAYOUTS:
-        losses, state = worker_pool.run(_resumed, world, name, world, pins, tmp_path)[0]
+        losses, state = worker_pool.run(one_capture, world, _resumed, name, world, pins, tmp_path)[0]
         assert losses == pytest.approx(expected[0], rel=allowed, abs=0), pins
         assert state.keys() == expected[1].keys()
         for key, tensor in expected[1].items():
@@ -143,13 +144,13 @@ def test_any_other_layout_goes_on_equally(worker_pool: WorkerPool, tmp_path: Pat
 
 def test_all_kinds_of_tensors_move_between_layouts(worker_pool: WorkerPool, tmp_path: Path) -> None:
     pins: Pins = {"tp": 2, "pp": 2, "schedule": "1f1b"}
-    expected = worker_pool.run(_saved, 4, "mixed", 4, pins, tmp_path)[0]
+    expected = worker_pool.run(one_capture, 4, _saved, "mixed", 4, pins, tmp_path)[0]
     back = tmp_path / "back"
     for world, other in ((1, {}), (2, {"pp": 2}), (4, {"dp": 2, "tp": 2, "zero": 2}), (4, {"dp": 2, "tp": 2})):
-        found = worker_pool.run(_resumed, world, "mixed", world, other, tmp_path)[0]
+        found = worker_pool.run(one_capture, world, _resumed, "mixed", world, other, tmp_path)[0]
         assert all(torch.equal(found[1][key], tensor) for key, tensor in expected[1].items())
         assert found[0] == pytest.approx(expected[0], rel=1e-12, abs=0)
-    again = worker_pool.run(_saved_again, 2, "mixed", 2, {"tp": 2}, tmp_path, back)[0]
+    again = worker_pool.run(one_capture, 2, _saved_again, "mixed", 2, {"tp": 2}, tmp_path, back)[0]
     assert all(torch.equal(again[key], tensor) for key, tensor in expected[1].items())
     assert again["norm.num_batches_tracked"] == expected[1]["norm.num_batches_tracked"]
 
@@ -165,7 +166,7 @@ def _saved_again(name: str, world: int, pins: Pins, first: Path, second: Path) -
 
 def test_plain_torch_reads_it(worker_pool: WorkerPool, tmp_path: Path) -> None:
     pins = {"tp": 2, "pp": 2}
-    losses, state = worker_pool.run(_saved, 4, "gpt", 4, pins, tmp_path)[0]
+    losses, state = worker_pool.run(one_capture, 4, _saved, "gpt", 4, pins, tmp_path)[0]
     model = build("gpt", DTYPE)
     groups = [
         {"params": [p for p in model.parameters() if p.ndim > 1]},
@@ -245,7 +246,7 @@ def _errors(directory: Path) -> dict[str, tuple[str, str]]:
 
 
 def test_errors_reach_every_rank(worker_pool: WorkerPool, tmp_path: Path) -> None:
-    for found in worker_pool.run(_errors, 2, tmp_path):
+    for found in worker_pool.run(one_capture, 2, _errors, tmp_path):
         types = {key: name for key, (name, _) in found.items()}
         unsupported = {"object", "rows"}
         assert types == {key: "UnsupportedError" if key in unsupported else "CheckpointError" for key in types}

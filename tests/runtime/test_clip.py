@@ -7,6 +7,7 @@ import torch
 
 import autopart
 from tests.models import CASES, build
+from tests.one_capture import one_capture
 from tests.worker_pool import WorkerPool
 
 ORDERS = (2.0, 1.0, 3.0, float("inf"))
@@ -41,7 +42,7 @@ def _expected() -> list[tuple[float, dict[str, torch.Tensor]]]:
 # The head is tied to the embedding: with pp=2 on two stages, which count it once.
 @pytest.mark.parametrize("pins", [{"tp": 4}, {"pp": 2, "tp": 2}, {"pp": 2, "dp": 2, "zero": 1}, {"dp": 4}], ids=str)
 def test_the_norm_is_that_of_the_whole_model(worker_pool: WorkerPool, pins: dict[str, Any]) -> None:
-    ranks = worker_pool.run(_clip, 4, 4, pins)
+    ranks = worker_pool.run(one_capture, 4, _clip, 4, pins)
     for position, (norm, gradients) in enumerate(_expected()):
         found = {rank[position][0] for rank in ranks}
         assert len(found) == 1, f"ranks disagree on the norm: {found}"
@@ -74,7 +75,7 @@ def _not_finite() -> tuple[float, str, str]:
 
 
 def test_a_norm_that_is_not_finite(worker_pool: WorkerPool) -> None:
-    for norm, message, order in worker_pool.run(_not_finite, 2):
+    for norm, message, order in worker_pool.run(one_capture, 2, _not_finite):
         assert norm == float("inf")
         assert "the norm of order 2.0 of all gradients is inf" in message
         assert "norm_type=0 is no order of a norm" in order

@@ -19,6 +19,7 @@ from autopart.schedules.validate import validate
 from tests.equality.single import own_loss
 from tests.models import build
 from tests.models import case as case_of
+from tests.one_capture import one_capture
 from tests.worker_pool import WorkerPool
 
 
@@ -92,7 +93,7 @@ def _evaluate(world: int, pins: dict[str, Any]) -> Any:
     ids=str,
 )
 def test_evaluation_mode_with_the_weights_in_training(worker_pool: WorkerPool, pins: dict[str, Any]) -> None:
-    ranks = worker_pool.run(_evaluate, 4, 4, pins)
+    ranks = worker_pool.run(one_capture, 4, _evaluate, 4, pins)
     model = _moody()
     model.load_state_dict(ranks[0][0])
     model.eval()
@@ -129,7 +130,7 @@ def test_outputs_come_back_as_the_model_returns_them(worker_pool: WorkerPool, na
         expected = model(**batch) if isinstance(batch, dict) else model(*batch)
         loss = case.loss(expected, batch) if case.loss else own_loss(expected)
     allowed = 1e-5 if case.drops else 1e-11
-    for found, output in worker_pool.run(_predicted, 4, name, 4, {"tp": 2, "pp": 2}):
+    for found, output in worker_pool.run(one_capture, 4, _predicted, name, 4, {"tp": 2, "pp": 2}):
         assert found == pytest.approx(float(loss), rel=allowed)
         assert type(output) is type(expected)
         if isinstance(expected, dict):
@@ -168,7 +169,7 @@ def _summed() -> tuple[str, dict[str, torch.Tensor], dict[str, torch.Tensor]]:
 
 
 def test_an_output_without_samples(worker_pool: WorkerPool) -> None:
-    ((message, found, expected),) = worker_pool.run(_summed, 1)
+    ((message, found, expected),) = worker_pool.run(one_capture, 1, _summed)
     assert "has no samples as a dim, so it is another in each micro-batch: pass no more than micro_batch=2" in message
     assert found.keys() == expected.keys()
     for name, tensor in expected.items():
@@ -228,5 +229,5 @@ def _judged() -> tuple[float, float]:
 def test_what_is_kept_whole_is_in_evaluation_mode_too(worker_pool: WorkerPool) -> None:
     model, x = _court()
     expected = [float(model.train(mode)(x).detach()) for mode in (False, True)]
-    for found in worker_pool.run(_judged, 2):
+    for found in worker_pool.run(one_capture, 2, _judged):
         assert list(found) == pytest.approx(expected, rel=1e-12)

@@ -12,6 +12,7 @@ import torch.distributed as dist
 
 import autopart
 from tests.models import CASES, build
+from tests.one_capture import one_capture
 from tests.worker_pool import WorkerPool
 
 PASSES = {"_backward", "add_gradients"}  # functions of the runtime that are running while gradients are made
@@ -50,7 +51,7 @@ def _sums(world: int, pins: dict[str, Any]) -> tuple[list[Sum], int, int]:
 )
 def test_most_sums_begin_in_the_last_backward_passes(worker_pool: WorkerPool, pins: dict[str, Any]) -> None:
     world = 2 * pins.get("pp", 1)
-    ranks = worker_pool.run(_sums, world, world, {**pins, "zero": 0, "recompute": "none"})
+    ranks = worker_pool.run(one_capture, world, _sums, world, {**pins, "zero": 0, "recompute": "none"})
     for one, two in zip(ranks[::2], ranks[1::2], strict=True):
         assert [size for _, size in one[0]] == [size for _, size in two[0]], "replicas sum the same in the same order"
     for sums, gradient_bytes, stored_bytes in ranks:
@@ -72,4 +73,4 @@ def _is_forgotten(world: int) -> bool:
 
 def test_hooks_keep_no_worker_alive(worker_pool: WorkerPool) -> None:
     """Nor its groups, each with threads of gloo's that look for messages a hundred times a second."""
-    assert worker_pool.run(_is_forgotten, 2, 2) == [True, True]
+    assert worker_pool.run(one_capture, 2, _is_forgotten, 2) == [True, True]

@@ -8,6 +8,7 @@ import torch
 
 import autopart
 from tests.kept_models import KEEP, build, experts, experts_batch
+from tests.one_capture import one_capture
 from tests.worker_pool import WorkerPool
 
 
@@ -44,7 +45,7 @@ def test_loss_and_gradients(worker_pool: WorkerPool, name: str, pins: dict[str, 
     model = build(name)
     expected = model(*experts_batch())
     expected.backward()
-    loss, gradients, state = worker_pool.run(_train, 4, name, 4, pins)[0]
+    loss, gradients, state = worker_pool.run(one_capture, 4, _train, name, 4, pins)[0]
     assert abs(loss - float(expected.detach())) < 1e-12 * max(1.0, float(expected.detach()))
     for path, parameter in model.named_parameters():
         assert parameter.grad is not None

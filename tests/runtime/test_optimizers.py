@@ -10,6 +10,7 @@ from torch import nn
 
 import autopart
 from tests.models import CASES, build
+from tests.one_capture import one_capture
 from tests.worker_pool import WorkerPool
 
 STEPS = 4
@@ -55,7 +56,7 @@ def _check(pool: WorkerPool, make: Callable[[Named], Any], freeze: tuple[str, ..
     _freeze(model, freeze)
     _train(model, "gpt", make)
     expected = dict(model.state_dict())
-    found = pool.run(_parallel, 4, "gpt", make, freeze)[0]
+    found = pool.run(one_capture, 4, _parallel, "gpt", make, freeze)[0]
     assert found.keys() == expected.keys()
     for name, tensor in expected.items():
         torch.testing.assert_close(found[name], tensor, rtol=1e-8, atol=1e-10, msg=name)
@@ -153,7 +154,7 @@ def test_accumulation_over_steps_of_different_sizes(worker_pool: WorkerPool) -> 
     for part in (x[:5], x[5:]):
         assert case.loss is not None
         case.loss(model(part), (part,)).backward()
-    found = worker_pool.run(_accumulate, 4, (5, 3))[0]
+    found = worker_pool.run(one_capture, 4, _accumulate, (5, 3))[0]
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(found[name], parameter.grad, rtol=1e-9, atol=1e-12)
 
@@ -163,8 +164,8 @@ class Noisy(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.up = nn.ModuleList(nn.Linear(16, 64) for _ in range(4))
-        self.down = nn.ModuleList(nn.Linear(64, 16) for _ in range(4))
+        self.up = nn.ModuleList(nn.Linear(16, 64) for _ in range(2))
+        self.down = nn.ModuleList(nn.Linear(64, 16) for _ in range(2))
         self.norm = nn.LayerNorm(16)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -191,7 +192,7 @@ def _noisy(pins: dict[str, Any], world: int, steps: int, rate: float, seed: int)
 
 @pytest.mark.parametrize("pins", [{"tp": 2, "pp": 2}, {"pp": 2, "dp": 2, "recompute": "full"}], ids=str)
 def test_the_same_seed_and_layout_give_the_same_bits(worker_pool: WorkerPool, pins: dict[str, Any]) -> None:
-    first, again, other = (worker_pool.run(_noisy, 4, pins, 4, 5, 0.05, seed) for seed in (1, 1, 2))
+    first, again, other = (worker_pool.run(one_capture, 4, _noisy, pins, 4, 5, 0.05, seed) for seed in (1, 1, 2))
     assert first[0][0] == again[0][0] != other[0][0]
     for name, tensor in first[0][2].items():
         assert torch.equal(tensor, again[0][2][name]), name
@@ -203,9 +204,9 @@ def test_the_same_seed_and_layout_give_the_same_bits(worker_pool: WorkerPool, pi
 
 def test_dropout_has_the_statistics_of_a_single_process(worker_pool: WorkerPool) -> None:
     draws = 300
-    single = torch.tensor(worker_pool.run(_noisy, 1, {}, 1, draws, 0.0, 1)[0][0])
+    single = torch.tensor(worker_pool.run(one_capture, 1, _noisy, {}, 1, draws, 0.0, 1)[0][0])
     for pins in ({"tp": 2, "dp": 2}, {"pp": 2, "dp": 2}):
-        losses = torch.tensor(worker_pool.run(_noisy, 4, pins, 4, draws, 0.0, 1)[0][0])
+        losses = torch.tensor(worker_pool.run(one_capture, 4, _noisy, pins, 4, draws, 0.0, 1)[0][0])
         # Means of independent draws: five standard errors apart once in two million.
         error = ((losses.var() + single.var()) / draws) ** 0.5
         assert abs(float(losses.mean() - single.mean())) < 5 * float(error)

@@ -19,6 +19,7 @@ from autopart.ir.program import Program
 from tests.equality.single import STEPS, Trace, assert_equal, optimizer, own_loss, tolerance
 from tests.models import case as case_of
 from tests.models import llama
+from tests.one_capture import one_capture
 from tests.worker_pool import WorkerPool
 
 WIDTH, SAMPLES, TOKENS, VOCABULARY = 16, 8, 6, 24
@@ -81,7 +82,7 @@ def _train(problem: Problem, world: int, pins: dict[str, Any]) -> tuple[Trace, P
 def trained_alike(pool: WorkerPool, problem: Problem, allowed: float = 1e-9, **pins: Any) -> Program:
     """Train on ranks and alone, and compare losses, all gradients and final weights; the program that ran."""
     world = pins.get("tp", 1) * pins.get("pp", 1) * pins.get("dp", 1)
-    found, program = pool.run(_train, world, problem, world, {"micro_batch": 2, **pins})[0]
+    found, program = pool.run(one_capture, world, _train, problem, world, {"micro_batch": 2, **pins})[0]
     assert_equal(found, _alone(problem), allowed)
     assert len(program.stages) >= pins.get("pp", 1)
     return program
@@ -223,7 +224,7 @@ def _train_on_another_length() -> tuple[str, float, float]:
 
 def test_a_changed_shape_is_told_on_every_rank_and_training_goes_on(worker_pool: WorkerPool) -> None:
     """Pipelining: one rank crashes inside gloo, without a word of shapes."""
-    for message, first, after in worker_pool.run(_train_on_another_length, 2):
+    for message, first, after in worker_pool.run(one_capture, 2, _train_on_another_length):
         assert f"of shape ({SAMPLES}, 4)" in message and "inputs=" in message
         assert first == after
 

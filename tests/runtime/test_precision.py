@@ -13,6 +13,7 @@ import autopart
 from autopart.runtime.loss_scale import GROWTH_INTERVAL, LossScale
 from tests.equality.single import own_loss
 from tests.models import CASES, build
+from tests.one_capture import one_capture
 from tests.worker_pool import WorkerPool
 
 STEPS = 6
@@ -75,7 +76,7 @@ def _distance(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor])
 def test_bf16_is_as_near_to_float32_as_autocast_in_one_process(
     worker_pool: WorkerPool, name: str, pins: dict[str, Any]
 ) -> None:
-    ranks = worker_pool.run(_train, 4, name, 4, {**pins, "precision": "bf16-mixed"})
+    ranks = worker_pool.run(one_capture, 4, _train, name, 4, {**pins, "precision": "bf16-mixed"})
     half, gradients = _single(name, torch.bfloat16)
     exact, exact_gradients = _single(name, None)
     # bfloat16 rounds by 2^-9 of a value at most. A loss passes through some 50 such roundings on its longest path here;
@@ -95,7 +96,7 @@ def test_bf16_is_as_near_to_float32_as_autocast_in_one_process(
 
 
 def test_fp16_trains_with_a_scaled_loss(worker_pool: WorkerPool) -> None:
-    ranks = worker_pool.run(_train, 4, "gpt", 4, {"tp": 2, "pp": 2, "precision": "fp16-mixed"})
+    ranks = worker_pool.run(one_capture, 4, _train, "gpt", 4, {"tp": 2, "pp": 2, "precision": "fp16-mixed"})
     exact, exact_gradients = _single("gpt", None)
     for found, other in zip(ranks[0]["losses"], exact, strict=True):
         assert abs(found - other) <= 50**0.5 * 2**-12 * other  # float16 rounds by 2^-12
@@ -138,7 +139,7 @@ def _overflow(pins: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("pins", [{"pp": 2, "dp": 2}, {"tp": 2, "dp": 2, "zero": 1}], ids=str)
 def test_fp16_overflow_leaves_the_step_out_on_all_ranks(worker_pool: WorkerPool, pins: dict[str, Any]) -> None:
-    ranks = worker_pool.run(_overflow, 4, pins)
+    ranks = worker_pool.run(one_capture, 4, _overflow, pins)
     for found in ranks:
         assert found["empty"] == [False, True, False]
         assert found["scales"] == [65536.0, 65536.0, 32768.0, 32768.0]
@@ -159,7 +160,7 @@ def _grow() -> list[float]:
 
 
 def test_the_scale_grows_after_many_steps_without_overflow(worker_pool: WorkerPool) -> None:
-    ((*scales,),) = worker_pool.run(_grow, 1)
+    ((*scales,),) = worker_pool.run(one_capture, 1, _grow)
     assert scales[GROWTH_INTERVAL - 2 : GROWTH_INTERVAL + 1] == [4.0, 8.0, 4.0] and scales[-1] == 4.0
 
 
@@ -177,7 +178,7 @@ def _without_gradients() -> dict[str, torch.Tensor]:
 
 
 def test_weights_first_used_without_gradients_have_theirs(worker_pool: WorkerPool) -> None:
-    gradients = worker_pool.run(_without_gradients, 2)[0]
+    gradients = worker_pool.run(one_capture, 2, _without_gradients)[0]
     assert gradients and all(float(gradient.abs().max()) > 0 for gradient in gradients.values())
 
 
@@ -204,7 +205,7 @@ def _casts(micro_batch: int) -> int:
 
 
 def test_weights_are_cast_once_a_step(worker_pool: WorkerPool) -> None:
-    (one,), (four,) = worker_pool.run(_casts, 1, 8), worker_pool.run(_casts, 1, 2)
+    (one,), (four,) = (worker_pool.run(one_capture, 1, _casts, size) for size in (8, 2))
     assert one == four > 0
 
 

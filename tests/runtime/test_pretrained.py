@@ -6,7 +6,7 @@ import re
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -80,11 +80,16 @@ def on_meta(build: Callable[[], nn.Module]) -> nn.Module:
 
 
 def made(name: str, real: bool = False, **pins: Any) -> Made:
-    build, batch = _made(name)
-    ready = api.prepare(_seeded(build) if real else on_meta(build), batch)
+    ready = _prepared(name, real)
     plan = api.make_plan(ready, 4, "local-cpu", SAMPLES, api.Pins(**pins))
     data = PlanData(**{item.name: getattr(plan, item.name) for item in fields(PlanData)})
     return Made(name, data, api.make_program(data, ready), ready.captured.graph, dict(ready.captured.constants))
+
+
+@cache
+def _prepared(name: str, real: bool) -> api.Prepared:
+    build, batch = _made(name)
+    return api.prepare(_seeded(build) if real else on_meta(build), batch)
 
 
 def _seeded(build: Callable[[], nn.Module]) -> nn.Module:

@@ -12,6 +12,7 @@ import autopart
 from autopart.schedules.find import find_schedule
 from autopart.schedules.timeline import Timeline
 from tests.models import CASES, build
+from tests.one_capture import one_capture
 from tests.worker_pool import WorkerPool
 
 
@@ -31,7 +32,7 @@ def test_what_ran_is_what_was_planned(worker_pool: WorkerPool, schedule: str, tm
     virtual = find_schedule(schedule).virtual_stages[0]
     pins = {"pp": 2, "dp": 1, "tp": 2, "micro_batch": 1, "schedule": schedule, "virtual_stages": virtual}
     path = tmp_path / "trace.json"
-    results = worker_pool.run(_traced, 4, 4, str(path), pins)
+    results = worker_pool.run(one_capture, 4, _traced, 4, str(path), pins)
     timeline = results[0][0]
     assert [result[0] for result in results[1:]] == [None] * 3
     for _, plain, traced in results:

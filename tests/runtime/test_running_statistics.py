@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import autopart
+from tests.one_capture import one_capture
 from tests.worker_pool import WorkerPool
 
 STEPS = 3
@@ -81,7 +82,7 @@ def train(world: int, pins: dict[str, Any]) -> dict[str, torch.Tensor]:
 def test_weights_and_running_statistics_end_as_in_one_process(
     worker_pool: WorkerPool, world: int, pins: dict[str, Any]
 ) -> None:
-    found, expected = worker_pool.run(train, world, world, pins)[0], one_process(pins["micro_batch"])
+    found, expected = worker_pool.run(one_capture, world, train, world, pins)[0], one_process(pins["micro_batch"])
     assert found.keys() == expected.keys()
     assert int(found["norm.num_batches_tracked"]) == STEPS * 8 // pins["micro_batch"]
     for name, tensor in expected.items():

@@ -25,7 +25,7 @@ def pinned(whole: Problem, world: int, batch: int, stack: str) -> dict[tuple[obj
         for virtual in range(1, space.most_virtual_stages + 1)
         if find_schedule(name).takes(virtual)
     ]
-    for (tp, pp, dp), size, recompute, zero in product(degrees, (1, 2, 4, 8, 16, 32), space.recompute, space.zero):
+    for (tp, pp, dp), size, recompute, zero in product(degrees, (1, 2, 4, 8), space.recompute, space.zero):
         for name, virtual in pipelines if pp > 1 else (("1f1b", 1),):
             pins = {"tp": tp, "pp": pp, "dp": dp, "micro_batch": size, "recompute": recompute, "zero": zero}
             try:
@@ -39,13 +39,13 @@ def pinned(whole: Problem, world: int, batch: int, stack: str) -> dict[tuple[obj
 @pytest.mark.parametrize(("name", "stack"), [("gpt", "autopart"), ("small gpt", "autopart"), ("gpt", "megatron-2022")])
 def test_the_best_is_that_of_all_pins(name: str, stack: str) -> None:
     whole = gpt() if name == "gpt" else model(name)
-    every = pinned(whole, 4, 32, stack)
-    found = whole.search(4, 32, stack=stack).run()
+    every = pinned(whole, 4, 8, stack)
+    found = whole.search(4, 8, stack=stack).run()
     assert len(every) > 100
     # A pinned tp asks for layouts that share the weights; left free, those of least time are tried as well.
     assert found.best.step_s <= min(every.values()) * (1 + 1e-9)
     assert found.least_s >= found.best.step_s * (1 - 1e-9), "proved"
-    same = whole.search(4, 32, stack=stack, **_pins(found.best)).run().best
+    same = whole.search(4, 8, stack=stack, **_pins(found.best)).run().best
     assert same.step_s == pytest.approx(found.best.step_s, rel=1e-2)
 
 

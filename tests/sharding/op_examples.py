@@ -16,6 +16,17 @@ from tests.sharding.examples_of_more_numbers import (
 from tests.sharding.examples_of_numbers import ELEMENTWISE, MATMUL, NORMALIZATION, RANDOM, REDUCTION
 from tests.sharding.examples_of_products import GROUPED as GROUPED_FORMS
 from tests.sharding.examples_of_products import LINEAR_ALGEBRA, PRODUCTS, RECURRENT, SIGNALS
+from tests.sharding.examples_of_rare_ops import (
+    CUTS,
+    DRAWS,
+    FILLED,
+    FUNCTIONS,
+    GRIDS,
+    INVERSES,
+    MARGINS,
+    MATRICES,
+    PLACES,
+)
 from tests.sharding.examples_of_scatters import EMPTIED, LOOKUP, REPETITION, SCATTERING
 from tests.sharding.examples_of_shapes import CUTTING, INDEXING, VIEW
 from tests.sharding.tensors import t
@@ -32,22 +43,22 @@ UNCAPTURED = {
 }
 
 FAMILIES = {
-    "elementwise": ELEMENTWISE + RARE,
+    "elementwise": ELEMENTWISE + RARE + FUNCTIONS,
     "complex": COMPLEX,
-    "in place": IN_PLACE,
-    "random": RANDOM + MORE_RANDOM,
+    "in place": IN_PLACE + FILLED,
+    "random": RANDOM + MORE_RANDOM + DRAWS,
     "matmul": MATMUL + PRODUCTS,
-    "linear algebra": LINEAR_ALGEBRA,
+    "linear algebra": LINEAR_ALGEBRA + MATRICES,
     "recurrent": RECURRENT,
-    "fourier": SIGNALS,
+    "fourier": SIGNALS + INVERSES,
     "normalization": NORMALIZATION + CHANNEL_NORMS,
     "reduction": REDUCTION + MORE_REDUCTION,
     "view": VIEW,
     "repetition": REPETITION,
-    "cutting": CUTTING,
-    "indexing": INDEXING + LOOKUP,
+    "cutting": CUTTING + CUTS,
+    "indexing": INDEXING + LOOKUP + PLACES,
     "scattering": SCATTERING,
     "attention": ATTENTION,
-    "convolution": CONVOLUTION + CHANNELS,
-    "loss": LOSS + MORE_LOSS,
+    "convolution": CONVOLUTION + CHANNELS + GRIDS,
+    "loss": LOSS + MORE_LOSS + MARGINS,
 }

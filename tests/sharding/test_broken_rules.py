@@ -94,6 +94,7 @@ BATCH_NORM = (t(4, 8, 2), t(8), t(8), None, None, True, 0.1, 1e-5, False)
 OFFSETS = torch.tensor([1, 3, 4, 8], dtype=torch.int32)
 EXPERTS = (t(8, 4).detach().float(), t(4, 4, 8).detach().float(), OFFSETS)
 
+SPECTRUM = torch.stft(n(2, 15), 4, return_complex=True, window=n(4))
 BROKEN: list[tuple[str, Break, tuple[str, Any]]] = [
     ("a normalized dim is free", freed, ("aten.layer_norm.default", t(4, 8), (8,), t(8), t(8))),
     ("a softmaxed dim is free", freed, ("aten.softmax.int", t(4, 8), -1)),
@@ -145,6 +146,10 @@ BROKEN: list[tuple[str, Break, tuple[str, Any]]] = [
     ("a time step is free", freed, ("aten.lstm_cell.default", t(4, 4), [t(4, 2), t(4, 2)], t(8, 4), t(8, 2))),
     ("rows of experts are free", rows_of_experts, ("aten._grouped_mm.default", *EXPERTS)),
     ("looked up rows are free", freed, ("aten.gather.default", u(4, 4), 1, i(4, 4, 4))),
+    ("taken elements are free", freed, ("aten.take.default", t(4, 4), i(16, 4))),
+    ("rotated dims are free", freed, ("aten.rot90.default", t(4, 4), 1, (0, 1))),
+    ("frames are free", freed, ("aten.istft.default", SPECTRUM, 4, None, None, n(4))),
+    ("classes of a margin are free", freed, ("aten.multi_margin_loss.default", t(4, 8), i(8, 4))),
 ]  # fmt: skip
 
 

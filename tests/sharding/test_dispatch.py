@@ -215,7 +215,7 @@ def test_any_other_use_of_an_order_mixes(expert: Callable[..., Tensor]) -> None:
     assert found.mixing and all("test_dispatch.py" in item.location for item in found.mixing)
 
 
-@pytest.mark.parametrize("name", ["gpt_oss", "granitemoe", "jamba", "mixtral", "qwen3_moe"])
+@pytest.mark.parametrize("name", ["gpt_oss", "granitemoe", "jamba"])
 def test_models_of_experts_do_not_mix(name: str) -> None:
     """Biases looked up by expert, dense layers between, state spaces beside: all as transformers has them."""
     (architecture,) = (item for item in architectures() if item.name == name)

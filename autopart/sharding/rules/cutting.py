@@ -80,9 +80,18 @@ def pad(node: Node, graph: Graph) -> Rule:
 
 
 def split(node: Node, graph: Graph) -> Rule:
-    """Split and chunk: a shard of every piece is a shard of the whole in as many parts."""
+    """Split, chunk, tensor_split: a shard of every piece is a shard of the whole in as many parts."""
+    return _split(node, graph, axis(node, len(graph.values[node.inputs[0]].shape), 2, 0))
+
+
+def split_along(node: Node, graph: Graph) -> Rule:
+    """hsplit, vsplit, dsplit: along a dim that the name gives."""
+    dim = {"vsplit": 0, "hsplit": 1, "dsplit": 2}[node.op.split(".")[1]]
+    return _split(node, graph, min(dim, len(graph.values[node.inputs[0]].shape) - 1))
+
+
+def _split(node: Node, graph: Graph, dim: int) -> Rule:
     source = graph.values[node.inputs[0]].shape
-    dim = axis(node, len(source), 2, 0)
     letters: Letters = tuple(f"d{i}" if i != dim else None for i in range(len(source)))
     sizes = [size for value in node.outputs if isinstance(size := value.shape[dim], int) and size > 0]
     outputs = (letters,) * len(node.outputs)
@@ -118,9 +127,9 @@ def cat(node: Node, graph: Graph) -> Rule:
 
 
 def stacked(node: Node, graph: Graph) -> Rule | None:
-    """hstack, vstack, dstack: cat along a dim that the name gives, where no operand is given another dim first."""
+    """hstack, column_stack and the like: cat along a dim of the name, where no operand is given another dim first."""
     rank, name = len(node.output.shape), node.op.split(".")[1]
-    dim = {"vstack": 0, "hstack": 1, "dstack": 2}[name]
+    dim = {"vstack": 0, "hstack": 1, "dstack": 2, "column_stack": 1}[name]
     if any(len(graph.values[operand].shape) != rank for operand in node.inputs):
         return None
     return _joined(node, graph, dim if rank > 1 else 0)
@@ -159,6 +168,8 @@ RULES = {
     "aten.split.sizes": split,
     "aten.split_with_sizes.default": split,
     "aten.chunk.default": split,
+    **dict.fromkeys(("aten.tensor_split.sections", "aten.tensor_split.indices"), split),
+    **{f"aten.{name}split.{overload}": split_along for name in "hvd" for overload in ("int", "array")},
     "aten.diff.default": differences,
     "aten.glu.default": glu,
     "aten.cat.default": cat,
@@ -166,6 +177,7 @@ RULES = {
     "aten.hstack.default": stacked,
     "aten.vstack.default": stacked,
     "aten.dstack.default": stacked,
+    "aten.column_stack.default": stacked,
     "aten.stack.default": stack,
     "aten.unbind.int": select,
 }

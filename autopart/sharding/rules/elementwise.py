@@ -63,7 +63,7 @@ NONLINEAR = {
         type_as zeros_like addcmul addcdiv _to_copy absolute arccos arccosh arcsin arcsinh arctan arctanh arctan2
         deg2rad digamma empty_like erfinv fix fmax fmin gcd i0 isneginf isposinf isreal lcm lgamma logaddexp2 nextafter
         rad2deg signbit special_entr special_erfcx special_expit special_i0e special_i1 special_i1e special_log1p
-        special_log_ndtr special_ndtr special_ndtri special_xlog1py zero
+        special_log_ndtr special_ndtr special_ndtri special_xlog1py zero mvlgamma polygamma igamma igammac
     """,
     "Tensor": """
         __and__ __or__ __xor__ bitwise_and bitwise_or bitwise_xor clamp clamp_max clamp_min copysign eq fmod ge gt le

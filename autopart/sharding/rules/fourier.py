@@ -35,8 +35,16 @@ def stft(node: Node, graph: Graph) -> Rule:
     return replace(rule, linear=frozenset({0}))
 
 
+def istft(node: Node, graph: Graph) -> Rule:
+    """(x, ..., window?): x is (samples?, frequencies, frames); frames are added up to the whole of time."""
+    batch = tuple(f"b{dim}" for dim in range(len(graph.values[node.inputs[0]].shape) - 2))
+    window = ((None,),) * (len(node.inputs) - 1)
+    return Rule(((*batch, "F", "T"), *window), ((*batch, None),), whole=frozenset({"F", "T"}), linear=frozenset({0}))
+
+
 ALONG_DIMS = (*LAST, *LAST_TWO, "fft_fftn", "fft_ifftn", "fft_rfftn", "fft_irfftn", "fft_fftshift", "fft_ifftshift")
 
 RULES = {f"aten.{name}.default": transform for name in ALONG_DIMS} | {
     "aten.stft.default": stft,
+    "aten.istft.default": istft,
 }

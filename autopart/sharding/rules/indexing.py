@@ -113,6 +113,28 @@ def moved(node: Node, graph: Graph) -> Rule | None:
     return _same(node, graph, {dim % rank for dim in dims}, linear(node, graph))
 
 
+def mirrored(node: Node, graph: Graph) -> Rule:
+    """Fliplr and flipud: columns or rows stay whole."""
+    return _same(node, graph, {1 if node.op == "aten.fliplr.default" else 0}, linear(node, graph))
+
+
+def rotated(node: Node, graph: Graph) -> Rule:
+    """rot90 (x, times, dims): the two dims stay whole, and are other ones after a quarter."""
+    rank = len(node.output.shape)
+    touched = {dim % rank for dim in integers(node.arg(2, "dims", (0, 1)))}
+    letters = lettered(rank, touched)
+    output: Letters = tuple(None if dim in touched else letter for dim, letter in enumerate(letters))
+    return Rule((letters,), (output,), whole=frozenset(f"X{dim}" for dim in touched), linear=linear(node, graph))
+
+
+def taken(node: Node, graph: Graph) -> Rule:
+    """Take (x, indices): x is one long row of which every index may ask for any element; indices are free."""
+    x, indices = (graph.values[name].shape for name in node.inputs)
+    letters = lettered(len(indices), ())
+    inside = tuple(f"X{dim}" for dim in range(len(x)))
+    return Rule((inside, letters), (letters,), whole=frozenset(inside), linear=linear(node, graph) & {0})
+
+
 def triangle(node: Node, graph: Graph) -> Rule:
     """Tril and triu: rows and columns stay whole."""
     rank = len(node.output.shape)
@@ -143,6 +165,10 @@ RULES = {
     "aten.one_hot.default": one_hot,
     "aten.flip.default": moved,
     "aten.roll.default": moved,
+    "aten.fliplr.default": mirrored,
+    "aten.flipud.default": mirrored,
+    "aten.rot90.default": rotated,
+    "aten.take.default": taken,
     "aten.tril.default": triangle,
     "aten.triu.default": triangle,
     "aten.sort.default": ordered,

@@ -75,6 +75,18 @@ def rowwise_loss(node: Node, graph: Graph) -> Rule | None:
     return Rule(inputs, (output,), whole=frozenset({"V"}), mean=reduction == MEAN)
 
 
+def margins(node: Node, graph: Graph) -> Rule:
+    """(scores, targets, ...): a number a row of classes, of one class a row or of several."""
+    scores, targets = (graph.values[name].shape for name in node.inputs[:2])
+    rows = ("n",) * (len(scores) - 1)
+    several = node.op == "aten.multilabel_margin_loss.default"
+    reduction = node.arg(REDUCTION_AT.get(node.op.split(".")[1], 2), "reduction", MEAN)
+    labels = (*rows, *((("C",) if several else ()) if len(targets) > len(rows) or several else ()))
+    inputs = ((*rows, "C"), labels, *((("C",),) * (len(node.inputs) - 2)))
+    output = rows if reduction == NONE else ()
+    return Rule(inputs, (output,), whole=frozenset({"C"}), mean=reduction == MEAN)
+
+
 # Where the reduction is not the third argument.
 REDUCTION_AT = {
     "binary_cross_entropy": 3,
@@ -82,6 +94,7 @@ REDUCTION_AT = {
     "cosine_embedding_loss": 4,
     "hinge_embedding_loss": 3,
     "margin_ranking_loss": 4,
+    "multi_margin_loss": 5,
     "poisson_nll_loss": 5,
     "triplet_margin_loss": 7,
 }
@@ -91,6 +104,8 @@ RULES = {
     "aten.nll_loss_nd.default": cross_entropy,
     "aten.triplet_margin_loss.default": rowwise_loss,
     "aten.cosine_embedding_loss.default": rowwise_loss,
+    "aten.multi_margin_loss.default": margins,
+    "aten.multilabel_margin_loss.default": margins,
     "aten.hinge_embedding_loss.default": pointwise_loss,
     "aten.margin_ranking_loss.default": pointwise_loss,
     "aten.poisson_nll_loss.default": pointwise_loss,

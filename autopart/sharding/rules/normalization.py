@@ -89,6 +89,18 @@ def cumulated(node: Node, graph: Graph) -> Rule:
     return rule if graph.values[node.inputs[0]].dtype == "bool" else replace(rule, linear=frozenset({0}))
 
 
+def trapezoids(node: Node, graph: Graph) -> Rule:
+    """Trapezoid and its sums from the left (y, distance, dim): along a dim, and linear in y."""
+    rank = len(graph.values[node.inputs[0]].shape)
+    dim = node.arg(2, "dim", -1)
+    touched = dim % rank if isinstance(dim, int) else rank - 1
+    letters = lettered(rank, {touched})
+    summed = node.op == "aten.trapezoid.dx"
+    own = [None if place == touched else letter for place, letter in enumerate(letters)]
+    output: Letters = tuple(letter for place, letter in enumerate(own) if not summed or place != touched)
+    return Rule((letters,), (output,), whole=frozenset({f"X{touched}"}), linear=frozenset({0}))
+
+
 RULES = {
     "aten.layer_norm.default": trailing,
     "aten.rms_norm.default": trailing,
@@ -99,6 +111,8 @@ RULES = {
     "aten._weight_norm.default": kept_dim,
     "aten.renorm.default": kept_dim,
     "aten.linalg_cross.default": cross,
+    "aten.cumulative_trapezoid.dx": trapezoids,
+    "aten.trapezoid.dx": trapezoids,
     "aten.softmax.int": along,
     "aten._softmax.default": along,
     "aten.log_softmax.int": along,

@@ -33,8 +33,15 @@ def multinomial(node: Node, graph: Graph) -> Rule:
 
 
 ELEMENTS = {
-    "default": "dropout alpha_dropout rand_like randn_like randint_like bernoulli rrelu uniform exponential poisson",
+    "default": """
+        dropout alpha_dropout rand_like randn_like randint_like bernoulli rrelu uniform exponential poisson cauchy
+        geometric log_normal _standard_gamma
+    """,
     "p": "bernoulli",
+    "Tensor": "bernoulli",
+    "Tensor_Tensor": "normal",
+    "Tensor_float": "normal",
+    "float_Tensor": "normal",
 }
 
 RULES = {f"aten.{name}.{overload}": drawn for overload, names in ELEMENTS.items() for name in names.split()} | {

@@ -56,6 +56,11 @@ def sampled(node: Node, graph: Graph) -> Rule:
     return Rule((("n", "c", *inside), ("n", *outside, None)), (("n", "c", *outside),), whole=frozenset(inside))
 
 
+def grid(node: Node, graph: Graph) -> Rule:
+    """affine_grid_generator (matrices, size): a grid of positions for every matrix."""
+    return Rule((("n", None, None),), (("n", *((None,) * (len(node.output.shape) - 1))),), linear=linear(node, graph))
+
+
 INTERPOLATIONS = """
     upsample_nearest1d upsample_nearest2d upsample_nearest3d _upsample_nearest_exact1d _upsample_nearest_exact2d
     _upsample_nearest_exact3d upsample_linear1d upsample_bilinear2d upsample_trilinear3d upsample_bicubic2d
@@ -70,4 +75,5 @@ RULES = {f"aten.{name}.vec": pooling for name in INTERPOLATIONS.split()} | {
     "aten.col2im.default": columns,
     "aten.unfold.default": windows,
     "aten.grid_sampler.default": sampled,
+    "aten.affine_grid_generator.default": grid,
 }

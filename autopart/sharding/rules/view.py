@@ -11,10 +11,10 @@ def permute(node: Node, graph: Graph) -> Rule:
     """permute, transpose, movedim and their like."""
     rank = len(node.output.shape)
     letters = tuple(f"d{dim}" for dim in range(rank))
-    return Rule((letters,), (tuple(letters[dim] for dim in _order(node, rank)),), linear=linear(node, graph))
+    return Rule((letters,), (tuple(letters[dim] for dim in permutation(node, rank)),), linear=linear(node, graph))
 
 
-def _order(node: Node, rank: int) -> list[int]:
+def permutation(node: Node, rank: int) -> list[int]:
     """For every dim of the result, the dim that it was."""
     name = node.op.split(".")[1]
     order = list(range(rank))
