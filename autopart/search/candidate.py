@@ -1,17 +1,16 @@
 """Candidate: one point of the search space, priced."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from itertools import chain, groupby, pairwise
+from itertools import chain, pairwise
 
 from autopart.estimate.block import UnitCost
 from autopart.estimate.memory import Keeping, crossing_bytes
 from autopart.estimate.recompute import BY_LAYER, summary
 from autopart.ir.action import Kind, Schedule
-from autopart.ir.plan import Memory, StagePlan
-from autopart.ir.units import Unit
+from autopart.ir.plan import Memory
 from autopart.schedules.find import Definition, find_schedule
 from autopart.schedules.held_states import held_states
 from autopart.schedules.homes import rank_stages
@@ -22,7 +21,7 @@ from autopart.search.point import Point
 from autopart.search.stage_costs import Spans, StageCost, StageCosts
 from autopart.search.tensor import TensorPlan
 from cost_models.cluster import Cluster
-from cost_models.collective import Group, all_gather_s, all_reduce_s, send_s
+from cost_models.collective import Group, all_gather_s, send_s
 from cost_models.device import Device
 
 Times = tuple[float, ...]
@@ -245,31 +244,14 @@ class Candidate:
         places = Counter(chain.from_iterable(owned))
         forward_s, backward_s = self._of_ranks(self.forward_s), self._of_ranks(self.backward_s)
         known: dict[tuple[float, ...], tuple[float, float]] = {}
-        found = []
+        stride, found = self.tp * self.cp * self.dp, []
         for rank, sizes, *times in zip(self.ranks, owned, forward_s, backward_s, strict=True):
             tied = sum(size for target, size in sizes.items() if places[target] > 1)
             key = rank.held[0], tied, rank.partial_bytes, *times
             if key not in known:
-                known[key] = self._tail_of(*key)
+                known[key] = self.table.tail_s(*key, tp=self.tp, stride=stride)
             found.append(known[key])
         return tuple(found)
-
-    def _tail_of(
-        self, held: float, tied: float, partial: float, forward_s: float, backward_s: float
-    ) -> tuple[float, float]:
-        """Of a rank, by its bytes of parameters, of them tied ones and such of partial gradients, and its passes."""
-        device, keeping, element = self.cluster.device, self.keeping, self.keeping.element_bytes
-        bandwidth = device.memory_bandwidth_bytes_per_s * device.bandwidth_fraction
-        ratio = keeping.state.reduced_bytes / element
-        sums_s = self.table.replicas.step_s(held, forward_s, backward_s)
-        sums_s += all_reduce_s(partial * ratio, Group(self.tp, 1), self.cluster) if partial else 0.0
-        stride = self.tp * self.cp * self.dp
-        sums_s += all_reduce_s(tied * ratio, Group(2, stride), self.cluster) if tied else 0.0
-        # Of the first micro-batch, gradients are taken as they are: what `UnitCost` has for adding them, the sum and
-        # the gradient read and the sum written, falls away.
-        moved = keeping.state.step_bytes - keeping.state.first_bytes
-        share = keeping.replicas if keeping.zero >= 1 else 1
-        return sums_s, moved * held / element / share / bandwidth
 
     @property
     def tail_s(self) -> float:
@@ -367,31 +349,6 @@ class Candidate:
         if Kind.BACKWARD not in self._definition.kinds:
             backward_s = self.backward_s
         return actions, forward_s, backward_s, self.sends_s, self.keeping.stack.blocking_sends, weights
-
-    def stage_plans(self, units: Sequence[Unit]) -> tuple[StagePlan, ...]:
-        """What a reader is told of each stage."""
-        plans = []
-        for index, (stage, (start, stop)) in enumerate(zip(self.stages, self.spans, strict=True)):
-            layers = [kind for unit, kind in zip(units[start:stop], self.kinds[start:stop], strict=True) if unit.loop]
-            plans.append(
-                StagePlan(
-                    start,
-                    stop,
-                    units[start].name,
-                    units[stop - 1].name,
-                    len(layers),
-                    stage.held[1],
-                    self.forward_s[index],
-                    self.backward_s[index],
-                    sum(cost.communication_s for cost in self.costs[start:stop]),
-                    self.memory[self.rank_of[index]],
-                    self.weight_s[index],
-                    self.sends_s[index] if index < len(self.sends_s) else 0.0,
-                    tuple((kind, len(list(own))) for kind, own in groupby(layers)),
-                    self.device_of(self.rank_of[index]).name,
-                )
-            )
-        return tuple(plans)
 
 
 @lru_cache(maxsize=4)

@@ -24,6 +24,7 @@ from autopart.search.decisions import decisions, unpinned
 from autopart.search.degrees import DegreeSearch, Found
 from autopart.search.parts import parts
 from autopart.search.request import Request
+from autopart.search.stage_plans import stage_plans
 from autopart.sharding.batch import BatchSharding
 from autopart.sharding.infer_axes import Axes, infer_axes
 from autopart.sharding.rule import Rule
@@ -92,7 +93,7 @@ def solve(
         blocking_sends=request.stack.blocking_sends,
         optimizer=request.optimizer,
         cuts=best.cuts,
-        stages=best.stage_plans(units),
+        stages=stage_plans(best, units),
         predicted=_prediction(best, request, folded),
         nodes=_node_choices(folded, best),
         parameters=tuple(ParameterChoice(n, x) for n, x in best.tensor.parameters.items()) if best.tp > 1 else (),

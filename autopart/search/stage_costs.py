@@ -10,6 +10,7 @@ from autopart.estimate.recompute import NONE, recomputed
 from autopart.estimate.replicas import Replicas
 from autopart.ir.plan import Memory
 from autopart.search.alike import UnitSorts
+from cost_models.collective import Group, all_reduce_s
 
 Spans = tuple[tuple[int, int], ...]
 
@@ -116,6 +117,41 @@ class StageCosts:
     def units(self, kinds: Sequence[str]) -> tuple[UnitCost, ...]:
         """All units, recomputed as `kinds` says."""
         return tuple(self._unit(index, kind) for index, kind in enumerate(kinds))
+
+    def tail_s(
+        self,
+        held_bytes: float,
+        tied_bytes: float,
+        partial_bytes: float,
+        forward_s: float,
+        backward_s: float,
+        *,
+        tp: int,
+        stride: int,
+    ) -> tuple[float, float]:
+        """Seconds of a rank once a step: sums of gradients over tp, tied stages and replicas that nothing hides; and
+        the optimizer.
+
+        Args:
+            held_bytes: of its parameters.
+            tied_bytes: of them, those that stages of other ranks use too.
+            partial_bytes: of them, those whose gradients are partial sums over tp.
+            forward_s: of its forward passes over a micro-batch.
+            backward_s: of its backward passes.
+            tp: how many ranks share a layer.
+            stride: from a rank to that of the next stage.
+        """
+        cluster, keeping, element = self.replicas.cluster, self.keeping, self.keeping.element_bytes
+        bandwidth = cluster.device.memory_bandwidth_bytes_per_s * cluster.device.bandwidth_fraction
+        ratio = keeping.state.reduced_bytes / element
+        sums_s = self.replicas.step_s(held_bytes, forward_s, backward_s)
+        sums_s += all_reduce_s(partial_bytes * ratio, Group(tp, 1), cluster) if partial_bytes else 0.0
+        sums_s += all_reduce_s(tied_bytes * ratio, Group(2, stride), cluster) if tied_bytes else 0.0
+        # Of the first micro-batch, gradients are taken as they are: what `UnitCost` has for adding them, the sum and
+        # the gradient read and the sum written, falls away.
+        moved = keeping.state.step_bytes - keeping.state.first_bytes
+        share = keeping.replicas if keeping.zero >= 1 else 1
+        return sums_s, moved * held_bytes / element / share / bandwidth
 
     def _unit(self, index: int, kind: str) -> UnitCost:
         if kind == NONE:

@@ -18,6 +18,7 @@ from autopart.search.any_cuts import least_of_any_cuts_s
 from autopart.search.degrees import DegreeSearch, Found
 from autopart.search.mixed_cuts import GroupOfStages, MixedCutSearch
 from autopart.search.pipeline import CutSearch
+from autopart.search.stage_plans import stage_plans
 from cost_models.cluster import load_cluster
 from cost_models.collective import send_s
 from cost_models.memory import reserve_bytes
@@ -205,7 +206,7 @@ def test_every_stage_fits_its_own_device() -> None:
 @pytest.mark.parametrize("schedule", ["interleaved-1f1b", "zb-v"])
 def test_stages_of_one_rank_are_on_its_device(schedule: str) -> None:
     found = best(model("small gpt"), 32, mixed(("dgx-h100", 2), ("dgx-a100", 2)), pp=2, schedule=schedule).best
-    plans = found.stage_plans(model("small gpt").units)
+    plans = stage_plans(found, model("small gpt").units)
     devices = [found.device_of(rank).name for rank in range(2)]
     assert len(set(devices)) == 2
     assert [plan.device for plan in plans] == [devices[rank] for rank in found.rank_of]
