@@ -73,6 +73,8 @@ class Stack:
             `dispatch_s` is added to every op. False where a file leaves it out.
         shares_in_node: what ZeRO shares, it shares among the replicas of one node; nodes hold copies of it (FSDP's
             HYBRID_SHARD). False where a file leaves it out.
+        gathers_outside: ZeRO-3 gathers what repeats layer by layer, and what stands outside of that for a whole pass of
+            its stage; it reduces gradients in buckets. False where a file leaves it out: both unit by unit.
         space: what a search may choose for it without a pin; a file may leave this out.
     """
 
@@ -106,6 +108,7 @@ class Stack:
     sources: tuple[tuple[str, str], ...]
     waits_for_kernels: bool = False
     shares_in_node: bool = False
+    gathers_outside: bool = False
     space: Space = field(default_factory=Space)
 
 
@@ -154,6 +157,7 @@ def load_stack(name_or_path: str | Path) -> Stack:
         sources=table.sources(_FIGURES),
         waits_for_kernels=table.has("waits_for_kernels") and table.truth("waits_for_kernels"),
         shares_in_node=table.has("shares_in_node") and table.truth("shares_in_node"),
+        gathers_outside=table.has("gathers_outside") and table.truth("gathers_outside"),
         space=read_space(table.table("space")) if table.has("space") else Space(),
     )
     table.finish()

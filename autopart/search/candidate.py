@@ -105,12 +105,15 @@ class Candidate:
 
     @cached_property
     def _paces(self) -> tuple[tuple[float, float], ...]:
-        paces = []
-        for stage in self.stages:
-            forward = sum(cost.forward_s for cost in stage)
-            backward = sum(cost.backward_s + cost.again_s for cost in stage)
-            paces.append(self.replicas.paced(stage, self.pace * forward, self.pace * backward))
-        return tuple(paces)
+        times = zip(self.stages, *self.computing_s, strict=True)
+        return tuple(self.replicas.paced(stage, forward_s, backward_s) for stage, forward_s, backward_s in times)
+
+    @property
+    def computing_s(self) -> tuple[Times, Times]:
+        """Seconds of each stage's forward and backward pass over one micro-batch, without what replicas exchange."""
+        forward_s = tuple(self.pace * sum(cost.forward_s for cost in stage) for stage in self.stages)
+        backward_s = (self.pace * sum(cost.backward_s + cost.again_s for cost in stage) for stage in self.stages)
+        return forward_s, tuple(backward_s)
 
     @property
     def pace(self) -> float:

@@ -2,7 +2,7 @@
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import repeat
 from typing import TypeAlias
 
@@ -248,12 +248,14 @@ class Held:
 class _Memory:
     """What `stage_memory` adds up, for the stage from any unit (row) up to any other (column).
 
-    `least` is what is kept if as much as can be is recomputed. `earlier` is 0, or by how much less of that is kept by
-    a stage that begins before a unit than by one that begins with it.
+    `resident` are parameters that are gathered for a whole pass. `least` is what is kept if as much as can be is
+    recomputed. `earlier` is 0, or by how much less of that is kept by a stage that begins before a unit than by one
+    that begins with it.
     """
 
     held: Matrix
     largest: Matrix
+    resident: Matrix
     kept: Matrix
     least: Matrix
     beside: Matrix
@@ -268,6 +270,7 @@ class _Memory:
         return cls(
             held.sum,
             held.largest,
+            _resident(costs, keeping),
             kept[None, :] - kept[:, None] + cuts[:, None, 1] + cuts[None, :, 0],
             least[None, :] - least[:, None] + cuts[:, None, 1] + cuts[None, :, 0],
             np.maximum(
@@ -283,7 +286,13 @@ class _Memory:
         after = np.maximum(keeping.step_bytes(1.0) * self.held, keeping.flat_bytes(self.held, self.largest))
         if keeping.replicas > 1:
             after = np.maximum(after, np.minimum(BUCKET_BYTES, 2 * self.held))
-        return np.where(state + after <= limit_bytes, limit_bytes - (state + self.beside), -1.0)
+        return np.where(state + after <= limit_bytes, limit_bytes - (state + self.resident + self.beside), -1.0)
+
+
+def _resident(costs: Sequence[UnitCost], keeping: Keeping) -> Matrix:
+    if not any(keeping.resident(cost) for cost in costs):
+        return np.zeros((len(costs) + 1, len(costs) + 1))
+    return Held.of([cost if keeping.resident(cost) else replace(cost, parameters=()) for cost in costs]).sum
 
 
 def _held_twice(costs: Sequence[UnitCost]) -> Matrix:
