@@ -213,12 +213,10 @@ def check_runnable(plan: PlanData) -> None:
     """
     if plan.cp != 1:
         raise UnsupportedError(f"cp={plan.cp} can be planned but not run yet: leave it out, which is cp=1")
-    if plan.zero > 2:
-        raise UnsupportedError(f"zero={plan.zero} can be planned but not run yet: choose zero=1 or zero=2")
-    if plan.zero == 2 and plan.dp > 1 and Kind.WEIGHT in find_schedule(plan.schedule).kinds:
+    if plan.zero >= 2 and plan.dp > 1 and Kind.WEIGHT in find_schedule(plan.schedule).kinds:
         raise UnsupportedError(
-            f"zero=2 keeps no whole gradients, and schedule {plan.schedule!r} puts part of them off while others wait: "
-            "choose zero=1, or a schedule without split backward passes, as '1f1b'"
+            f"zero={plan.zero} keeps no whole gradients, and schedule {plan.schedule!r} puts part of them off while "
+            "others wait: choose zero=1, or a schedule without split backward passes, as '1f1b'"
         )
     if plan.precision not in RUN_PRECISIONS:
         raise UnsupportedError(

@@ -76,6 +76,8 @@ class Stack:
         gathers_in_lists: under ZeRO-3 every parameter is gathered by itself into a list of the ranks' pieces, each of
             which is copied by a kernel of its own, and nothing is computed meanwhile; its gradient is scattered so too.
             False where a file leaves it out.
+        gathers_outside: ZeRO-3 gathers what repeats layer by layer, and what stands outside of that for a whole pass of
+            its stage; it reduces gradients in buckets. False where a file leaves it out: both unit by unit.
         space: what a search may choose for it without a pin; a file may leave this out.
     """
 
@@ -110,6 +112,7 @@ class Stack:
     waits_for_kernels: bool = False
     shares_in_node: bool = False
     gathers_in_lists: bool = False
+    gathers_outside: bool = False
     space: Space = field(default_factory=Space)
 
 
@@ -159,6 +162,7 @@ def load_stack(name_or_path: str | Path) -> Stack:
         waits_for_kernels=table.has("waits_for_kernels") and table.truth("waits_for_kernels"),
         shares_in_node=table.has("shares_in_node") and table.truth("shares_in_node"),
         gathers_in_lists=table.has("gathers_in_lists") and table.truth("gathers_in_lists"),
+        gathers_outside=table.has("gathers_outside") and table.truth("gathers_outside"),
         space=read_space(table.table("space")) if table.has("space") else Space(),
     )
     table.finish()

@@ -90,10 +90,9 @@ class TestPlanning:
     @pytest.mark.parametrize(
         ("pins", "message"),
         [
-            ({"zero": 3, "world": 2, "dp": 2}, "zero=3 can be planned but not run yet: choose zero=1 or zero=2"),
             (
-                {"zero": 2, "world": 4, "dp": 2, "pp": 2, "schedule": "zb-h1"},
-                "zero=2 keeps no whole gradients, and schedule 'zb-h1' puts part of them off",
+                {"zero": 3, "world": 4, "dp": 2, "pp": 2, "schedule": "zb-h1"},
+                "zero=3 keeps no whole gradients, and schedule 'zb-h1' puts part of them off",
             ),
             (
                 {"precision": "fp8-mixed"},

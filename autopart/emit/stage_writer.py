@@ -13,6 +13,18 @@ from autopart.emit.weight_text import weight_text
 from autopart.ir.placement import REPLICATED
 from autopart.ir.program import ParameterShard
 from autopart.ir.units import layer_parts, own_weights
+from autopart.sharding.rules.experts import GROUPED
+
+# The inputs that products of `torch.autocast` multiply; what is added to them is none.
+FACTORS = {
+    "aten.linear.default": (0, 1),
+    "aten.matmul.default": (0, 1),
+    "aten.mm.default": (0, 1),
+    "aten.bmm.default": (0, 1),
+    "aten.addmm.default": (1, 2),
+    **dict.fromkeys((f"aten.conv{dims}d.default" for dims in (1, 2, 3)), (0, 1)),
+    **dict.fromkeys(GROUPED, (0, 1)),
+}
 
 
 class StageWriter:
@@ -57,8 +69,22 @@ class StageWriter:
                 parameter = source.parameter_of[actual]
                 value, layout = parameter.value, self.sharded.parameters[name]
                 shape = tuple(size for size in value.shape if isinstance(size, int))
-                found.append(ParameterShard(parameter.target, shape, value.dtype, layout, value.requires_grad))
+                multiplied = self._is_multiplied(name, actual)
+                found.append(
+                    ParameterShard(parameter.target, shape, value.dtype, layout, value.requires_grad, multiplied)
+                )
         return tuple(found)
+
+    def _is_multiplied(self, name: str, actual: str) -> bool:
+        """Whether a product takes a weight, by its names in the folded graph and in the whole one, and nothing else."""
+        graph, source = self.sharded.graph, self.sharded.folded.source
+        users = graph.consumers.get(name, ())
+        if len(users) != 1 or len(source.consumers.get(actual, ())) != 1:
+            return False
+        node = graph.nodes[users[0]]
+        slots = [slot for slot, taken_name in enumerate(node.inputs) if taken_name == name]
+        held = self.sharded.strategies[node.name].inputs[slots[0]] == self.sharded.parameters[name]
+        return len(slots) == 1 and slots[0] in FACTORS.get(node.op, ()) and held
 
     @cached_property
     def constants(self) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autopart.estimate.block import UnitCost
+from autopart.estimate.recompute import is_repeated
 from autopart.ir.plan import Memory
 from cost_models.device import Device
 from cost_models.memory import reserve_bytes
@@ -17,7 +18,7 @@ from cost_models.stack import Stack
 # Gradients are reduced in buckets of 25 MiB, of which two exist besides: flattened copies where a framework makes some;
 # under ZeRO-2, which keeps no whole gradients, the one that is being reduced and the one that is being filled.
 BUCKET_BYTES = 2 * 25 * 2**20
-# Under ZeRO-3 one unit computes while the parameters of the next are gathered.
+# Under ZeRO-3 one layer computes while the parameters of the next are gathered.
 UNITS_GATHERED = 2
 # Of tensors that come and go, what torch's caching allocator holds besides in blocks of other sizes. An estimate: peaks
 # of reserved memory are 5 to 15 % of that above those of allocated memory where torchtitan's logs show both.
@@ -89,11 +90,19 @@ class Keeping:
         """Bytes of all three for each byte of the parameters."""
         return self.weight_bytes(1.0) + self.gradient_bytes(1.0) + self.optimizer_bytes(1.0)
 
+    def resident(self, cost: UnitCost) -> bool:
+        """Whether a unit's parameters are gathered for all of a pass of its stage."""
+        return self.zero >= 3 and self.stack.gathers_outside and not is_repeated(cost)
+
     def temporary_bytes(self, cost: UnitCost) -> float:
-        """What exists while one unit computes: gradients of activations, gathered parameters and their gradients."""
-        if self.zero < 3:
-            return cost.transient_bytes + (BUCKET_BYTES if self.zero == 2 and self.replicas > 1 else 0)
+        """What exists while one unit computes: gradients of activations, gathered parameters and their gradients.
+
+        Gathered parameters that exist while any unit of the stage computes are not in it, see `resident`.
+        """
         held = sum(size for _, size, _ in cost.parameters)
+        if self.zero < 3 or self.stack.gathers_outside:
+            gathered = UNITS_GATHERED * held if self.zero == 3 and is_repeated(cost) else 0.0
+            return cost.transient_bytes + gathered + (BUCKET_BYTES if self.zero >= 2 and self.replicas > 1 else 0)
         return cost.transient_bytes + held * (UNITS_GATHERED + self.state.reduced_bytes / self.element_bytes)
 
 
@@ -119,6 +128,7 @@ def stage_memory(costs: Sequence[UnitCost], in_flight: float, keeping: Keeping, 
     """
     held, _ = parameter_bytes(costs)
     kept = [cost.kept_bytes for cost in costs]
+    resident, _ = parameter_bytes([cost for cost in costs if keeping.resident(cost)])
     # While a unit runs backward, the units behind it have freed what they kept.
     behind = sum(kept)
     flying = in_flight * (behind + entering_bytes)
@@ -126,7 +136,7 @@ def stage_memory(costs: Sequence[UnitCost], in_flight: float, keeping: Keeping, 
     for cost, own in zip(costs, kept, strict=True):
         behind -= own
         there = flying - min(1.0, in_flight) * behind
-        there, passing = there + cost.working_bytes, keeping.temporary_bytes(cost)
+        there, passing = there + cost.working_bytes, resident + keeping.temporary_bytes(cost)
         if there + passing >= peak:
             peak, activations, temporary = there + passing, there, passing
     flat = keeping.flat_bytes(held, max((size for cost in costs for _, size, _ in cost.parameters), default=0.0))

@@ -51,8 +51,9 @@ class Replicas:
         Under ZeRO-2 whole gradients are kept nowhere: what a pass makes is reduced in it, as once a step otherwise.
         Under ZeRO-3 every unit's parameters are gathered while the unit before computes, in both passes, and its
         gradients reduced while the next computes (Zhao et al. 2023, "PyTorch FSDP", section 3.3): a unit takes as long
-        as the slower of both. What nothing hides are the first gathering and the last reduction. The unit's own kernels
-        share the memory with copies: out of the buffer of what was gathered, and into that of what is reduced.
+        as the slower of both. What nothing hides are the first gathering, what a stack gathers for the whole pass, and
+        the last reduction. The unit's own kernels share the memory with copies: out of the buffer of what was gathered,
+        and into that of what is reduced.
         """
         state = self.keeping.state
         if self.group.ranks == 1 or self.keeping.zero < 2:
@@ -64,10 +65,14 @@ class Replicas:
         if self.keeping.stack.gathers_in_lists:
             gathers_s, reduces_s = (sum(own) for own in zip(*map(self._in_lists, stage), strict=True))
             return forward_s + gathers_s, backward_s + gathers_s + reduces_s
+        exposed_s = 0.0  # of gathering what stands outside of layers, before a pass
         gathers_s, reduces_s, copies_s = [], [], []
         for cost in stage:
             held = sum(size for _, size, _ in cost.parameters)
-            gathers_s.append(all_gather_s(held, self._sharers, self.cluster) if held else 0.0)
+            gather_s = all_gather_s(held, self._sharers, self.cluster) if held else 0.0
+            resident = self.keeping.resident(cost)
+            exposed_s += gather_s if resident else 0.0
+            gathers_s.append(0.0 if resident else gather_s)
             reduced = held * state.reduced_bytes / self.keeping.element_bytes
             reduces_s.append(self._reduced_s(reduced) if held else 0.0)
             device = self.cluster.device
@@ -75,7 +80,7 @@ class Replicas:
             copies_s.append((gathered_s, gathered_s + memory_bound_s(held + reduced, device) if held else 0.0))
         scale_f = forward_s / max(1e-30, sum(cost.forward_s for cost in stage))
         scale_b = backward_s / max(1e-30, sum(cost.backward_s for cost in stage))
-        forward, backward = gathers_s[0], reduces_s[0]
+        forward, backward = exposed_s + gathers_s[0], exposed_s + reduces_s[0]
         for index, cost in enumerate(stage):
             ahead = gathers_s[index + 1] if index + 1 < len(stage) else 0.0
             forward += self._beside_s(cost.forward_s * scale_f + copies_s[index][0], ahead)

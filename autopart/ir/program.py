@@ -8,13 +8,23 @@ from autopart.ir.size import Size
 
 @dataclass(frozen=True, slots=True)
 class ParameterShard:
-    """What a rank holds of a parameter. `name` is the original; `shape` the whole one; `layout` says which piece."""
+    """What a rank holds of a parameter.
+
+    Attributes:
+        name: the original one.
+        shape: the whole one.
+        layout: says which piece a rank has.
+        trainable: whether it gets a gradient.
+        multiplied: whether one product takes it as it is held, and nothing else does: of those that `torch.autocast`
+            computes in half.
+    """
 
     name: str
     shape: tuple[int, ...]
     dtype: str
     layout: Layout
     trainable: bool
+    multiplied: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """Batches: what a graph takes of a caller's batch, and how replicas share it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -103,3 +104,19 @@ class Batches:
         if isinstance(batch, tuple | list):
             return type(batch)(own(str(position), item) for position, item in enumerate(batch))
         return own("0", batch)
+
+
+def split_batch(
+    batch: Mapping[str, torch.Tensor], batched: Mapping[str, int], sizes: Sequence[int]
+) -> list[dict[str, torch.Tensor]]:
+    """Micro-batches of these sizes, of a replica's share; items that are not `batched` go to each of them whole."""
+
+    def piece(path: str, item: torch.Tensor, start: int, size: int) -> torch.Tensor:
+        rows = batched.get(path)
+        return item if rows is None else item[start * rows : (start + size) * rows]
+
+    starts = accumulate(sizes, initial=0)
+    return [
+        {path: piece(path, item, start, size) for path, item in batch.items()}
+        for start, size in zip(starts, sizes, strict=False)
+    ]

@@ -13,14 +13,14 @@ from autopart.errors import BatchError, CheckpointError, UnsupportedError
 from autopart.ir.graph import Graph
 from autopart.ir.program import Program, StageProgram
 from autopart.ir.size import evaluate, is_batched
+from autopart.runtime.check_agreement import check_agreement
 from autopart.runtime.comm import Comm
-from autopart.runtime.executor import Executor, RankStage
+from autopart.runtime.executor import RankStage
 from autopart.runtime.kept import bind_kept
-from autopart.runtime.load import load_stage, write_sources
+from autopart.runtime.load import load_bare_stage, write_sources
 from autopart.runtime.message_order import check_message_order
-from autopart.runtime.step_schedule import micro_batch_sizes
-from autopart.runtime.worker import Worker, check_agreement
-from autopart.schedules.forward_passes import forward_passes
+from autopart.runtime.step_schedule import StepSchedule
+from autopart.runtime.worker import Worker
 
 
 @dataclass(frozen=True)
@@ -61,14 +61,14 @@ class Evaluation:
         check_agreement("\n".join(text for _, text in variant.program.sources))
         write_sources(variant.program, directory)
         self._stages = {stage: self._load(stage, directory, model) for stage in self._mesh.stages}
-        self._executor = Executor(variant.program, self._stages, self._mesh)
+        self._executor = worker.executor(variant.program, self._stages)
         self._graph = variant.graph
 
     def _load(self, stage: int, directory: Path, model: nn.Module) -> RankStage:
         own, mesh, trained = self._variant.program.stages[stage], self._mesh, self._worker.program.stages[stage]
         _check_weights(stage, own, trained)
         comm = Comm(mesh.group("tp"), mesh.tp_rank, mesh.size("tp"))
-        module = load_stage(own, directory, comm, mesh.device)
+        module = load_bare_stage(own, directory, comm, mesh.device)
         weights = self._worker.named_parameters()
         for parameter in own.parameters:
             owner, _, last = parameter.name.rpartition(".")
@@ -76,20 +76,21 @@ class Evaluation:
         bind_kept(module, own, model, evaluates=True)
         return RankStage(module, comm, own)
 
-    def loss(self, batch: Mapping[str, torch.Tensor], batched: Mapping[str, int], micro_batch: int) -> torch.Tensor:
+    def loss(
+        self, batch: Mapping[str, torch.Tensor], batched: Mapping[str, int], schedule: StepSchedule
+    ) -> torch.Tensor:
         """The mean loss over the global batch, on every rank."""
-        results = self._run(batch, batched, micro_batch)
+        results = self._run(batch, batched, schedule)
         return self._executor.total([result[0] for result in results])
 
     @torch.no_grad()
     def outputs(
-        self, batch: Mapping[str, torch.Tensor], batched: Mapping[str, int], micro_batch: int, everywhere: bool
+        self, batch: Mapping[str, torch.Tensor], batched: Mapping[str, int], schedule: StepSchedule, everywhere: bool
     ) -> Any:
         """What the model returns for this replica's share: on all its ranks, or on those of the last stage alone."""
         graph, rebuild = self._graph, self._variant.rebuild
-        samples = _samples(batch, batched)
-        self._check_outputs(samples, micro_batch)
-        results = self._run(batch, batched, micro_batch)
+        samples = sum(schedule.sizes)
+        results = self._run(batch, batched, schedule)
         found = []
         home = self._mesh.homes[-1]
         for place, name in enumerate(graph.outputs):
@@ -111,10 +112,19 @@ class Evaluation:
             return None
         return rebuild(found)
 
-    def _check_outputs(self, samples: int, micro_batch: int) -> None:
-        """Several micro-batches give one output only where it has the samples as a dim, or is nothing computed."""
+    def check(self, schedule: StepSchedule, micro_batch: int) -> None:
+        """Whether a batch can be worked through so.
+
+        Several micro-batches give one output only where it has the samples as a dim, or is nothing computed.
+
+        Raises:
+            BatchError: an output that has not.
+            UnsupportedError: NCCL could not tell the messages apart.
+        """
+        if dist.get_backend() == "nccl":
+            check_message_order(self._variant.program, schedule.actions)
         graph = self._graph
-        if samples <= micro_batch:
+        if len(schedule.sizes) == 1:
             return
         for name in graph.outputs:
             value = graph.values[name]
@@ -134,17 +144,13 @@ class Evaluation:
             )
 
     def _run(
-        self, batch: Mapping[str, torch.Tensor], batched: Mapping[str, int], micro_batch: int
+        self, batch: Mapping[str, torch.Tensor], batched: Mapping[str, int], schedule: StepSchedule
     ) -> list[tuple[torch.Tensor, ...]]:
-        sizes = micro_batch_sizes(_samples(batch, batched), micro_batch)
-        schedule = forward_passes(self._mesh.homes, len(sizes))
-        if dist.get_backend() == "nccl":
-            check_message_order(self._variant.program, schedule)
-        self._worker.gather_weights()
+        sizes = schedule.sizes
         self._refresh_constants()
         micro_batches = self._worker.micro_batches(batch, batched, sizes)
         with self._worker.random("evaluation"), self._worker.precision.computing(self._mesh.device):
-            return self._executor.forward(schedule[self._mesh.pp_rank], micro_batches, sizes)
+            return self._executor.forward(schedule.actions[self._mesh.pp_rank], micro_batches, sizes)
 
     @torch.no_grad()
     def _refresh_constants(self) -> None:
@@ -174,8 +180,3 @@ def _check_weights(stage: int, own: StageProgram, trained: StageProgram) -> None
                 f"stage {stage} needs {parameter.name} in evaluation mode, and training has it elsewhere or in other "
                 "pieces: evaluate the whole model, with the weights of full_state_dict()"
             )
-
-
-def _samples(batch: Mapping[str, torch.Tensor], batched: Mapping[str, int]) -> int:
-    path, rows = next(iter(batched.items()))
-    return batch[path].shape[0] // rows

@@ -19,6 +19,7 @@ from autopart.runtime.mesh import Mesh
 from autopart.runtime.p2p import P2P, Pending, dtype_of
 from autopart.runtime.precision import without_autocast
 from autopart.runtime.recorder import Recorder
+from autopart.runtime.unsharder import Unsharder
 
 MicroBatch = Mapping[str, torch.Tensor]
 
@@ -50,8 +51,10 @@ class RankStage:
 class Executor:
     """Runs the passes of this rank's stages as the schedule says, receiving one action ahead."""
 
-    def __init__(self, program: Program, stages: Mapping[int, RankStage], mesh: Mesh) -> None:
-        self._stages, self._mesh = stages, mesh
+    def __init__(
+        self, program: Program, stages: Mapping[int, RankStage], mesh: Mesh, unsharder: Unsharder | None = None
+    ) -> None:
+        self._stages, self._mesh, self._unsharder = stages, mesh, unsharder
         transfers: list[Transfer] = [transfer for own in program.stages for transfer in own.sends]
         self._p2p = P2P(mesh, transfers)
 
@@ -118,6 +121,8 @@ class Executor:
         fractions = self._fractions(sizes)
         for stage in self._stages.values():
             stage.comm.totals = self._count(stage, micro_batches)
+        if self._unsharder is not None:  # after what all wait for anyway, so as not to be in its way
+            self._unsharder.renew()
         ahead = self._receive(actions[0], sizes) if actions else []
         for position, action in enumerate(actions):
             pending = ahead
@@ -129,10 +134,15 @@ class Executor:
             self._stages[action.stage].comm.fraction = fractions[action.micro_batch]
             if recorder is not None:
                 recorder.begin()
+            if self._unsharder is not None:
+                backward = action.kind is not Kind.FORWARD
+                self._unsharder.reach_stage(self._stages[action.stage].module, backward)
             yield action, arrived
             if recorder is not None:
                 recorder.end(action)
         self._p2p.finish()
+        if self._unsharder is not None:
+            self._unsharder.settle()
 
     def _located(self, action: Action, doing: str = "") -> AbstractContextManager[None]:
         stage = self._stages[action.stage]
@@ -179,6 +189,8 @@ class Executor:
         with self._located(action), _putting_off(program, deferred):
             result: Any = stage.module(*(batch[path] for path in program.inputs), *received)
         results = result if isinstance(result, tuple) else (result,)
+        if self._unsharder is not None:
+            results = tuple(self._unsharder.kept(tensor) for tensor in results)
         given: list[tuple[GradientEdge, torch.dtype] | None] = []
         for transfer, tensor in zip(program.sends, results, strict=False):
             if transfer.requires_grad:

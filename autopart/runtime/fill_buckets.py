@@ -1,8 +1,9 @@
-"""fill_buckets: which gradients of a rank are summed together, over whom, and in which order."""
+"""fill_buckets: which parameters of a rank are summed and gathered together, over whom, and in which order."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 import torch.distributed as dist
 from torch import nn
 
@@ -10,6 +11,7 @@ from autopart.ir.placement import Partial
 from autopart.runtime.bucket import Bucket
 from autopart.runtime.executor import RankStage
 from autopart.runtime.mesh import Mesh
+from autopart.runtime.unsharder import blocks_of
 
 MOST_BYTES = 25 * 2**20  # the size that DDP found best
 LEAST_BYTES = 64 * 2**10
@@ -19,13 +21,23 @@ ALIGNED_BYTES = 128  # where a parameter may begin: kernels read lines of so man
 
 @dataclass(frozen=True)
 class _Member:
-    """A parameter that is to be put into a bucket; a tied one gets a bucket of its own."""
+    """A parameter that is to be put into a bucket; a tied one gets a bucket of its own.
+
+    `dtype` is that of its gradient; `block` is the one that it belongs to, where buckets are `by_block`.
+    """
 
     name: str
     parameter: nn.Parameter
+    dtype: torch.dtype
     stages: tuple[int, ...]
     groups: tuple[dist.ProcessGroup, ...]
     tied: bool
+    block: tuple[int, int] | None
+
+    @property
+    def nbytes(self) -> int:
+        """Of its gradient."""
+        return self.parameter.numel() * self.dtype.itemsize
 
 
 def fill_buckets(
@@ -34,6 +46,7 @@ def fill_buckets(
     ties: Mapping[str, dist.ProcessGroup],
     mesh: Mesh,
     order: Sequence[str],
+    by_block: bool = False,
 ) -> tuple[Bucket, ...]:
     """Buckets of about 25 MiB, or of an eighth of everything where that is less, in the order in which they are summed.
 
@@ -45,31 +58,49 @@ def fill_buckets(
         ties: the groups of those that other pipeline ranks have too.
         mesh: where this rank stands.
         order: all names of the model's parameters. Gradients are expected in the opposite order, of later stages first.
+        by_block: as for ZeRO-3: frozen parameters are in buckets too, and a bucket has none of two blocks.
     """
     places = {name: place for place, name in enumerate(order)}
-    trained = {p.name: p for stage in stages.values() for p in stage.program.parameters if p.trainable}
+    shards = {p.name: p for stage in stages.values() for p in stage.program.parameters}
     used = {number: {p.name for p in stage.program.parameters} for number, stage in stages.items()}
+    blocks = _blocks(stages) if by_block else {}
     members = []
-    for name, shard in trained.items():
-        partial = mesh.size("tp") > 1 and isinstance(shard.layout.gradient, Partial)
+    for name, shard in shards.items():
+        if not shard.trainable and not by_block:
+            continue
+        partial = shard.trainable and mesh.size("tp") > 1 and isinstance(shard.layout.gradient, Partial)
         groups = [mesh.group("tp")] if partial else []
-        groups += [ties[name]] if name in ties else []
+        groups += [ties[name]] if name in ties and shard.trainable else []
         if groups or mesh.size("dp") > 1:
             own = tuple(number for number in stages if name in used[number])
-            members.append(_Member(name, named[name], own, tuple(groups), name in ties))
+            block = blocks.get(id(named[name]))
+            dtype = getattr(torch, shard.dtype)
+            members.append(_Member(name, named[name], dtype, own, tuple(groups), name in ties, block))
     members.sort(key=lambda member: (min(member.stages), places[member.name]), reverse=True)
     return _filled(members, mesh.size("dp"))
 
 
+def _blocks(stages: Mapping[int, RankStage]) -> Mapping[int, tuple[int, int]]:
+    """The block of each parameter, by the parameter's id: its stage, and its number there. Others are in none."""
+    return {
+        id(x): (number, place)
+        for number, stage in stages.items()
+        for place, block in enumerate(blocks_of(stage.module))
+        for x in block.parameters()
+    }
+
+
 def _filled(members: Sequence[_Member], shares: int) -> tuple[Bucket, ...]:
-    limit = min(MOST_BYTES, max(LEAST_BYTES, sum(member.parameter.nbytes for member in members) / BUCKETS))
+    limit = min(MOST_BYTES, max(LEAST_BYTES, sum(member.nbytes for member in members) / BUCKETS))
     open_buckets: dict[object, list[_Member]] = {}
     full: list[list[_Member]] = []
     for member in members:
-        key = member.parameter.dtype, member.stages, member.groups, member.name if member.tied else None
+        trained, computed = member.parameter.requires_grad, member.parameter.dtype
+        alike = member.dtype, computed, trained, member.stages, member.groups, member.block
+        key = (*alike, member.name if member.tied else None)
         held = open_buckets.setdefault(key, [])
         held.append(member)
-        if sum(other.parameter.nbytes for other in held) >= limit:
+        if sum(other.nbytes for other in held) >= limit:
             full.append(open_buckets.pop(key))
     expected = {member.name: position for position, member in enumerate(members)}
     ordered = sorted([*full, *open_buckets.values()], key=lambda held: expected[held[-1].name])
@@ -78,14 +109,25 @@ def _filled(members: Sequence[_Member], shares: int) -> tuple[Bucket, ...]:
 
 def _bucket(members: Sequence[_Member], shares: int) -> Bucket:
     first = members[0]
-    aligned = ALIGNED_BYTES // first.parameter.element_size()
+    aligned = ALIGNED_BYTES // first.parameter.element_size()  # of what is computed with, the smaller one
     starts: dict[str, int] = {}
     end = 0
     for member in members:
         starts[member.name] = end
         end += _rounded(member.parameter.numel(), aligned)
     parameters = {member.name: member.parameter for member in members}
-    return Bucket(parameters, first.stages, first.groups, first.tied, starts, _rounded(end, aligned * shares))
+    shapes = {member.name: member.parameter.shape for member in members}
+    return Bucket(
+        parameters,
+        shapes,
+        first.dtype,
+        first.parameter.requires_grad,
+        first.stages,
+        first.groups,
+        first.tied,
+        starts,
+        _rounded(end, aligned * shares),
+    )
 
 
 def _rounded(number: int, multiple: int) -> int:

@@ -33,7 +33,7 @@ def gathered(
     Args:
         program: says who holds which piece.
         mesh: where this rank stands.
-        local: this rank's piece of a parameter, or of its gradient; None counts as zeros.
+        local: this rank's piece of a parameter, or of its gradient; None counts as zeros. All replicas call it.
         held: what is gathered of a stage.
     """
     rank = dist.get_rank()
@@ -45,21 +45,20 @@ def gathered(
             done.add(parameter.name)
             holders = range(mesh.size("tp")) if parameter.layout.shard is not None else range(1)
             ranks = [mesh.rank_of(stage, 0, tp_rank) for tp_rank in holders]
-            whole = None
+            whole, piece = None, _piece(parameter, mesh, local) if stage in mesh.stages else None
             if rank == 0:
-                whole = _collect(parameter, ranks, mesh, local)
-            elif rank in ranks:
-                dist.send(_piece(parameter, mesh, local), 0)
+                whole = _collect(parameter, ranks, mesh, piece)
+            elif rank in ranks and piece is not None:
+                dist.send(piece, 0)
+            del piece  # before another one is put together
             yield parameter.name, whole
 
 
-def _collect(
-    parameter: ParameterShard, ranks: list[int], mesh: Mesh, local: Callable[[str], torch.Tensor | None]
-) -> torch.Tensor:
+def _collect(parameter: ParameterShard, ranks: list[int], mesh: Mesh, own: torch.Tensor | None) -> torch.Tensor:
     pieces = []
     for rank in ranks:
-        if rank == 0:
-            pieces.append(_piece(parameter, mesh, local))
+        if rank == 0 and own is not None:
+            pieces.append(own)
         else:
             buffer = torch.empty(_shape(parameter, mesh), dtype=getattr(torch, parameter.dtype), device=mesh.device)
             dist.recv(buffer, rank)

@@ -11,17 +11,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 
-import torch
 import torch.distributed as dist
 from torch import nn
 
-from autopart.errors import BatchError
 from autopart.ir.action import Action, Kind
 from autopart.runtime.bucket import Bucket
 from autopart.runtime.bucket_sum import BucketSum
 from autopart.runtime.mesh import Mesh
 
-MOST_UNDER_WAY = 1  # of sums, under ZeRO-2: each has a whole buffer, and another one is being filled
+MOST_UNDER_WAY = 1  # of sums, from ZeRO-2 on: each has a whole buffer, and another one is being filled
 
 
 class Gradients:
@@ -31,7 +29,7 @@ class Gradients:
         buckets: in the order in which they are expected and summed.
         leaves: what an optimizer is given, by original names: the parameters, or this rank's pieces of them.
         mesh: where this rank stands.
-        zero: the ZeRO stage: under 2 sums are made in every backward pass, and only shares of them are kept.
+        zero: the ZeRO stage: from 2 on sums are made in every backward pass, and only shares of them are kept.
         late: parameters that may get gradients more than once in a pass, so that they are complete when it ends.
     """
 
@@ -57,22 +55,20 @@ class Gradients:
             for parameter in bucket.parameters.values():
                 parameter.register_post_accumulate_grad_hook(partial(_hooked, own))
 
-    def begin(self, actions: Sequence[Action], in_use: frozenset[str]) -> None:
+    def begin(self, actions: Sequence[Action], in_use: frozenset[str], most: int) -> None:
         """Before the passes of a step, when no parameter and no leaf has a `grad`.
 
         Args:
             actions: what this rank does in the step.
             in_use: the leaves whose gradients of steps before are still needed.
-
-        Raises:
-            BatchError: under ZeRO-2, replicas whose passes cannot be summed in one order.
+            most: micro-batches of the replica that has the most.
         """
         for own in self._sums:
             own.begin(not in_use.isdisjoint(own.bucket.parameters))
         passes = [action for action in actions if action.kind is not Kind.FORWARD]
-        if self._zero == 2:
+        if self._zero >= 2:
             self._ends = {action: [own for own in self._sums if action.stage in own.bucket.stages] for action in passes}
-            self._rounds_left = self._rounds(len(passes)) - len(passes)
+            self._rounds_left = most * len(self._mesh.stages) - len(passes)
             return
         last = {action.stage: position for position, action in enumerate(passes)}
         self._ends = {}
@@ -90,7 +86,7 @@ class Gradients:
             weights: those that get gradients in it, where that is known.
         """
         ending = self._ends.get(action, [])
-        if self._zero == 2:
+        if self._zero >= 2:
             self._queue.extend(ending)
         awaited = None if weights is None else self._late.union(self._names.get(id(x), "") for x in weights)
         for own in ending:
@@ -144,21 +140,8 @@ class Gradients:
             own = self._queue.popleft()
             own.start()
             self._under_way.append(own)
-            if self._zero == 2 and len(self._under_way) > MOST_UNDER_WAY:
+            if self._zero >= 2 and len(self._under_way) > MOST_UNDER_WAY:
                 self._under_way.popleft().wait()
-
-    def _rounds(self, passes: int) -> int:
-        """How many passes the replica with the most of them has."""
-        most = torch.tensor([passes, -passes], device=self._mesh.device)
-        dist.all_reduce(most, dist.ReduceOp.MAX, group=self._mesh.group("dp"))
-        found, least = int(most[0]), -int(most[1])
-        if found != least and len(self._mesh.stages) > 1:
-            raise BatchError(
-                f"under zero=2 replicas with several stages a rank must have equally many micro-batches, and they "
-                f"have {least // len(self._mesh.stages)} to {found // len(self._mesh.stages)}: give them shares of "
-                "one size (a global batch that dp divides), or plan with zero=1"
-            )
-        return found
 
 
 def _hooked(gradients: "weakref.ref[Gradients]", parameter: nn.Parameter) -> None:

@@ -22,6 +22,7 @@ class JobState:
         mesh: where this rank stands.
         stages: this rank's.
         named: this rank's pieces of parameters, by their original names.
+        spans: which elements of a flattened piece `named` has, where it has not all.
         model: names everything; its tensors may be on `meta`.
         constants: what the captured graph closes over.
 
@@ -43,11 +44,15 @@ class JobState:
         named: Mapping[str, nn.Parameter],
         model: nn.Module,
         constants: Mapping[str, torch.Tensor],
+        spans: Mapping[str, tuple[int, int]] | None = None,
     ) -> None:
+        own_spans = spans or {}
         self.model_name = program.model
         self.specs: Mapping[str, ParameterShard] = {p.name: p for stage in program.stages for p in stage.parameters}
         self.parameters: Mapping[str, HeldTensor] = {
-            name: HeldTensor(self.specs[name].shape, x, self.specs[name].layout.shard, mesh.tp_rank, program.tp)
+            name: HeldTensor(
+                self.specs[name].shape, x, self.specs[name].layout.shard, mesh.tp_rank, program.tp, own_spans.get(name)
+            )
             for name, x in named.items()
         }
         registered = {name for name, _ in model.named_buffers(remove_duplicate=False)}

@@ -37,6 +37,27 @@ def load_stage(stage: StageProgram, directory: Path, comm: Comm, device: torch.d
     return built
 
 
+def load_bare_stage(
+    stage: StageProgram, directory: Path, comm: Comm, device: torch.device, halved: torch.dtype | None = None
+) -> nn.Module:
+    """The same without memory for parameters, which get it from elsewhere: they have shapes, and no elements to read.
+
+    Those that one product alone takes have the dtype `halved`, if there is one.
+    """
+    built = load_stage(stage, directory, comm, torch.device("meta"))
+    dtypes = {own.name: halved for own in stage.parameters if own.multiplied and own.dtype == "float32"}
+    for name, buffer in list(built.named_buffers(remove_duplicate=False)):
+        owner, _, last = name.rpartition(".")
+        built.get_submodule(owner).register_buffer(last, torch.empty_like(buffer, device=device))
+    for name, parameter in list(built.named_parameters(remove_duplicate=False)):
+        bare = torch.empty(parameter.shape, dtype=dtypes.get(name) or parameter.dtype, device=device)
+        bare.untyped_storage().resize_(0)
+        owner, _, last = name.rpartition(".")
+        own = nn.Parameter(bare, requires_grad=parameter.requires_grad)
+        built.get_submodule(owner).register_parameter(last, own)
+    return built
+
+
 def fill_stage(
     module: nn.Module,
     stage: StageProgram,
@@ -51,7 +72,6 @@ def fill_stage(
     """
     whole = dict(model.named_parameters(remove_duplicate=False))
     own = dict(module.named_parameters(remove_duplicate=False))
-    buffers = dict(module.named_buffers(remove_duplicate=False))
     with torch.no_grad():
         for parameter in stage.parameters:
             source = whole[parameter.name]
@@ -60,6 +80,13 @@ def fill_stage(
             shard = parameter.layout.shard
             piece = source if shard is None else own_piece(source, shard, tp_rank, tp)
             own[parameter.name].copy_(piece)
+    fill_constants(module, stage, constants)
+
+
+def fill_constants(module: nn.Module, stage: StageProgram, constants: Mapping[str, torch.Tensor]) -> None:
+    """Copy the constants alone into the stage."""
+    buffers = dict(module.named_buffers(remove_duplicate=False))
+    with torch.no_grad():
         for target in stage.constants:
             if not constants[target].is_meta:
                 buffers[target].copy_(constants[target])

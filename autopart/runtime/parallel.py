@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -15,14 +16,16 @@ from autopart.ir.action import Kind
 from autopart.ir.graph import Graph
 from autopart.ir.plan import PlanData
 from autopart.ir.program import Program
+from autopart.runtime.agreed import agreed
 from autopart.runtime.batches import Batches
+from autopart.runtime.check_agreement import check_agreement
 from autopart.runtime.evaluation import Evaluation, Variant
 from autopart.runtime.load import write_sources
 from autopart.runtime.parallel_state import ParallelState
 from autopart.runtime.precision import precision_named
 from autopart.runtime.recorder import Recorder
-from autopart.runtime.step_schedule import training_schedule
-from autopart.runtime.worker import Worker, check_agreement
+from autopart.runtime.step_schedule import StepSchedule, evaluation_schedule, training_schedule
+from autopart.runtime.worker import Worker
 from autopart.schedules.find import find_schedule, schedule_names
 from autopart.schedules.timeline import Timeline
 
@@ -119,13 +122,13 @@ class Parallel(ParallelState, Generic[PlanT]):
         Raises:
             LaunchError: outside a job of the plan's size.
             CheckpointError: the model was built on `meta`, and its weights have no values yet.
-            BatchError: a batch of another size or form.
+            BatchError: a batch of another size or form, on any rank; all then have this error, and none has begun.
             UnsupportedError: the model returns no loss and none was given.
         """
         worker = self._filled()
         self._check_loss()
-        named = self._batches.named(batch)
-        schedule = self._schedule(self._batches.share(named))
+        # Under ZeRO-2 passes sum gradients, of several stages in an order that depends on how many there are.
+        named, schedule = self._taken(batch, self._schedule, self.plan.zero >= 2 and self.plan.virtual_stages > 1)
         if not trace:
             return worker.step(named, self._graph.batched_inputs, schedule)
         recorder = Recorder(worker.mesh)
@@ -153,9 +156,8 @@ class Parallel(ParallelState, Generic[PlanT]):
         """
         self._filled()
         self._check_loss()
-        named = self._batches.named(batch)
-        self._batches.share(named)
-        return self._evaluation(False).loss(named, self._graph.batched_inputs, self.plan.micro_batch)
+        evaluation, named, schedule = self._evaluated(batch, returns=False)
+        return evaluation.loss(named, self._graph.batched_inputs, schedule)
 
     def predict(self, batch: Any, everywhere: bool = True) -> Any:
         """What the model returns in evaluation mode, without gradients: a tensor, a tuple, a dict, a dataclass.
@@ -174,10 +176,8 @@ class Parallel(ParallelState, Generic[PlanT]):
             and what else `evaluate` raises; a loss is not needed.
         """
         self._filled()
-        named = self._batches.named(batch)
-        self._batches.share(named)
-        evaluation = self._evaluation(True)
-        return evaluation.outputs(named, self._graph.batched_inputs, self.plan.micro_batch, everywhere)
+        evaluation, named, schedule = self._evaluated(batch, returns=True)
+        return evaluation.outputs(named, self._graph.batched_inputs, schedule, everywhere)
 
     def clip_grad_norm_(
         self, max_norm: float, norm_type: float = 2.0, error_if_nonfinite: bool = False
@@ -215,9 +215,10 @@ class Parallel(ParallelState, Generic[PlanT]):
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """This rank's parameters by their original names; each is this rank's piece.
 
-        With zero=1 or 2 a piece is what this rank updates of a trained parameter: some of its elements in a row, in a
-        tensor of as many dims, which may be empty. What a step changes reaches the modules when the next step,
-        evaluation or save begins.
+        With zero=1, 2 or 3 a piece is what this rank updates of a trained parameter: some of its elements in a row, in
+        a tensor of as many dims, which may be empty. What a step changes reaches the modules when the next step,
+        evaluation or save begins. With zero=3 frozen parameters are in such pieces too, and those of `module` are empty
+        but while a pass needs them.
         """
         return iter(self._inside().leaves().items())
 
@@ -237,6 +238,32 @@ class Parallel(ParallelState, Generic[PlanT]):
         paths = write_sources(self.program, folder)
         self.plan.save(folder / "plan.json")
         return paths
+
+    def _taken(
+        self, batch: Any, schedule: Callable[..., StepSchedule], alike: bool = False
+    ) -> tuple[dict[str, torch.Tensor], StepSchedule]:
+        """This replica's share by names, and how it is worked through; on all ranks, or an error on all.
+
+        With `alike`, and under ZeRO-3, whose passes gather weights, replicas have equally many micro-batches.
+        """
+        device = self._inside().mesh.device
+
+        def read(count: int | None = None) -> tuple[dict[str, torch.Tensor], StepSchedule]:
+            named = self._batches.named(batch)
+            return named, schedule(self._batches.share(named), count)
+
+        taken, least, most = agreed(read, lambda own: len(own[1].sizes), device)
+        if least != most and (alike or self.plan.zero == 3):
+            taken, _, _ = agreed(partial(read, most), lambda _: 0, device)
+        return taken[0], replace(taken[1], most=most)
+
+    def _evaluated(self, batch: Any, returns: bool) -> tuple[Evaluation, dict[str, torch.Tensor], StepSchedule]:
+        """The model in evaluation mode, and this replica's share, which it can take on all ranks."""
+        mesh = self._inside().mesh
+        named, schedule = self._taken(batch, partial(evaluation_schedule, self.plan, mesh.homes))
+        evaluation = self._evaluation(returns)
+        agreed(partial(evaluation.check, schedule, self.plan.micro_batch), lambda _: 0, mesh.device)
+        return evaluation, named, schedule
 
     def _check_loss(self) -> None:
         if self._graph.loss is None:

@@ -1,19 +1,18 @@
 """Worker: this rank's part of a plan inside a job: its stages, its groups, and how a step runs."""
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import accumulate
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
-from autopart.errors import LaunchError
 from autopart.ir.action import Kind, Schedule
 from autopart.ir.program import Program
+from autopart.runtime.batches import split_batch
+from autopart.runtime.check_agreement import digest
 from autopart.runtime.clip import clip_gradients
 from autopart.runtime.comm import Comm
 from autopart.runtime.executor import Executor, MicroBatch, RankStage
@@ -23,15 +22,17 @@ from autopart.runtime.gradients import Gradients
 from autopart.runtime.held_tensor import HeldTensor
 from autopart.runtime.job_state import JobState
 from autopart.runtime.kept import bind_kept, kept_modules
-from autopart.runtime.load import fill_stage, load_stage
+from autopart.runtime.load import fill_constants, fill_stage, load_bare_stage, load_stage
 from autopart.runtime.loss_scale import LossScale
 from autopart.runtime.mesh import Mesh, build_mesh
 from autopart.runtime.precision import Precision
 from autopart.runtime.recorder import Recorder
 from autopart.runtime.seeded import seeded
+from autopart.runtime.share_parameters import share_parameters
 from autopart.runtime.shares import Shares
 from autopart.runtime.step_schedule import StepSchedule
 from autopart.runtime.ties import holders, tie_groups
+from autopart.runtime.unsharder import Unsharder
 from autopart.schedules.homes import homes
 
 
@@ -69,30 +70,55 @@ class Worker:
         self.program, self.precision = program, precision
         self.loss_scale = LossScale() if precision.scales else None
         self.mesh: Mesh = build_mesh(homes(schedule), replicas, program.tp)
+        zero = zero if replicas > 1 else 0
+        self._parts = zero == 3  # a rank keeps shares of weights alone
         self.stages = {stage: self._load(stage, directory, model, constants) for stage in self.mesh.stages}
         self._named = share_parameters([stage.module for stage in self.stages.values()])
         self._shards = {p.name: p for stage in self.stages.values() for p in stage.program.parameters}
-        self.state = JobState(program, self.mesh, self.stages, self._named, model, constants)
         self._ties = tie_groups(program, self.mesh)
         self._first = {name: ranks[0] for name, ranks in holders(program, self.mesh).items()}
-        self.agree()
         order = [name for name, _ in model.named_parameters(remove_duplicate=False)]
-        buckets = fill_buckets(self.stages, self._named, self._ties, self.mesh, order)
-        zero = zero if replicas > 1 else 0
-        self._shares = Shares(buckets, self.mesh) if zero else None
+        buckets = fill_buckets(self.stages, self._named, self._ties, self.mesh, order, self._parts)
+        self._shares = Shares(buckets, self.mesh, self._parts) if zero else None
         self._leaves = {**self._named, **(self._shares.pieces if self._shares else {})}
-        self._gradients = Gradients(buckets, self._leaves, self.mesh, zero, self._kept())
-        self._executor = Executor(program, self.stages, self.mesh)
+        spans = self._shares.spans() if self._shares and self._parts else {}
+        held = self._leaves if self._parts else self._named
+        self.state = JobState(program, self.mesh, self.stages, held, model, constants, spans)
+        if self._parts:
+            self._fill(dict(model.named_parameters(remove_duplicate=False)))
+        self.agree()
+        trained = [bucket for bucket in buckets if bucket.trained]
+        self._gradients = Gradients(trained, self._leaves, self.mesh, zero, self._kept())
+        self._unsharder = Unsharder(self._shares, self._parts) if self._shares else None
+        self._executor = self.executor(program, self.stages)
         self._seed = self._common_seed()
         self._steps = 0
 
     def _load(self, stage: int, directory: Path, model: nn.Module, constants: Mapping[str, torch.Tensor]) -> RankStage:
         own, tp_rank, tp = self.program.stages[stage], self.mesh.tp_rank, self.program.tp
         comm = Comm(self.mesh.group("tp"), tp_rank, tp)
-        module = load_stage(own, directory, comm, self.mesh.device)
-        fill_stage(module, own, model, constants, tp_rank, tp)
+        if self._parts:
+            module = load_bare_stage(own, directory, comm, self.mesh.device, self.precision.computed)
+            fill_constants(module, own, constants)
+        else:
+            module = load_stage(own, directory, comm, self.mesh.device)
+            fill_stage(module, own, model, constants, tp_rank, tp)
         bind_kept(module, own, model)
         return RankStage(module, comm, own)
+
+    @torch.no_grad()
+    def _fill(self, whole: Mapping[str, torch.Tensor]) -> None:
+        """Give this rank's shares the model's weights; those on `meta` have none."""
+        for name, held in self.state.parameters.items():
+            if not whole[name].is_meta:
+                held.take_from(whole[name])
+
+    def executor(self, program: Program, stages: Mapping[int, RankStage]) -> Executor:
+        """Runs stages that have this rank's parameters."""
+        if self._unsharder is not None:
+            for stage in stages.values():
+                self._unsharder.attach(stage.module)
+        return Executor(program, stages, self.mesh, self._unsharder)
 
     @property
     def module(self) -> nn.Module:
@@ -133,13 +159,12 @@ class Worker:
         micro-batches as `schedule` has them. A `recorder` is told of the actions.
         """
         micro_batches = self.micro_batches(batch, batched, schedule.sizes)
-        self.gather_weights()
         before = {name: leaf.grad for name, leaf in self._leaves.items() if leaf.grad is not None}
         for leaf in self._leaves.values():
             leaf.grad = None
         actions, scale = schedule.actions[self.mesh.pp_rank], self.loss_scale
         passes = [a for a in actions if a.kind is not Kind.WEIGHT or self.stages[a.stage].program.puts_off]
-        self._gradients.begin(passes, frozenset(before))
+        self._gradients.begin(passes, frozenset(before), schedule.most)
         with self.random(str(self._steps)), self.precision.computing(self.mesh.device):
             factor = scale.value if scale else 1.0
             loss = self._executor.run(actions, micro_batches, schedule.sizes, self._gradients, factor, recorder)
@@ -152,9 +177,10 @@ class Worker:
         return loss
 
     def gather_weights(self) -> None:
-        """Under ZeRO, give this rank's modules the weights that other replicas have updated; all ranks call it."""
-        if self._shares is not None:
-            self._shares.gather_weights()
+        """Under ZeRO-1 and 2, give this rank the weights that other replicas have updated; all ranks call it."""
+        if self._unsharder is not None:
+            self._unsharder.renew()
+            self._unsharder.settle()
 
     @property
     def random_state(self) -> tuple[int, int]:
@@ -172,7 +198,12 @@ class Worker:
         """
         self.gather_weights()
         own = {name: held.local for name, held in {**self.state.parameters, **self.state.buffers}.items()}
-        return gathered(self.program, self.mesh, own.get, self.state.saved_of)
+        shares = self._shares if self._parts else None
+
+        def local(name: str) -> torch.Tensor | None:
+            return shares.whole(name) if shares and name in self._named else own.get(name)
+
+        return gathered(self.program, self.mesh, local, self.state.saved_of)
 
     @contextmanager
     def random(self, occasion: str) -> Iterator[None]:
@@ -180,7 +211,7 @@ class Worker:
 
         The same numbers on tp ranks of the same stages, which agree where nothing is sharded; others elsewhere.
         """
-        seed = _digest(f"{self._seed} {occasion} {self.mesh.pp_rank} {self.mesh.replica}")
+        seed = digest(f"{self._seed} {occasion} {self.mesh.pp_rank} {self.mesh.replica}")
         with seeded(seed, self.mesh.device):
             yield
 
@@ -224,12 +255,13 @@ class Worker:
     def agree(self) -> None:
         """Give all holders of a parameter the same values: replicas, tied stages, and tp ranks that hold it whole."""
         with torch.no_grad():
+            held = self._leaves if self._parts else self._named
             for name, group in self._ties.items():
-                dist.broadcast(self._named[name].data, dist.get_global_rank(group, 0), group=group)
-            for name, parameter in self._named.items():
+                dist.broadcast(held[name].data, dist.get_global_rank(group, 0), group=group)
+            for name, parameter in held.items():
                 if self.mesh.size("tp") > 1 and self._shards[name].layout.shard is None:
                     self._broadcast(parameter, "tp")
-                if self.mesh.size("dp") > 1:
+                if self.mesh.size("dp") > 1 and not self._parts:  # no two replicas have the same shares
                     self._broadcast(parameter, "dp")
 
     def _broadcast(self, parameter: nn.Parameter, axis: str) -> None:
@@ -241,56 +273,3 @@ class Worker:
         modules = [module for s in self.stages.values() for _, module in kept_modules(s.module, s.program)]
         kept = {id(parameter) for module in modules for parameter in module.parameters()}
         return frozenset(name for name, parameter in self._named.items() if id(parameter) in kept)
-
-
-def share_parameters(modules: Sequence[nn.Module]) -> dict[str, nn.Parameter]:
-    """The parameters of all modules by their names; one that several have becomes the same, the first one's."""
-    named: dict[str, nn.Parameter] = {}
-    for module in modules:
-        for name, parameter in list(module.named_parameters()):
-            shared = named.setdefault(name, parameter)
-            if shared is not parameter:
-                owner, _, last = name.rpartition(".")
-                module.get_submodule(owner).register_parameter(last, shared)
-    return named
-
-
-def split_batch(
-    batch: Mapping[str, torch.Tensor], batched: Mapping[str, int], sizes: Sequence[int]
-) -> list[MicroBatch]:
-    """Micro-batches of these sizes, of a replica's share; items that are not `batched` go to each of them whole."""
-
-    def piece(path: str, item: torch.Tensor, start: int, size: int) -> torch.Tensor:
-        rows = batched.get(path)
-        return item if rows is None else item[start * rows : (start + size) * rows]
-
-    starts = accumulate(sizes, initial=0)
-    return [
-        {path: piece(path, item, start, size) for path, item in batch.items()}
-        for start, size in zip(starts, sizes, strict=False)
-    ]
-
-
-def check_agreement(fingerprint: str) -> None:
-    """Compare what every rank planned.
-
-    Raises:
-        LaunchError: ranks that disagree, by number.
-    """
-    digest = _digest(fingerprint)
-    device = torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")
-    mine = torch.tensor([digest], dtype=torch.int64, device=device)
-    everyone = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
-    dist.all_gather(everyone, mine)
-    values = [int(item) for item in everyone]
-    different = [rank for rank, value in enumerate(values) if value != values[0]]
-    if different:
-        raise LaunchError(
-            f"ranks {different} have another plan than rank 0: every rank must call parallelize with the same model, "
-            "inputs and arguments, and the same versions of autopart and torch"
-        )
-
-
-def _digest(text: str) -> int:
-    """A number of 56 bits that `text` decides."""
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")

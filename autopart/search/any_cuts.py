@@ -20,9 +20,11 @@ def least_of_any_cuts_s(candidate: Candidate) -> float:
     with the largest share f/x of any unit. Other cuts may need less recomputation, so T is taken without what was
     chosen layer by layer. On devices of several kinds T depends on the cuts, and the first bound stays.
     """
-    if candidate.virtual_stages > 1 or candidate.keeping.zero >= 3:  # ranks have several stages, or sums are not times
+    if candidate.virtual_stages > 1:  # ranks have several stages
         return 0.0
-    both_s = [f + b for f, b in zip(candidate.forward_s, candidate.backward_s, strict=True)]
+    # Under ZeRO-3 a stage does not take the sum of its units' times, but no less than what it computes.
+    passes_s = candidate.computing_s if candidate.keeping.zero >= 3 else (candidate.forward_s, candidate.backward_s)
+    both_s = [f + b for f, b in zip(*passes_s, strict=True)]
     slowest_s, count = max(both_s), candidate.micro_batches
     least_s = count * slowest_s
     if candidate.one_kind and find_schedule(candidate.schedule).kinds == (Kind.FORWARD, Kind.BACKWARD):

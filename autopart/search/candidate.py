@@ -101,6 +101,12 @@ class Candidate:
         return self.table.replicas.cluster
 
     @property
+    def computing_s(self) -> tuple[Times, Times]:
+        """Seconds of each stage's forward and backward pass over one micro-batch, without what replicas exchange."""
+        forward_s, backward_s = zip(*[stage.computing_s for stage in self.stages], strict=True)
+        return forward_s, backward_s
+
+    @property
     def pace(self) -> float:
         """How many times the seconds of a lone device a pass takes on the slowest of all devices."""
         return self.table.pace

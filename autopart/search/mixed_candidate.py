@@ -59,6 +59,13 @@ class MixedCandidate(Candidate):
         """The same of its backward pass, what it computes again included."""
         return tuple(self.views[group].backward_s[stage] for stage, group in enumerate(self._stage_groups))
 
+    @property
+    def computing_s(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Seconds of both passes without what replicas exchange."""
+        views = [self.views[group].computing_s for group in self._stage_groups]
+        forward_s, backward_s = (tuple(own[i][stage] for stage, own in enumerate(views)) for i in (0, 1))
+        return forward_s, backward_s
+
     @cached_property
     def weight_s(self) -> tuple[float, ...]:
         """Of these, the gradients of its weights."""

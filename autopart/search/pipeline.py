@@ -18,6 +18,7 @@ from autopart.search.mixes import Mixes, Stages
 Values: TypeAlias = NDArray[np.float64]
 Matrix: TypeAlias = NDArray[np.float64]
 Places: TypeAlias = NDArray[np.intp]
+Parameters: TypeAlias = tuple[tuple[str, float, int], ...]
 ROUNDING = 1e-9
 
 
@@ -257,12 +258,14 @@ def _even_cuts(windows: _Windows, seconds: Sequence[Values], alike: Alike, most_
 class _Memory:
     """What `stage_memory` adds up, for every sort of stages.
 
-    `least` is what is kept if as much as can be is recomputed. `earlier` is, for each unit, 0, or by how much less of
-    that is kept by a stage that begins before it than by one that begins with it.
+    `resident` are parameters that are gathered for a whole pass. `least` is what is kept if as much as can be is
+    recomputed. `earlier` is, for each unit, 0, or by how much less of that is kept by a stage that begins before it
+    than by one that begins with it.
     """
 
     held: Values
     largest: Values
+    resident: Values
     kept: Values
     least: Values
     beside: Values
@@ -273,7 +276,6 @@ class _Memory:
         cls, costs: Sequence[UnitCost], keeping: Keeping, saved: Values, sorts: UnitSorts, alike: Alike
     ) -> "_Memory":
         start, stop = alike.start, alike.stop
-        held = _prefix([sum([size for _, size, _ in cost.parameters]) for cost in costs])
         kept = _prefix([cost.kept_bytes for cost in costs])
         least = kept - np.concatenate([[0.0], np.cumsum(saved)])
         beside = [cost.working_bytes + keeping.temporary_bytes(cost) for cost in costs]
@@ -281,8 +283,9 @@ class _Memory:
         crossing = cuts[start, 1] + cuts[stop, 0]
         peaks = _largest([own + there for own, there in zip(beside, kept[1:].tolist(), strict=True)], alike)
         return cls(
-            held[stop] - held[start] - _held_twice(costs, sorts.tied, alike),
+            _held([cost.parameters for cost in costs], sorts.tied, alike),
             _largest([max((size for _, size, _ in cost.parameters), default=0.0) for cost in costs], alike),
+            _held([cost.parameters if keeping.resident(cost) else () for cost in costs], sorts.tied, alike),
             kept[stop] - kept[start] + crossing,
             least[stop] - least[start] + crossing,
             np.maximum(0.0, peaks - kept[stop]),
@@ -296,18 +299,20 @@ class _Memory:
         after = np.maximum(keeping.step_bytes(1.0) * self.held, keeping.flat_bytes(self.held, self.largest))
         if keeping.replicas > 1:
             after = np.maximum(after, np.minimum(BUCKET_BYTES, 2 * self.held))
-        return np.where(state + after <= limit_bytes, limit_bytes - (state + self.beside), -1.0)
+        return np.where(state + after <= limit_bytes, limit_bytes - (state + self.resident + self.beside), -1.0)
 
 
-def _held_twice(costs: Sequence[UnitCost], tied: frozenset[str], alike: Alike) -> Values:
-    """Bytes of parameters that several units of a stage use, counted for each but one."""
-    twice = np.zeros(len(alike.start))
+def _held(parameters: Sequence[Parameters], tied: frozenset[str], alike: Alike) -> Values:
+    """Bytes of the parameters of each sort of stages; `tied` ones, that several units use, are there once."""
+    held = _prefix([sum([size for _, size, _ in own]) for own in parameters])
+    found = held[alike.stop] - held[alike.start]
     for name in sorted(tied):
-        users = [(index, size) for index, cost in enumerate(costs) for own, size, _ in cost.parameters if own == name]
-        units = np.array([index for index, _ in users])
-        inside = np.searchsorted(units, alike.stop) - np.searchsorted(units, alike.start)
-        twice += users[0][1] * np.maximum(0, inside - 1)
-    return twice
+        users = [(unit, size) for unit, every in enumerate(parameters) for own, size, _ in every if own == name]
+        if users:
+            units = np.array([unit for unit, _ in users])
+            inside = np.searchsorted(units, alike.stop) - np.searchsorted(units, alike.start)
+            found -= users[0][1] * np.maximum(0, inside - 1)
+    return np.asarray(found)
 
 
 def _largest(values: Sequence[float], alike: Alike) -> Values:

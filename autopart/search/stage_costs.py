@@ -32,11 +32,16 @@ class StageCost:
     tied_names: frozenset[str]
     _memory: dict[tuple[float, float], Memory] = field(default_factory=dict)
 
-    @cached_property
-    def _passes_s(self) -> tuple[float, float]:
+    @property
+    def computing_s(self) -> tuple[float, float]:
+        """Seconds of both passes without what replicas exchange."""
         forward_s = sum([cost.forward_s for cost in self.units])
         backward_s = sum([cost.backward_s + cost.again_s for cost in self.units])
-        return self.replicas.paced(self.units, self.pace * forward_s, self.pace * backward_s)
+        return self.pace * forward_s, self.pace * backward_s
+
+    @cached_property
+    def _passes_s(self) -> tuple[float, float]:
+        return self.replicas.paced(self.units, *self.computing_s)
 
     @property
     def forward_s(self) -> float:

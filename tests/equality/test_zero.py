@@ -1,4 +1,4 @@
-"""ZeRO-1 and 2 leave the numbers as they are, on every layout and schedule."""
+"""ZeRO-1, 2 and 3 leave the numbers as they are, on every layout and schedule."""
 
 from typing import Any
 
@@ -22,6 +22,12 @@ LAYOUTS: list[tuple[str, int, dict[str, Any]]] = [
     ("gpt", 8, {"zero": 2, "dp": 2, "pp": 2, "tp": 2, "micro_batch": 1, "recompute": "full"}),
     ("residual_mlp", 4, {"zero": 2, "dp": 2, "pp": 2, "micro_batch": 1, "schedule": "gpipe"}),
     ("gpt", 4, {"zero": 2, "dp": 2, "pp": 2, "micro_batch": 1, "schedule": "interleaved-1f1b", "virtual_stages": 2}),
+    ("gpt", 2, {"zero": 3, "dp": 2, "micro_batch": 4}),
+    ("conv_net", 4, {"zero": 3, "dp": 4, "micro_batch": 1}),
+    ("llama", 8, {"zero": 3, "dp": 2, "pp": 2, "tp": 2, "micro_batch": 1, "recompute": "full"}),
+    ("residual_mlp", 4, {"zero": 3, "dp": 2, "pp": 2, "micro_batch": 1, "schedule": "gpipe"}),
+    ("gpt2", 4, {"zero": 3, "dp": 2, "pp": 2, "micro_batch": 1, "recompute": "selective"}),
+    ("gpt", 4, {"zero": 3, "dp": 2, "pp": 2, "micro_batch": 1, "schedule": "interleaved-1f1b", "virtual_stages": 2}),
 ]
 
 

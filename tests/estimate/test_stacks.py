@@ -10,7 +10,7 @@ import autopart
 from autopart.estimate.block import UnitCost, unit_costs
 from autopart.estimate.context import find_context
 from autopart.estimate.fusion import Fusion, find_fusion
-from autopart.estimate.memory import Keeping, stage_memory
+from autopart.estimate.memory import BUCKET_BYTES, Keeping, stage_memory
 from autopart.estimate.node import Prices
 from autopart.estimate.recompute import parse_recompute, recomputed, summary
 from autopart.estimate.replicas import Replicas
@@ -23,6 +23,7 @@ from cost_models.compute import memory_bound_s
 from cost_models.precision import state
 from cost_models.stack import load_stack, stack_names
 from tests.benchmarks.fidelity.transformer import Shape, build
+from tests.estimate.keepings import keeping
 
 HIDDEN, HEADS, SEQUENCE, LAYERS, BATCH = 1024, 16, 512, 4, 2
 HALF = 2
@@ -205,6 +206,21 @@ def test_zero_shares_state() -> None:
         assert optimizer == int(whole[2] / (8 if zero >= 1 else 1))
         assert gradients == int(whole[1] / (8 if zero >= 2 else 1))
         assert parameters == (0 if zero >= 3 else int(whole[0]))
+
+
+def test_zero_3_of_the_own_runtime_gathers_layer_by_layer_and_all_else_for_a_pass() -> None:
+    """FSDP, as others apply it, gathers what stands outside of layers by itself too, and reduces whole units."""
+    held, outside = 1e9, 3e9
+    unit = replace(layer(prices("autopart")), kept_bytes=0.0, transient_bytes=0.0, parameters=(("w", held, 1),))
+    embedding = replace(unit, input_bytes=0.0, parameters=(("e", outside, 1),))
+    head = replace(embedding, parameters=(("e", outside, 1), ("h", outside, 1)))
+    units = [embedding, *(replace(unit, parameters=((f"w{i}", held, 1),)) for i in range(3)), head]
+    memory = stage_memory(units, 1, keeping(zero=3, replicas=8), 0.0)
+    assert memory.temporary_bytes == 2 * outside + 2 * held + BUCKET_BYTES
+    assert memory.parameters_bytes == int((2 * outside + 3 * held) / 8)
+    other = replace(keeping(zero=3, replicas=8), stack=load_stack("torchtitan"))
+    reduced = other.state.reduced_bytes / other.element_bytes
+    assert stage_memory(units, 1, other, 0.0).temporary_bytes == 2 * outside * (2 + reduced)
 
 
 def test_sharing_within_a_node_gathers_faster_and_sums_among_nodes() -> None:

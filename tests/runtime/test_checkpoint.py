@@ -107,7 +107,11 @@ def _resumed(name: str, world: int, pins: Pins, directory: Path) -> tuple[list[f
     return _steps(par, batch, optimizer), state
 
 
-SAME = [("dropping", {"tp": 2, "pp": 2}), ("dropping", {"dp": 2, "tp": 2}), ("gpt2", {"pp": 2, "dp": 2, "zero": 1})]
+SAME = [
+    ("dropping", {"tp": 2, "pp": 2}),
+    ("dropping", {"dp": 2, "tp": 2, "zero": 3}),
+    ("gpt2", {"pp": 2, "dp": 2, "zero": 1}),
+]
 
 
 @pytest.mark.parametrize(("name", "pins"), SAME, ids=str)

@@ -40,7 +40,7 @@ def _expected() -> list[tuple[float, dict[str, torch.Tensor]]]:
 
 
 # The head is tied to the embedding: with pp=2 on two stages, which count it once.
-@pytest.mark.parametrize("pins", [{"tp": 4}, {"pp": 2, "tp": 2}, {"pp": 2, "dp": 2, "zero": 1}, {"dp": 4}], ids=str)
+@pytest.mark.parametrize("pins", [{"tp": 4}, {"pp": 2, "tp": 2}, {"pp": 2, "dp": 2, "zero": 3}, {"dp": 4}], ids=str)
 def test_the_norm_is_that_of_the_whole_model(worker_pool: WorkerPool, pins: dict[str, Any]) -> None:
     ranks = worker_pool.run(one_capture, 4, _clip, 4, pins)
     for position, (norm, gradients) in enumerate(_expected()):

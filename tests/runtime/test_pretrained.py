@@ -108,7 +108,7 @@ def _initialized(item: Made, real: Made) -> tuple[dict[str, torch.Tensor], float
 LAYOUTS = [
     ("llama", {"tp": 2, "pp": 2}),
     ("mixed", {"tp": 2, "dp": 2}),
-    ("gpt", {"pp": 2, "virtual_stages": 2, "schedule": "interleaved-1f1b", "dp": 2}),
+    ("gpt", {"pp": 2, "virtual_stages": 2, "schedule": "interleaved-1f1b", "dp": 2, "zero": 3}),
 ]
 
 
@@ -139,9 +139,9 @@ def _trained(first: Made, second: Made, folder: Path) -> tuple[Any, ...]:
 
 TRIPS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("llama", {"tp": 2, "pp": 2}, {"dp": 2, "pp": 2}),
-    ("gpt2", {"dp": 2, "tp": 2}, {"pp": 4}),
+    ("gpt2", {"dp": 2, "tp": 2, "zero": 3}, {"pp": 4}),
     ("bert", {"pp": 2, "tp": 2}, {"tp": 4}),
-    ("mixed", {"tp": 2, "pp": 2, "micro_batch": 2}, {"dp": 4, "micro_batch": 2}),
+    ("mixed", {"tp": 2, "pp": 2, "micro_batch": 2}, {"dp": 4, "micro_batch": 2, "zero": 3}),
 ]
 
 
@@ -325,13 +325,14 @@ def _resident(key: str) -> float:
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak of memory is reset through /proc")
-def test_ranks_read_their_share_and_hold_little_more(tmp_path: Path) -> None:
+@pytest.mark.parametrize("pins", [{"tp": 2, "pp": 2}, {"tp": 2, "dp": 2, "zero": 3}], ids=str)
+def test_ranks_read_their_share_and_hold_little_more(tmp_path: Path, pins: dict[str, Any]) -> None:
     """In processes of its own: others have blocks of freed memory, which nothing gives back."""
-    item = made("wide", tp=2, pp=2)
+    item = made("wide", **pins)
     whole = sum(x.nbytes for x in on_meta(item.build).parameters()) / MIB
     largest = max(x.nbytes for x in on_meta(item.build).parameters()) / MIB
     pool = WorkerPool(4)
-    results = pool.run(_peaks, 4, item, made("gpt", tp=2, pp=2), tmp_path)
+    results = pool.run(_peaks, 4, item, made("gpt", **pins), tmp_path)
     pool.close()
     shutil.rmtree(tmp_path)
     assert whole > 100 and largest < 10

@@ -63,10 +63,10 @@ def _expected(steps: int) -> tuple[dict[str, torch.Tensor], float]:
 
 def _contract(world: int, pins: Pins) -> Any:
     batch = CASES["gpt"].batch(DTYPE)
-    par = autopart.parallelize(_model(), world, inputs=batch, global_batch=8, micro_batch=1, **SEARCHED | pins)
+    par = autopart.parallelize(_model(), world, inputs=batch, global_batch=8, **{"micro_batch": 1} | SEARCHED | pins)
     optimizer = _train(par, 3, lambda tokens, labels: par.train_step(par.shard_batch((tokens, labels))) and None)
     frozen = [p.dim() for p in par.parameters() if not p.requires_grad]
-    assert frozen and all(p.dim() for p in par.parameters())
+    assert (frozen or torch.distributed.get_rank()) and all(p.dim() for p in par.parameters())
     evaluated = float(par.evaluate(par.shard_batch(batch)))
     held = sum(x.numel() for state in optimizer.state.values() for key, x in state.items() if key != "step")
     return par.full_state_dict(), evaluated, held
@@ -79,6 +79,7 @@ def _contract(world: int, pins: Pins) -> Any:
         {"zero": 1, "dp": 2, "pp": 2, "schedule": "zb-h1"},
         {"zero": 2, "dp": 2, "tp": 2},
         {"zero": 2, "dp": 2, "pp": 2},
+        {"zero": 3, "dp": 2, "pp": 2, "micro_batch": 2},
     ],
     ids=str,
 )
@@ -98,13 +99,20 @@ def _bytes(world: int, pins: Pins) -> dict[str, int]:
         build("gpt", DTYPE), world, inputs=batch, global_batch=8, micro_batch=1, **SEARCHED | pins
     )
     optimizer = torch.optim.Adam(par.parameters())
+    assert par.module is not None
+    shares = par._inside()._shares
+    buffers = shares.buffers.values() if shares else ()
+    most = [0]
+    for block in par.module.stacks[0]:
+        block.register_forward_pre_hook(lambda *_: most.append(_stored(buffers)))
+        block.register_full_backward_hook(lambda *_: most.append(_stored(buffers)))
     par.train_step(par.shard_batch(batch))
     optimizer.step()
-    assert par.module is not None
     moments = [x for state in optimizer.state.values() for key, x in state.items() if key != "step"]
     memory = par.plan.stages[torch.distributed.get_rank() // (world // par.plan.pp)].memory
     return {
         "parameters": _stored(par.module.parameters()),
+        "most": max(most),
         "pieces": _stored(par.parameters()),
         "gradients": _stored(p.grad for p in par.parameters() if p.grad is not None),
         "whole gradients": _stored(p.grad for p in par.module.parameters() if p.grad is not None),
@@ -119,16 +127,28 @@ def _stored(tensors: Iterable[torch.Tensor]) -> int:
     return sum({x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in tensors}.values())
 
 
-@pytest.mark.parametrize("pins", [{"dp": 2, "zero": z} for z in (0, 1, 2)] + [{"dp": 2, "pp": 2, "zero": 2}], ids=str)
+@pytest.mark.parametrize("pins", [{"dp": 2, "zero": z} for z in range(4)] + [{"dp": 2, "pp": 2, "zero": 2}], ids=str)
 def test_each_rank_holds_what_the_plan_predicts(worker_pool: WorkerPool, pins: Pins) -> None:
     """Up to 3 %: parameters begin at multiples of 128 bytes, and this model has many small ones."""
     world = pins["dp"] * pins.get("pp", 1)
     for found in worker_pool.run(_bytes, world, world, pins):
         for what in ("parameters", "gradients", "optimizer"):
-            assert found[what] == pytest.approx(found[f"predicted {what}"], rel=0.03), what
+            own = "pieces" if what == "parameters" and pins["zero"] == 3 else what
+            assert found[own] == pytest.approx(found[f"predicted {what}"], rel=0.03), what
         if pins["zero"]:
-            assert found["pieces"] == found["parameters"], "pieces are views of the weights"
             assert found["whole gradients"] == 0
+        if pins["zero"] in (1, 2):
+            assert found["pieces"] == found["parameters"], "pieces are views of the weights"
+        if pins["zero"] == 3:
+            assert found["parameters"] == 0, "between steps a rank has its pieces alone"
+            assert found["most"] == pytest.approx(_two_blocks_and_what_is_outside(), rel=0.05)
+
+
+def _two_blocks_and_what_is_outside() -> int:
+    """Bytes of the model's parameters with two of its four blocks."""
+    return sum(
+        p.nbytes for name, p in build("gpt", DTYPE).named_parameters() if not name.startswith(("blocks.2", "blocks.3"))
+    )
 
 
 def _saved(world: int, pins: Pins, directory: Path, steps: int, first: Path | None = None) -> dict[str, torch.Tensor]:
@@ -160,7 +180,7 @@ def test_checkpoints_move_between_zero_stages_and_layouts(worker_pool: WorkerPoo
         (1, {}),
         (4, {"zero": 2, "dp": 4}),
         (8, {"zero": 1, "dp": 2, "tp": 2, "pp": 2}),
-        (4, {"dp": 2, "tp": 2}),
+        (4, {"zero": 3, "dp": 2, "tp": 2}),
     ]
     for number, (world, pins) in enumerate(stops):
         again = tmp_path / str(number)
@@ -171,17 +191,47 @@ def test_checkpoints_move_between_zero_stages_and_layouts(worker_pool: WorkerPoo
             torch.testing.assert_close(last[name], tensor, rtol=1e-9, atol=1e-12, msg=f"{name} over {pins}")
 
 
-def _uneven(pins: Pins) -> str:
+def _uneven(pins: Pins) -> tuple[str, float, float]:
+    """What a batch gives of which one replica has two samples and the other four, and then one of two and three."""
+    tokens, labels = CASES["gpt"].batch(DTYPE)
     batch = CASES["gpt"].batch(DTYPE)
-    par = autopart.parallelize(build("gpt", DTYPE), 4, inputs=batch, global_batch=8, micro_batch=1, **SEARCHED | pins)
+    par = autopart.parallelize(build("gpt", DTYPE), 4, inputs=batch, global_batch=8, **SEARCHED | pins)
+    replica = int(par.shard_batch((tokens, labels))[0].data_ptr() != tokens.data_ptr())
+
+    def own(*ends: int) -> Any:
+        return tuple(item[(0, *ends)[replica] : ends[replica]] for item in batch)
+
+    message = ""
     try:
-        par.train_step(tuple(item[: 2 if torch.distributed.get_rank() % 2 else 4] for item in batch))
+        par.train_step(own(4, 5))
     except autopart.BatchError as error:
-        return str(error)
-    return ""
+        message = str(error)
+    evaluated = float(par.evaluate(own(3, 5)))
+    return message, float(par.train_step(own(3, 5))), evaluated
 
 
-def test_replicas_whose_passes_cannot_be_summed_together(worker_pool: WorkerPool) -> None:
-    pins = {"zero": 2, "dp": 2, "pp": 2, "schedule": "interleaved-1f1b", "virtual_stages": 2}
-    for message in worker_pool.run(_uneven, 4, pins):
-        assert "equally many micro-batches, and they have 2 to 4: give them shares of one size" in message
+@pytest.mark.parametrize(
+    ("pins", "why"),
+    [
+        (
+            {"zero": 2, "dp": 2, "pp": 2, "micro_batch": 2, "schedule": "interleaved-1f1b", "virtual_stages": 2},
+            "a batch of 1 samples is 1 micro-batches of at most 2",
+        ),
+        (
+            {"zero": 3, "dp": 2, "pp": 2, "micro_batch": 2},
+            "under zero=3 replicas must have equally many micro-batches, and this one has 1 samples for the 2 of "
+            "another",
+        ),
+    ],
+    ids=str,
+)
+def test_replicas_run_equally_many_passes(worker_pool: WorkerPool, pins: Pins, why: str) -> None:
+    """Shares of two and three samples are two micro-batches each; of one sample there are no two."""
+    with torch.no_grad():
+        expected = float(build("gpt", DTYPE)(*(item[:5] for item in CASES["gpt"].batch(DTYPE))))
+    ranks = worker_pool.run(_uneven, 4, pins)
+    for _, trained, evaluated in ranks:
+        assert (trained, evaluated) == pytest.approx((expected, expected), rel=1e-11)
+    own = [message.partition(":")[0] for message, _, _ in ranks]
+    other = "rank 3 cannot take its batch, and its own error says why"
+    assert own == [other, why, other, why]

@@ -188,6 +188,12 @@ class TestNothingFits:
                 with pytest.raises(InfeasiblePlanError):
                     whole.search(4, 8, **{**pins, **kind, "zero": less}).run()
 
+    def test_zero_3_is_chosen_where_nothing_less_fits(self) -> None:
+        pins: dict[str, Any] = {"tp": 1, "pp": 1, "dp": 4, "memory_limit_bytes": 40 * GIB}
+        assert heavy().search(4, 8, **pins).run().best.keeping.zero == 3
+        with pytest.raises(InfeasiblePlanError, match=r"try zero=3 \("):
+            heavy().search(4, 8, zero=2, **pins).run()
+
     def test_cuts_are_named(self) -> None:
         with pytest.raises(InfeasiblePlanError) as caught:
             heavy().search(2, 8, cuts=(1,)).run()

@@ -62,7 +62,7 @@ def kind(recompute: bool) -> str:
 
 
 def evaluate(
-    units: list[UnitCost], cuts: tuple[int, ...], in_flight: list[int], limit: float, recompute: bool
+    units: list[UnitCost], cuts: tuple[int, ...], in_flight: list[int], limit: float, recompute: bool, zero: int = 0
 ) -> tuple[float, float] | None:
     """(slowest stage, sum of squares), or None where a stage does not fit: straight from their definitions."""
     bounds = [0, *cuts, len(units)]
@@ -70,15 +70,15 @@ def evaluate(
     for stage in range(len(bounds) - 1):
         own = [recomputed(unit, kind(recompute)) for unit in units[bounds[stage] : bounds[stage + 1]]]
         entering = units[bounds[stage] - 1].crossing_bytes if stage else 0.0
-        memory = stage_memory(own, in_flight[stage], keeping(), entering)
+        memory = stage_memory(own, in_flight[stage], keeping(zero=zero), entering)
         if memory.total_bytes - memory.reserve_bytes > limit:
             return None
         times.append(sum(u.forward_s + u.backward_s + u.again_s for u in own))
     return max(times), sum(time**2 for time in times)
 
 
-@pytest.mark.parametrize("recompute", [False, True])
-def test_it_agrees_with_brute_force(recompute: bool) -> None:
+@pytest.mark.parametrize(("recompute", "zero"), [(False, 0), (True, 0), (True, 3)])
+def test_it_agrees_with_brute_force(recompute: bool, zero: int) -> None:
     rng = default_rng(0)
     outcomes = {"fits": 0, "nothing fits": 0}
     for _ in range(150):
@@ -89,15 +89,16 @@ def test_it_agrees_with_brute_force(recompute: bool) -> None:
         every = {
             cuts: value
             for cuts in combinations(range(1, len(units)), stages - 1)
-            if (value := evaluate(units, cuts, in_flight, limit, recompute)) is not None
+            if (value := evaluate(units, cuts, in_flight, limit, recompute, zero)) is not None
         }
-        found = search_cuts([recomputed(unit, kind(recompute)) for unit in units], stages, in_flight, limit, keeping())
+        costs = [recomputed(unit, kind(recompute)) for unit in units]
+        found = search_cuts(costs, stages, in_flight, limit, keeping(zero=zero))
         if not every:
             assert found is None
             outcomes["nothing fits"] += 1
             continue
         assert found is not None
-        own = evaluate(units, found, in_flight, limit, recompute)
+        own = evaluate(units, found, in_flight, limit, recompute, zero)
         assert own is not None, "the cuts do not fit"
         assert own == min(every.values())
         outcomes["fits"] += 1
