@@ -115,7 +115,10 @@ class TestPlanning:
             planned(zero=4)
         with pytest.raises(autopart.UnknownNameError, match="unknown precision 'half'; known: as-built, bf16-mixed"):
             planned(precision="half")
-        with pytest.raises(autopart.UnknownNameError, match="unknown stack 'jax'; known: alpa, autopart, fms-fsdp"):
+        with pytest.raises(
+            autopart.UnknownNameError,
+            match="unknown stack 'jax'; known: alpa, autopart, deepspeed-zero3-2021, fms-fsdp",
+        ):
             planned(stack="jax")
         with pytest.raises(autopart.PinError, match="cp=5 does not divide the sequence of"):
             planned(cp=5, world=5)

@@ -7,6 +7,7 @@ import torch
 from torch.export.graph_signature import InputKind
 
 from autopart.capture.node_source import location
+from autopart.capture.same_tensor import passed_through
 from autopart.errors import UnsupportedError
 
 GRAD_REGION = "wrap_with_set_grad_enabled"
@@ -50,9 +51,12 @@ def _inline(module: torch.fx.GraphModule, plain: set[torch.fx.Node]) -> None:
             detached: dict[torch.fx.Node, Any] = {}
             for placeholder, outer in zip(_placeholders(inner), given, strict=True):
                 detached[placeholder] = outer if outer in plain else _detached(module.graph, outer)
-            results = module.graph.graph_copy(inner.graph, detached)
+            results: Any = module.graph.graph_copy(inner.graph, detached)
+        outer = dict(zip(_placeholders(inner), given, strict=True))
+        (left,) = inner.graph.output_node().args
         for user in list(region.users):  # each takes one of its results
-            user.replace_all_uses_with(results[user.args[1]])  # type: ignore[index]
+            passed = passed_through(left[user.args[1]], outer)
+            user.replace_all_uses_with(passed if passed in given else results[user.args[1]])
             module.graph.erase_node(user)
         module.graph.erase_node(region)
     module.recompile()

@@ -14,6 +14,7 @@ from autopart.capture.expand import TracedLayer, expand
 from autopart.capture.layer_ops import NAMESPACE
 from autopart.capture.node_source import location, scope
 from autopart.capture.regions import WRAPPERS
+from autopart.capture.same_tensor import passed_through
 from autopart.errors import UnsupportedError
 from autopart.ir.graph import Arg, Literal, Node, Ref, Value, references
 from autopart.ir.kept import KEPT
@@ -95,9 +96,14 @@ class Translator:
         submodule = self._env[node.args[position]]  # type: ignore[index]
         arguments = node.args[position + 1 :]
         inner = [item for item in submodule.graph.nodes if item.op == "placeholder"]
-        for placeholder, argument in zip(inner, arguments, strict=True):
-            self._env[placeholder] = self._env[argument]  # type: ignore[index]
-        self._env[node] = self._walk(submodule, grad_enabled)
+        outer = dict(zip(inner, arguments, strict=True))
+        for placeholder, argument in outer.items():
+            self._env[placeholder] = self._env[argument]
+        results = self._walk(submodule, grad_enabled)
+        passed = [passed_through(item, outer) for item in _nodes(submodule.graph.output_node().args)]
+        self._env[node] = tuple(
+            self._env[item] if item in arguments else own for own, item in zip(results, passed, strict=True)
+        )
 
     def _mark(self, node: torch.fx.Node, name: str) -> None:
         """A mark of `trace_once`: a layer begins, ends, or is repeated."""

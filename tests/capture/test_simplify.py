@@ -164,6 +164,26 @@ class TestNoise:
         assert gradients["linear"] == [False, True]
         assert gradients["relu"] == [False]
 
+    @pytest.mark.parametrize("in_place", [False, True])
+    def test_what_a_no_grad_region_passes_through_keeps_its_gradient(self, in_place: bool) -> None:
+        class Passing(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.first, self.second = nn.Linear(8, 8), nn.Linear(8, 8)
+
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                hidden = self.first(x)
+                with torch.no_grad():  # to the dtype that it has: the tensor itself
+                    scale = torch.dropout(hidden.to(torch.float32), 0.5, False).abs().mean()
+                own = torch.zeros_like(x)
+                if in_place:
+                    own[:, :4].copy_(x[:, :4])
+                return (self.second(hidden) * scale + own).sum()
+
+        graph = graph_of(Passing(), BATCHED)
+        first, second = (node for node in graph.nodes if node.op == "aten.linear.default")
+        assert second.inputs[0] == first.output.name and first.output.requires_grad
+
     def test_in_place_ops_become_functional(self) -> None:
         graph = graph_of(nn.Sequential(nn.Linear(8, 8), nn.ReLU(inplace=True), nn.Linear(8, 8)))
         assert ops(graph) == ["linear", "relu", "linear"]
