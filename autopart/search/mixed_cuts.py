@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autopart.estimate.block import UnitCost
+from autopart.search.even_cuts import ROUNDING, even_cuts
 from autopart.search.pipeline import CutSearch
 
-ROUNDING = 1e-9
 HALVINGS = 20
 
 Matrix = NDArray[np.float64]
@@ -50,11 +50,9 @@ class MixedCutSearch:
         if stages > self._count:
             return None
         for most_s in self._limits_s():
-            tables = self._tables(in_flight[:stages], limit_bytes, most_s)
-            slowest = _least_slowest(tables)
-            if np.isfinite(slowest):
-                within = slowest * (1 + ROUNDING)
-                return _most_even([_Table(own.start, np.where(own.s <= within, own.s, np.inf)) for own in tables])
+            found = even_cuts(*self._tables(in_flight[:stages], limit_bytes, most_s), most_s)
+            if found is not None:
+                return found
         return None
 
     def kinds(self, cuts: Sequence[int], in_flight: Sequence[float], limit_bytes: float) -> tuple[str, ...]:
@@ -63,8 +61,8 @@ class MixedCutSearch:
         places = unit_groups(self._stage_groups, cuts, self._count)
         return tuple(every[group][unit] for unit, group in enumerate(places))
 
-    def _tables(self, in_flight: Sequence[float], limit_bytes: float, most_s: float) -> "list[_Table]":
-        """The durations of each stage, of which none takes more than `most_s`.
+    def _tables(self, in_flight: Sequence[float], limit_bytes: float, most_s: float) -> tuple[list[int], list[Matrix]]:
+        """The first unit that each stage may begin with, and its durations, of which none is more than `most_s`.
 
         A unit can be the first of a stage if those before it can be done in the stages before, and the others in the
         rest.
@@ -73,13 +71,13 @@ class MixedCutSearch:
         last, first = self._furthest(most_s), self._earliest(most_s)
         spans = [slice(a, b + 1) for a, b in zip(first, last, strict=True)]
         stages = list(zip(in_flight, spans, spans[1:], strict=False))
-        found: dict[int, _Table] = {}
+        found: dict[int, Matrix] = {}
         for number, group in enumerate(self._groups):
             own = [stage for stage, place in enumerate(self._stage_groups) if place == number]
             limits = limit_bytes * group.memory, most_s / group.pace
             tables = group.search.durations_s([stages[stage] for stage in own], *limits)
-            found.update((x, _Table(first[x], group.pace * table)) for x, table in zip(own, tables, strict=True))
-        return [found[stage] for stage in range(len(stages))]
+            found.update((stage, group.pace * table) for stage, table in zip(own, tables, strict=True))
+        return first[:-1], [found[stage] for stage in range(len(stages))]
 
     def _furthest(self, most_s: float) -> list[int]:
         """How many units the first stages can do, none, one, two of them and so on."""
@@ -106,39 +104,7 @@ class MixedCutSearch:
         return 1.1 * most, 2 * most, 1e9 * most
 
 
-@dataclass(frozen=True, slots=True)
-class _Table:
-    """Durations of a stage, by its first unit (row), from unit number `start` on, and by the next stage's (column)."""
-
-    start: int
-    s: Matrix
-
-
 def unit_groups(stage_groups: Sequence[int], cuts: Sequence[int], count: int) -> tuple[int, ...]:
     """For each of `count` units the group of its stage."""
     bounds = [0, *cuts, count]
     return tuple(group for stage, group in enumerate(stage_groups) for _ in range(bounds[stage + 1] - bounds[stage]))
-
-
-def _least_slowest(tables: Sequence[_Table]) -> float:
-    """The least time of the slowest stage of any chain of stages from the first unit to the last."""
-    best = np.zeros(1)
-    for table in tables:
-        if not table.s.size:
-            return float("inf")
-        best = np.maximum(best[:, None], table.s).min(axis=0)
-    return float(best[-1])
-
-
-def _most_even(tables: Sequence[_Table]) -> tuple[int, ...]:
-    """The cuts of the chain of stages, from the first unit to the last, whose squared durations add up to least."""
-    best, choices = np.zeros(1), []
-    for table in tables:
-        joined = best[:, None] + table.s**2
-        choices.append(joined.argmin(axis=0))
-        best = joined.min(axis=0)
-    cuts, place = [], len(best) - 1
-    for table, choice in zip(reversed(tables), reversed(choices), strict=True):
-        place = int(choice[place])
-        cuts.append(table.start + place)
-    return tuple(reversed(cuts[:-1]))

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import repeat
+from itertools import pairwise, repeat
 from typing import TypeAlias
 
 import numpy as np
@@ -12,6 +12,7 @@ from autopart.estimate.block import UnitCost
 from autopart.estimate.memory import BUCKET_BYTES, Keeping, crossing_bytes
 from autopart.estimate.recompute import NONE
 from autopart.search.alike import Alike, UnitSorts, alike_stages
+from autopart.search.even_cuts import ROUNDING, even_cuts
 from autopart.search.even_shares import slowest_within_s
 from autopart.search.mixes import Mixes, Stages
 
@@ -19,7 +20,6 @@ Values: TypeAlias = NDArray[np.float64]
 Matrix: TypeAlias = NDArray[np.float64]
 Places: TypeAlias = NDArray[np.intp]
 Parameters: TypeAlias = tuple[tuple[str, float, int], ...]
-ROUNDING = 1e-9
 
 
 class CutSearch:
@@ -68,8 +68,8 @@ class CutSearch:
 
         for i < j and memory(s, i, j) <= limit.
 
-        Where no stage may take more than some time, few units can be the first of a stage, see `_windows`. Stages as
-        even as can be are tried first, and where they do not fit the memory, less even ones.
+        Where no stage may take more than some time, few units can be the first of a stage, see `_best_within`. Stages
+        as even as can be are tried first, and where they do not fit the memory, less even ones.
 
         Args:
             stages: how many stages.
@@ -86,8 +86,7 @@ class CutSearch:
             return free
         for most_s in self._limits_s(stages) if self._may_fit(in_flight[:stages], room) else ():
             seconds = self._seconds(in_flight[:stages], limit_bytes, most_s)
-            found = _even_cuts(self._windows(stages, most_s), seconds, self._alike, most_s)
-            if found is not None:
+            if (found := self._best_within(most_s, seconds)) is not None:
                 return found
         return None
 
@@ -95,7 +94,7 @@ class CutSearch:
         """The cuts if memory had no limit: where they fit, they are the best."""
         if stages not in self._free:
             limits_s = self._limits_s(stages)[0], float(self._time[-1])  # the latter where places to cut are few
-            every = (_even_cuts(self._windows(stages, s), [self._duration] * stages, self._alike, s) for s in limits_s)
+            every = (self._best_within(most_s, [self._duration] * stages) for most_s in limits_s)
             self._free[stages] = next((found for found in every if found is not None), None)
         return self._free[stages]
 
@@ -172,16 +171,20 @@ class CutSearch:
         all_s = float(self._time[-1]) + (0.0 if self._mixes is None else self._mixes.most_again_s)
         return most, 1.25 * most, 2 * most, all_s
 
-    def _windows(self, stages: int, most_s: float) -> "_Windows":
-        """The units that may be the first of each stage where none takes more than `most_s`, and of none at the end.
+    def _best_within(self, most_s: float, seconds: Sequence[Values]) -> tuple[int, ...] | None:
+        """The best cuts where no stage takes more than `most_s`; `seconds` are, of each, those of every sort of stages.
 
         A unit can be the first of stage s if those before it can be done in s stages, and the others in the rest.
         """
+        stages = len(seconds)
         number, rounding = np.arange(stages + 1), 1e-9 * self._time[-1]
         first = np.searchsorted(self._time, self._time[-1] - (stages - number) * most_s - rounding)
         stop = np.searchsorted(self._time, number * most_s + rounding, side="right")
         first, stop = np.maximum(first, number), np.minimum(stop, self._count + 1 - (stages - number))
-        return _Windows([0, *first[1:-1].tolist(), self._count], [1, *stop[1:-1].tolist(), self._count + 1])
+        firsts = [0, *first[1:-1].tolist(), self._count]
+        windows = list(map(slice, firsts, [1, *stop[1:-1].tolist(), self._count + 1]))
+        tables = [own.take(self._alike.sort_of[at]) for own, at in zip(seconds, pairwise(windows), strict=True)]
+        return even_cuts(firsts[:-1], tables, most_s)
 
     def _seconds(self, in_flight: Sequence[float], limit_bytes: float, most_s: float) -> list[Values]:
         """For each stage, the seconds that every sort of stages takes there in the fastest mix that fits.
@@ -203,14 +206,6 @@ class CutSearch:
         return [self._known[f, limit_bytes][1] for f in in_flight]
 
 
-@dataclass(frozen=True, slots=True)
-class _Windows:
-    """For each stage the units `first` up to `stop` that may be its first; at the end, none."""
-
-    first: list[int]
-    stop: list[int]
-
-
 def search_cuts(
     costs: Sequence[UnitCost],
     stages: int,
@@ -221,37 +216,6 @@ def search_cuts(
 ) -> tuple[int, ...] | None:
     """The best cuts of one chain into one number of stages; arguments and result are those of `CutSearch`."""
     return CutSearch(costs, keeping, allowed).cuts(stages, in_flight, limit_bytes)
-
-
-def _even_cuts(windows: _Windows, seconds: Sequence[Values], alike: Alike, most_s: float) -> tuple[int, ...] | None:
-    """The cuts of the chain of stages from the first unit to the last whose slowest stage is fastest.
-
-    Among such chains that of the most even one, whose squared durations add up to least. None if no chain has stages of
-    at most `most_s`.
-    """
-    best, tables = np.zeros(1), list[Matrix]()
-    for stage, own in enumerate(seconds):
-        rows = slice(windows.first[stage], windows.stop[stage])
-        columns = slice(windows.first[stage + 1], windows.stop[stage + 1])
-        table = own.take(alike.sort_of[rows, columns])
-        if not table.size:
-            return None
-        tables.append(table)
-        best = np.maximum(best[:, None], table).min(axis=0)
-    slowest = best[0] * (1 + ROUNDING)
-    if not slowest <= most_s * (1 + 2 * ROUNDING):
-        return None
-    best, choices = np.zeros(1), list[Places]()
-    for table in tables:
-        table[table > slowest] = np.inf
-        joined = best[:, None] + table**2
-        choices.append(joined.argmin(axis=0))
-        best = joined.min(axis=0)
-    cuts, place = [], 0
-    for first, choice in zip(reversed(windows.first[:-1]), reversed(choices), strict=True):
-        place = int(choice[place])
-        cuts.append(first + place)
-    return tuple(reversed(cuts[:-1]))
 
 
 @dataclass(frozen=True)
