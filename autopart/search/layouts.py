@@ -20,7 +20,7 @@ from autopart.sharding.infer_axes import Axes
 from autopart.sharding.rule import Rule
 from autopart.sharding.strategies import Strategy, strategies
 
-LARGEST_MICRO_BATCH = 32
+LARGEST_MICRO_BATCH = 64
 # In a lean layout, the memory of all parameters weighs as much as this many unsharded passes.
 LEAN_WEIGHT = 100.0
 # In a sparing layout, which is lean too, all activations that are kept weigh as much as this share of such a pass:
