@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 import torch
 
 T = TypeVar("T")
+META = torch.device("meta")
 
 
 def passed_through(result: T, given: Mapping[torch.fx.Node, Any]) -> T | Any:
@@ -25,15 +26,28 @@ def _has_nothing_to_do(node: torch.fx.Node) -> bool:
     """Whether an operator returns its first argument itself: it is called on such a tensor to see."""
     if not isinstance(node.target, torch._ops.OpOverload) or not node.args:
         return False
-    first, *others = node.args
-    value = first.meta.get("val") if isinstance(first, torch.fx.Node) else None
-    further = any(isinstance(arg, torch.fx.Node | torch.SymInt) for arg in (*others, *node.kwargs.values()))
-    if not isinstance(value, torch.Tensor) or further or node.target._schema.is_mutable:
+    sizes = any(isinstance(arg, torch.SymInt) for arg in (*node.args, *node.kwargs.values()))
+    if sizes or node.target._schema.is_mutable:
+        return False  # what takes sizes makes a view, which is a tensor of its own
+    device = getattr(_value(node.args[0]), "device", None)
+    first, *others = (META if device is not None and arg == device else _like(arg) for arg in node.args)
+    if not isinstance(first, torch.Tensor):
         return False
-    shape = [size if isinstance(size, int) else 2 for size in value.shape]
-    tensor = torch.empty(shape, dtype=value.dtype, device="meta")
-    kwargs = {key: tensor.device if arg == value.device else arg for key, arg in node.kwargs.items()}
+    kwargs = {key: META if device is not None and arg == device else _like(arg) for key, arg in node.kwargs.items()}
     try:
-        return bool(node.target(tensor, *others, **kwargs) is tensor)
-    except (RuntimeError, NotImplementedError):
+        return bool(node.target(first, *others, **kwargs) is first)
+    except (RuntimeError, NotImplementedError):  # it needs values, or other sizes: then it has something to do
         return False
+
+
+def _like(arg: Any) -> Any:
+    """In place of a tensor one like it without values, with 2 for sizes that are not known; all else as it is."""
+    value = _value(arg)
+    if not isinstance(value, torch.Tensor):
+        return arg
+    shape = [size if isinstance(size, int) else 2 for size in value.shape]
+    return torch.empty(shape, dtype=value.dtype, device="meta")
+
+
+def _value(arg: Any) -> Any:
+    return arg.meta.get("val") if isinstance(arg, torch.fx.Node) else None

@@ -174,7 +174,7 @@ class TestNoise:
             def forward(self, x: torch.Tensor) -> torch.Tensor:
                 hidden = self.first(x)
                 with torch.no_grad():  # to the dtype that it has: the tensor itself
-                    scale = torch.dropout(hidden.to(torch.float32), 0.5, False).abs().mean()
+                    scale = torch.dropout(hidden.to(torch.float32).type_as(x).to(x), 0.5, False).abs().mean()
                 own = torch.zeros_like(x)
                 if in_place:
                     own[:, :4].copy_(x[:, :4])
