@@ -4,7 +4,13 @@ from typing import Any
 
 import pytest
 
-from autopart.capture import translate
+from autopart.capture import hidden_layers, translate
+
+
+@pytest.fixture(autouse=True)
+def hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The layers of small models are hidden too."""
+    monkeypatch.setattr(hidden_layers, "LEAST", 0)
 
 
 @pytest.fixture
