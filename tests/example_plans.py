@@ -4,18 +4,8 @@ from dataclasses import replace
 from itertools import pairwise
 
 from autopart.ir.placement import PARTIAL_GRADIENT, PARTIAL_VALUE, REPLICATED, sharded
-from autopart.ir.plan import (
-    Alternative,
-    Decision,
-    LayerTraffic,
-    Memory,
-    NodeChoice,
-    Note,
-    ParameterChoice,
-    Parts,
-    Prediction,
-    StagePlan,
-)
+from autopart.ir.plan import LayerTraffic, NodeChoice, Note, ParameterChoice, StagePlan
+from autopart.ir.prediction import Alternative, Decision, Memory, Parts, Prediction
 from autopart.report.printed_plan import Plan
 
 GIB = 1 << 30

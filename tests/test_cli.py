@@ -16,7 +16,7 @@ import cost_models.cluster
 from autopart import api
 from autopart.cli import main
 from autopart.errors import InfeasiblePlanError
-from autopart.ir.plan import to_json
+from autopart.ir.plan_json import plan_to_json
 from autopart.report.load import load_plan
 from cost_models.errors import CostModelFileError
 from tests.example_plans import image_plan, token_plan
@@ -109,7 +109,7 @@ def test_plan_as_json_and_saved(
     path = tmp_path / "plan.json"
     assert main(["plan", f"{tiny}:build", "--world", "64", "--json", "--save", str(path)]) == 0
     out, err = capsys.readouterr()
-    assert json.loads(out) == json.loads(json.dumps(to_json(token_plan())))
+    assert json.loads(out) == json.loads(json.dumps(plan_to_json(token_plan())))
     assert err == f"saved {path}\n"
     assert load_plan(path) == token_plan()
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 # They bring data of their own into the graph, which each layer then has under a name of its own.
 DATA = (torch.tensor, torch.as_tensor, torch.asarray, torch.from_numpy)
@@ -153,7 +155,13 @@ def _looks(tensor: torch.Tensor) -> object:
     with torch._C.DisableTorchFunction():
         sizes = [*tensor.shape, *tensor.stride(), tensor.storage_offset()]
         shown = tuple(size if isinstance(size, int) else size.node.expr for size in sizes)
-        return (type(tensor), tensor.dtype, tensor.device, tensor.layout, tensor.requires_grad, shown)
+        return (*_kind(tensor), tensor.dtype, tensor.device, tensor.layout, tensor.requires_grad, shown)
+
+
+def _kind(tensor: torch.Tensor) -> tuple[bool, type]:
+    """Whether it is a parameter, and of which type: fake ones stand for plain ones, which hidden layers have."""
+    kind = type(tensor)
+    return isinstance(tensor, nn.Parameter), torch.Tensor if kind in (nn.Parameter, FakeTensor) else kind
 
 
 def _modes() -> object:

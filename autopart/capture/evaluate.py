@@ -26,7 +26,7 @@ def evaluate(graph: Graph, name: str, given: Mapping[str, torch.Tensor], batch: 
             args = (concrete(arg, known, batch) for arg in node.args)
             result = overload(node.op)(*args, **{key: concrete(arg, known, batch) for key, arg in node.kwargs})
             results = result if isinstance(result, tuple | list) else (result,)
-            for output, tensor in zip(node.outputs, results, strict=True):
+            for output, tensor in zip(node.outputs, results, strict=False):  # of by-products, none is known
                 known[output.name] = tensor
     return known[name]
 

@@ -36,8 +36,13 @@ def leave_layer(
 
 
 @torch.library.custom_op(f"{NAMESPACE}::repeat_layer", mutates_args=())
-def repeat_layer(first: Sequence[torch.Tensor], outside: Sequence[torch.Tensor], path: str) -> list[torch.Tensor]:
-    """The layer at `path` does with `outside` what another did with what it took; its `leave_layer` gave `first`."""
+def repeat_layer(
+    first: Sequence[torch.Tensor], outside: Sequence[torch.Tensor], weights: str, path: str
+) -> list[torch.Tensor]:
+    """The layer at `path` does with `outside` what another did with what it took; its `leave_layer` gave `first`.
+
+    `weights` has a line for each tensor that it takes: empty, or the name of a hidden one, which is not in `outside`.
+    """
     return _like(first)
 
 
@@ -59,5 +64,5 @@ def _(
 
 
 @repeat_layer.register_fake
-def _(first: Sequence[torch.Tensor], outside: Sequence[torch.Tensor], path: str) -> list[torch.Tensor]:
+def _(first: Sequence[torch.Tensor], outside: Sequence[torch.Tensor], weights: str, path: str) -> list[torch.Tensor]:
     return _like(first)

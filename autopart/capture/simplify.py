@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import torch
 
+from autopart.capture.by_products import without_by_products
 from autopart.capture.constants import evaluate_constant
 from autopart.capture.filled import without_filling
 from autopart.capture.merged_dims import without_merged_dims
@@ -26,7 +27,8 @@ def simplify(graph: Graph, constants: Mapping[str, torch.Tensor]) -> Graph:
 
     The result is the same on every device: a plan made on `meta` must fit the model on GPUs.
     """
-    graph = without_merged_dims(_drop_identities(without_filling(without_running_statistics(graph))))
+    graph = without_by_products(without_filling(without_running_statistics(graph)))
+    graph = without_merged_dims(_drop_identities(graph))
     graph = _drop_identities(graph)
     graph = _use_is_causal(graph, constants)
     return _renumber(_drop_dead(graph))

@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+import re
 import traceback
 import warnings
 from collections.abc import Iterator, Mapping
@@ -19,6 +20,7 @@ from autopart.capture.example_inputs import Batch
 from autopart.capture.found_places import FoundPlaces
 from autopart.capture.functional import functional
 from autopart.capture.gradient_hooks import check_hooks, refusing_hooks
+from autopart.capture.hidden_layers import HiddenLayers, LayersNeededError, hidden_layers
 from autopart.capture.keep_whole import KeepWhole, KeptModules
 from autopart.capture.regions import check_regions
 from autopart.capture.simplify import simplify
@@ -82,7 +84,7 @@ def capture(
 def _with_report(model: nn.Module, example: Example, loss: LossFunction | None, every_layer: bool) -> Captured:
     if not every_layer:
         try:
-            return lower(model, example, WithLoss(model, example.rebuild, loss, TraceOnce(model)))
+            return _traced_once(model, example, loss)
         except GuardOnDataDependentSymNode as error:
             # The model's own code asked for a value, which it would do on the long way too.
             found = _survey(model, example, loss)
@@ -98,13 +100,24 @@ def _with_report(model: nn.Module, example: Example, loss: LossFunction | None, 
         raise _report(model, example, loss, error) from error
 
 
-def lower(model: nn.Module, example: Example, wrapper: WithLoss) -> Captured:
-    """The graph of `wrapper`, which runs `model` and its loss, exported at `example`."""
+def _traced_once(model: nn.Module, example: Example, loss: LossFunction | None) -> Captured:
+    shown: frozenset[str] = frozenset()
+    while True:
+        hidden = hidden_layers(model, shown)
+        wrapper = WithLoss(model, example.rebuild, loss, TraceOnce(model, hidden), hidden=hidden.modules)
+        try:
+            return lower(model, example, wrapper, hidden)
+        except LayersNeededError as error:
+            shown |= error.paths
+
+
+def lower(model: nn.Module, example: Example, wrapper: WithLoss, hidden: HiddenLayers | None = None) -> Captured:
+    """The graph of `wrapper`, which runs `model` and its loss, exported at `example`; some layers may be `hidden`."""
     exported = _export(wrapper, example)
     for name, dims, size in zip(example.names, example.dims, _first_sizes(exported), strict=True):
         if dims and isinstance(size, int):
             raise _FixedBatchError(f"the batch size of {name!r} is fixed to {size}")
-    return _captured(model, exported, example)
+    return _captured(model, exported, example, hidden or HiddenLayers())
 
 
 class _FixedBatchError(Exception):
@@ -177,7 +190,7 @@ def _silent_export() -> Iterator[None]:
             logger.disabled = disabled
 
 
-def _captured(model: nn.Module, exported: Any, example: Example) -> Captured:
+def _captured(model: nn.Module, exported: Any, example: Example, hidden: HiddenLayers) -> Captured:
     signature = exported.graph_signature
     mutated = [spec for spec in signature.output_specs if spec.kind is not OutputKind.USER_OUTPUT]
     for spec in mutated:
@@ -194,9 +207,15 @@ def _captured(model: nn.Module, exported: Any, example: Example) -> Captured:
     constants: list[Constant] = []
     tensors: dict[str, torch.Tensor] = {}
     user_names = iter(example.names)
-    placeholders = [node for node in exported.graph.nodes if node.op == "placeholder"]
-    for node, spec in zip(placeholders, signature.input_specs, strict=True):
-        if spec.kind is InputKind.USER_INPUT:
+    for node, spec in _placeholders(model, exported, hidden):
+        if isinstance(spec, _HiddenTensor):
+            value = translator.hidden(spec.target, spec.name, spec.tensor, spec.parameter)
+            if spec.parameter:
+                parameters.append(Parameter(value, spec.target))
+            else:
+                constants.append(Constant(value, spec.target))
+                tensors[spec.target] = spec.tensor
+        elif spec.kind is InputKind.USER_INPUT:
             path = next(user_names)
             inputs.append(Input(translator.placeholder(node, _argument_name(model, path)), path))
         elif spec.kind is InputKind.PARAMETER:
@@ -229,6 +248,40 @@ def _captured(model: nn.Module, exported: Any, example: Example) -> Captured:
         updates=updates,
     )
     return Captured(simplify(graph, tensors), tensors)
+
+
+@dataclass(frozen=True)
+class _HiddenTensor:
+    """In place of an export's specification; `name` is what it would be called there."""
+
+    target: str
+    tensor: torch.Tensor
+
+    @property
+    def parameter(self) -> bool:
+        return isinstance(self.tensor, nn.Parameter)
+
+    @property
+    def name(self) -> str:
+        return ("p_" if self.parameter else "b_") + re.sub("[^a-z0-9]", "_", self.target.lower())
+
+
+def _placeholders(model: nn.Module, exported: Any, hidden: HiddenLayers) -> list[tuple[Any, Any]]:
+    """The placeholders with their specifications; those that hidden tensors would have, where they would stand."""
+    nodes = [node for node in exported.graph.nodes if node.op == "placeholder"]
+    found: list[tuple[Any, Any]] = [*zip(nodes, exported.graph_signature.input_specs, strict=True)]
+    if not hidden.names:
+        return found
+    own = (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
+    places = {name: place for place, (name, _) in enumerate(own)}
+    found += [(None, _HiddenTensor(name, tensor)) for name, tensor in own if id(tensor) in hidden.names]
+
+    def place(item: tuple[Any, Any]) -> int:
+        spec = item[1]
+        name = spec.target if isinstance(spec, _HiddenTensor) else _own_name(spec)
+        return places.get(name, len(places))  # what is no tensor of the model comes last
+
+    return sorted(found, key=place)
 
 
 def _own_name(spec: Any) -> str:

@@ -17,8 +17,10 @@ from typing import Any
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
 
 from autopart.capture.call_log import CallLog, replace_tensors, version
+from autopart.capture.hidden_layers import HiddenLayers, LayersNeededError
 from autopart.capture.layer_ops import enter_layer, leave_layer, repeat_layer, take_tensor
 from autopart.capture.repeated_modules import RepeatedModule, repeated_modules
 
@@ -58,11 +60,14 @@ class TraceOnce(TorchFunctionMode):
     """While it is active, modules of `root` that do what another did are traced as one `repeat_layer` each.
 
     Raises:
+        LayersNeededError: layers that are hidden must be traced.
         NotRepeatableError: on leaving, or at once: the trace is no good.
     """
 
-    def __init__(self, root: nn.Module) -> None:
+    def __init__(self, root: nn.Module, hidden: HiddenLayers) -> None:
         super().__init__()
+        self.hidden = hidden
+        self._needed: LayersNeededError | None = None
         # A tracer may wrap a module in a proxy, which shares its attributes.
         self._candidates = {id(vars(candidate.module)): candidate for candidate in repeated_modules(root)}
         self._untraced_call: Callable[..., Any] = nn.Module.__call__
@@ -91,13 +96,17 @@ class TraceOnce(TorchFunctionMode):
 
         with _called_by(call), self:
             yield
+        if self._needed is not None:  # the model may have caught it
+            raise self._needed
         if any(version(tensor) != before for tensor, before in self._given):
             raise NotRepeatableError("the result of a layer is changed in place")
 
     def check(self, result: torch.Tensor | tuple[torch.Tensor, ...]) -> None:
         """See that what the model returns has been traced."""
-        if any(isinstance(tensor, _StandIn) for tensor in (result if isinstance(result, tuple) else (result,))):
+        results = result if isinstance(result, tuple) else (result,)
+        if any(isinstance(tensor, _StandIn) for tensor in results):
             raise NotRepeatableError("the model returns a value from inside a layer")
+        self._check_seen(results)
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -109,6 +118,7 @@ class TraceOnce(TorchFunctionMode):
                 return self._answer(self._model, self._log, func, args, kwargs)
         if _StandIn in types:
             raise NotRepeatableError("a value from inside a layer is used outside")
+        self._check_seen((args, kwargs))
         if self._log is None:
             return func(*args, **kwargs)
         with torch._C.DisableTorchFunction():
@@ -116,6 +126,19 @@ class TraceOnce(TorchFunctionMode):
         result = func(*args, **kwargs)
         self._log.add(func, key, result)
         return result
+
+    def _check_seen(self, taken: Any) -> None:
+        """See that nothing that is traced takes a hidden tensor."""
+        if not self.hidden.names:
+            return
+        for item in pytree.tree_leaves(taken):
+            if id(item) in self.hidden.names:
+                name = self.hidden.names[id(item)]
+                self._need([path for path in self.hidden.paths if name.startswith(f"{path}.")])
+
+    def _need(self, paths: list[str]) -> None:
+        self._needed = LayersNeededError(paths)
+        raise self._needed
 
     def _answer(self, model: CallLog, log: CallLog, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         place = len(log.calls)
@@ -137,9 +160,14 @@ class TraceOnce(TorchFunctionMode):
             repeated = self._repeat(candidate, traced, call)
             if repeated is not None:
                 return repeated[0]
+        if candidate.path in self.hidden.paths:
+            self._need([candidate.path] if len(known) == 1 else self._hidden_of(candidate.kind))
         if len(known) == MOST_WAYS:
             return call(self._traced_call)
         return self._trace(candidate, call)
+
+    def _hidden_of(self, kind: int) -> list[str]:
+        return [own.path for own in self._candidates.values() if own.kind == kind and own.path in self.hidden.paths]
 
     def _trace(self, candidate: RepeatedModule, call: Callable[[Callable[..., Any]], Any]) -> Any:
         """Trace a layer and note what it does; if it can be a model for others, its results are those of its mark."""
@@ -179,7 +207,9 @@ class TraceOnce(TorchFunctionMode):
                 raise NotRepeatableError(f"{candidate.path} keeps a state that each call changes")
             return None
         outside = [log.tensors[number] for number in log.outside]
-        left = repeat_layer(traced.left, outside, candidate.path)
+        weights = [self.hidden.names.get(id(tensor), "") for tensor in outside]
+        seen = [tensor for tensor, name in zip(outside, weights, strict=True) if not name]
+        left = repeat_layer(traced.left, seen, "\n".join(weights), candidate.path)
         return (self._given_for(output, log, traced.results, left),)
 
     def _given_for(self, output: Any, log: CallLog, results: list[int], left: list[torch.Tensor]) -> Any:

@@ -42,6 +42,7 @@ class Translator:
         self._layers: dict[tuple[str, ...], TracedLayer] = {}  # by the names of their results
         self._starts: dict[torch.fx.Node, int] = {}
         self._copies = 0
+        self._hidden: dict[str, str] = {}  # from the model's names of hidden tensors to those of their values
 
     def placeholder(self, node: torch.fx.Node, name: str, parameter: bool = False) -> Value:
         """The value of an input, a parameter or a constant of the program."""
@@ -49,6 +50,12 @@ class Translator:
         # Only parameters are trained. On meta, export also says so of an input that an operator broadcasts.
         value = self._value(name, tensor, requires_grad=parameter and bool(tensor.requires_grad))
         self._env[node] = Ref(value.name)
+        return value
+
+    def hidden(self, target: str, name: str, tensor: torch.Tensor, parameter: bool = False) -> Value:
+        """The same of a tensor of a hidden layer, of which the program has no placeholder."""
+        value = self._value(name, tensor, requires_grad=parameter and tensor.requires_grad)
+        self._hidden[target] = value.name
         return value
 
     def body(self, module: torch.fx.GraphModule) -> None:
@@ -118,11 +125,11 @@ class Translator:
             self._layers[_names(results)] = layer
             self._env[node] = results
         else:
-            first, outside, path = (self._arg(arg) for arg in node.args)
+            first, outside, weights, path = (self._arg(arg) for arg in node.args)
+            seen = iter(_names(outside))
+            taken = tuple(self._hidden[name] if name else next(seen) for name in str(weights).split("\n"))
             self._copies += 1
-            nodes, renamed = expand(
-                self._layers[_names(first)], _names(outside), str(path), location(node), self._copies
-            )
+            nodes, renamed = expand(self._layers[_names(first)], taken, str(path), location(node), self._copies)
             self.nodes += nodes
             self._grad.update((value.name, value) for copy in nodes for value in copy.outputs if value.requires_grad)
             self._env[node] = tuple(Ref(renamed[result]) for result in _names(first))

@@ -1,6 +1,6 @@
 """WithLoss: the module that is exported, a model followed by its loss."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -33,7 +33,8 @@ class Watch(Protocol):
 class WithLoss(nn.Module):
     """The model followed by its loss, taking the tensors of the batch by position.
 
-    `call`, where given, runs in place of the model, which then only lends its tensors.
+    `call`, where given, runs in place of the model, which then only lends its tensors. Modules whose ids are in
+    `hidden` are not found among its modules, nor are their tensors: whoever exports it sees none of them.
 
     Raises:
         ForwardError: from `forward`, with the model's error as its cause.
@@ -46,6 +47,7 @@ class WithLoss(nn.Module):
         loss: LossFunction | None,
         watch: Watch | None = None,
         call: Callable[..., Any] | None = None,
+        hidden: Collection[int] = (),
     ) -> None:
         super().__init__()
         self.model = model
@@ -53,6 +55,11 @@ class WithLoss(nn.Module):
         self._loss = loss
         self._watch = watch
         self._call = call
+        self._hidden = hidden
+
+    def named_modules(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, nn.Module]]:
+        """All modules inside, but for those that are hidden."""
+        return (item for item in super().named_modules(*args, **kwargs) if id(item[1]) not in self._hidden)
 
     def forward(self, *tensors: torch.Tensor) -> Any:
         """The loss, or the tensors that the model returns."""

@@ -102,7 +102,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
 
 
 def _plan(arguments: argparse.Namespace) -> str:
-    from autopart.ir.plan import to_json
+    from autopart.ir.plan_json import plan_to_json
     from autopart.planning import Pins
 
     pins = {item.name: getattr(arguments, item.name) for item in fields(Pins) if hasattr(arguments, item.name)}
@@ -111,7 +111,7 @@ def _plan(arguments: argparse.Namespace) -> str:
     if arguments.save is not None:
         plan.save(arguments.save)
         print(f"saved {arguments.save}", file=sys.stderr)
-    return json.dumps(to_json(plan), indent=1) if arguments.json else str(plan)
+    return json.dumps(plan_to_json(plan), indent=1) if arguments.json else str(plan)
 
 
 def _of_model(arguments: argparse.Namespace, pins: Mapping[str, Any]) -> "Plan":

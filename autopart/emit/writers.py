@@ -46,6 +46,17 @@ def _embedding(call: Call) -> str | None:
     return f"F.embedding({indices}, {weight}" + (f", padding_idx={padding})" if padding != "-1" else ")")
 
 
+def _embedding_bag(call: Call) -> str | None:
+    """`F.embedding_bag` returns the first of the four results alone."""
+    weight, indices, offsets, by_frequency, mode, sparse, samples, last, *padding = call.args
+    if len(call.shapes) != 1 or call.kwargs:
+        return None
+    text = f'F.embedding_bag({indices}, {weight}, {offsets}, mode="{("sum", "mean", "max")[int(mode)]}"'
+    named = {"scale_grad_by_freq": by_frequency, "sparse": sparse, "per_sample_weights": samples}
+    named |= {"include_last_offset": last, "padding_idx": padding[0] if padding else "None"}
+    return ", ".join([text, *(f"{key}={own}" for key, own in named.items() if own not in ("False", "None"))]) + ")"
+
+
 def _batch_norm(call: Call) -> str:
     x, weight, bias, mean, variance, training, momentum, eps, *_ = call.args
     named = f"training={training}, momentum={momentum}, eps={eps}"
@@ -184,6 +195,7 @@ WRITERS: Mapping[str, Callable[[Call], str | None]] = {
     "squeeze": _squeeze,
     "arange": _arange,
     "embedding": _embedding,
+    "embedding_bag": _embedding_bag,
     "batch_norm": _batch_norm,
     "instance_norm": _instance_norm,
     **dict.fromkeys(INTERPOLATIONS, _interpolate),

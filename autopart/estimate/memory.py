@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from autopart.estimate.block import UnitCost
 from autopart.estimate.recompute import is_repeated
-from autopart.ir.plan import Memory
+from autopart.ir.prediction import Memory
 from cost_models.device import Device
 from cost_models.memory import reserve_bytes
 from cost_models.precision import State

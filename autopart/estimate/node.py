@@ -184,7 +184,7 @@ class Prices(Conversions):
         if work is Work.ATTENTION:
             found = self.attention(node, strategy)
             return Cost(found.forward_s, found.backward_s if has_backward else 0.0)
-        if short_name(node.op) == "embedding":
+        if short_name(node.op) in ("embedding", "embedding_bag"):
             masked = 2 if strategy.call else 1  # rows that another rank holds are put to zero in a second pass
             forward, backward = masked * 2 * out, trained + masked * 2 * out
             return Cost(memory_bound_s(forward, device), memory_bound_s(backward, device) if has_backward else 0.0)

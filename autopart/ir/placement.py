@@ -1,5 +1,6 @@
 """Placement: how one tensor lies on the ranks of a mesh axis. Layout: the placements of a value and of its gradient."""
 
+import re
 from dataclasses import dataclass
 from math import gcd, prod
 
@@ -7,6 +8,7 @@ from autopart.ir.size import Size
 
 # Reading and writing this much takes a device about as long as it takes to start one more collective.
 LEAST_ROW_BYTES = 16 * 2**20
+_SHARD = re.compile(r"S\((?P<dim>\d+)(@(?P<by>\w+))?(,(?P<parts>[1-9]\d*(:[1-9]\d*)*))?\)", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,3 +142,32 @@ def pieces(shard: Shard, size: int, degree: int, rank: int) -> tuple[tuple[int, 
         slices.append((offset + rank * share, offset + (rank + 1) * share))
         offset += piece
     return tuple(slices)
+
+
+def parse_layout(text: str) -> Layout:
+    """The layout that prints as `text` ("S(2,1:1:1)|S(2,1:1:1)").
+
+    Raises:
+        ValueError: no layout prints so.
+    """
+    value, separator, gradient = text.partition("|")
+    if not separator:
+        raise ValueError(f"{text!r} is no layout, which is two placements, as in 'R|P'")
+    return Layout(parse_placement(value), parse_placement(gradient))
+
+
+def parse_placement(text: str) -> Placement:
+    """The placement that prints as `text` ("S(2,1:1:1)").
+
+    Raises:
+        ValueError: no placement prints so.
+    """
+    if text == "R":
+        return Replicate()
+    if text == "P":
+        return Partial()
+    match = _SHARD.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{text!r} is no placement, which is R, P, S(dim), S(dim,part:part:...) or S(dim@value)")
+    parts = tuple(int(part) for part in match["parts"].split(":")) if match["parts"] else (1,)
+    return Shard(int(match["dim"]), parts, match["by"])

@@ -65,7 +65,7 @@ def run(node: Node, values: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, .
 
 
 def apply(node: Node, tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
-    """The results of the op, with a tensor for every tensor argument in order."""
+    """The results of the op, without by-products, for a tensor for every tensor argument in order."""
     queue = iter(tensors)
 
     def arg(item: Arg) -> Any:
@@ -75,7 +75,8 @@ def apply(node: Node, tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ..
 
     args = [arg(item) for item in node.args]
     result = overload(node.op)(*args, **{key: arg(item) for key, item in node.kwargs})
-    return tuple(result) if isinstance(result, tuple | list) else (result,)
+    results = tuple(result) if isinstance(result, tuple | list) else (result,)
+    return results[: len(node.outputs)] if node.outputs else results
 
 
 def describe(name: str, tensor: torch.Tensor, requires_grad: bool) -> Value:

@@ -4,7 +4,8 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import fields
 
-from autopart.ir.plan import Decision, Parts, PlanData
+from autopart.ir.plan import PlanData
+from autopart.ir.prediction import Decision, Parts
 from autopart.report.grid import grid
 from autopart.report.quantity import GIB, digits, percent, scaled, seconds
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from autopart.errors import PlanFileError
-from autopart.ir.plan import from_json
+from autopart.ir.plan_json import plan_from_json
 from autopart.report.printed_plan import Plan
 
 
@@ -37,4 +37,4 @@ def load_plan(path: str | Path) -> Plan:
         ) from error
     except (ValueError, RecursionError) as error:
         raise PlanFileError(f"{where} is no JSON that a plan has: {error}. Plan again and save it") from error
-    return Plan(**from_json(data, where))
+    return Plan(**plan_from_json(data, where))

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autopart.ir.plan import PlanData
+from autopart.ir.plan_json import write_plan
 from autopart.report.explain import explain
 from autopart.report.predicted_timeline import predicted_timeline
 from autopart.report.save_timeline import save_timeline
@@ -18,6 +19,14 @@ class Plan(PlanData):
     def explain(self) -> str:
         """Why the plan is as it is: where the step's seconds and the memory go, and what each decision is worth."""
         return explain(self)
+
+    def save(self, path: str | Path) -> None:
+        """Write the plan as JSON.
+
+        Raises:
+            PlanFileError: the file cannot be written.
+        """
+        write_plan(self, path)
 
     def save_timeline(
         self, path: str | Path, micro_batches: int | None = None, recorded: Timeline | None = None

@@ -26,6 +26,7 @@ from autopart.ir.placement import Shard, rows
 from autopart.runtime.grouped_mm import grouped_mm
 from autopart.runtime.pieces import join, own_piece, pad_piece, stacked
 from autopart.runtime.seeded import seeded
+from autopart.runtime.sharded_bag import sharded_bag
 from autopart.runtime.vocabulary import ShardedCrossEntropy
 
 Parts = tuple[int, ...]
@@ -134,6 +135,20 @@ class Comm:
         padding = None if padding_idx is None else (padding_idx - first)
         held = padding is not None and 0 <= padding < weight.shape[0]
         return F.embedding(local, weight, padding if held else None).masked_fill(outside.unsqueeze(-1), 0)
+
+    def embedding_bag(
+        self,
+        indices: torch.Tensor,
+        weight: torch.Tensor,
+        offsets: torch.Tensor,
+        mode: str = "mean",
+        per_sample_weights: torch.Tensor | None = None,
+        include_last_offset: bool = False,
+        padding_idx: int | None = None,
+    ) -> torch.Tensor:
+        """The same of sums or means of rows, whose bags begin at `offsets`."""
+        first = self.rank * weight.shape[0]
+        return sharded_bag(indices, weight, offsets, first, mode, per_sample_weights, include_last_offset, padding_idx)
 
     def cross_entropy(
         self, logits: torch.Tensor, targets: torch.Tensor, reduction: str = "mean", ignore_index: int = -100

@@ -15,6 +15,7 @@ from autopart.errors import LaunchError, UnsupportedError
 from autopart.ir.action import Kind
 from autopart.ir.graph import Graph
 from autopart.ir.plan import PlanData
+from autopart.ir.plan_json import write_plan
 from autopart.ir.program import Program
 from autopart.runtime.agreed import agreed
 from autopart.runtime.batches import Batches
@@ -236,7 +237,7 @@ class Parallel(ParallelState, Generic[PlanT]):
         """
         folder = Path(directory)
         paths = write_sources(self.program, folder)
-        self.plan.save(folder / "plan.json")
+        write_plan(self.plan, folder / "plan.json")
         return paths
 
     def _taken(

@@ -74,6 +74,8 @@ class Worker:
         self._parts = zero == 3  # a rank keeps shares of weights alone
         self.stages = {stage: self._load(stage, directory, model, constants) for stage in self.mesh.stages}
         self._named = share_parameters([stage.module for stage in self.stages.values()])
+        for stage in self.stages.values():
+            bind_kept(stage.module, stage.program, model)  # what is kept whole gets the parameters that are shared
         self._shards = {p.name: p for stage in self.stages.values() for p in stage.program.parameters}
         self._ties = tie_groups(program, self.mesh)
         self._first = {name: ranks[0] for name, ranks in holders(program, self.mesh).items()}
@@ -103,7 +105,6 @@ class Worker:
         else:
             module = load_stage(own, directory, comm, self.mesh.device)
             fill_stage(module, own, model, constants, tp_rank, tp)
-        bind_kept(module, own, model)
         return RankStage(module, comm, own)
 
     @torch.no_grad()

@@ -10,7 +10,7 @@ from autopart.estimate.block import UnitCost
 from autopart.estimate.memory import Keeping, crossing_bytes
 from autopart.estimate.recompute import BY_LAYER, summary
 from autopart.ir.action import Kind, Schedule
-from autopart.ir.plan import Memory
+from autopart.ir.prediction import Memory
 from autopart.schedules.find import Definition, find_schedule
 from autopart.schedules.held_states import held_states
 from autopart.schedules.homes import rank_stages

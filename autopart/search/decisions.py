@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from autopart.estimate.recompute import BY_LAYER, NONE
-from autopart.ir.plan import Decision
+from autopart.ir.prediction import Decision
 from autopart.search.candidate import Candidate
 from autopart.search.degrees import DegreeSearch
 from autopart.search.layouts import FAST

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from autopart.estimate.block import UnitCost
-from autopart.ir.plan import Memory
+from autopart.ir.prediction import Memory
 from autopart.search.candidate import Candidate
 from autopart.search.mixed_cuts import unit_groups
 from cost_models.collective import Group, all_gather_s, all_reduce_s

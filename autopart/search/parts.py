@@ -1,7 +1,7 @@
 """Parts: what the seconds of a candidate's step are spent on."""
 
 from autopart.ir.action import Kind
-from autopart.ir.plan import Parts
+from autopart.ir.prediction import Parts
 from autopart.schedules.find import find_schedule
 from autopart.search.candidate import Candidate
 

@@ -11,8 +11,7 @@ from fnmatch import fnmatchcase
 from autopart.errors import PinError
 from autopart.ir.folded import Folded
 from autopart.ir.graph import Parameter
-from autopart.ir.placement import Partial, Placement, Shard, normalized
-from autopart.ir.plan import parse_placement
+from autopart.ir.placement import Partial, Placement, Shard, normalized, parse_placement
 from autopart.search.layouts import Layouts
 
 MOST_NAMES = 6  # that an error lists

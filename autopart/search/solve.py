@@ -7,16 +7,8 @@ from autopart.estimate.work import Work, work_of
 from autopart.ir.folded import Folded
 from autopart.ir.graph import Node
 from autopart.ir.kept import KEPT, function_name
-from autopart.ir.plan import (
-    Alternative,
-    DeviceGroup,
-    LayerTraffic,
-    NodeChoice,
-    Note,
-    ParameterChoice,
-    PlanData,
-    Prediction,
-)
+from autopart.ir.plan import DeviceGroup, LayerTraffic, NodeChoice, Note, ParameterChoice, PlanData
+from autopart.ir.prediction import Alternative, Prediction
 from autopart.ir.uncollected import uncollected
 from autopart.ir.units import Unit, units_of
 from autopart.search.candidate import Candidate

@@ -8,7 +8,7 @@ from autopart.estimate.block import UnitCost
 from autopart.estimate.memory import Keeping, parameter_bytes, stage_memory
 from autopart.estimate.recompute import NONE, recomputed
 from autopart.estimate.replicas import Replicas
-from autopart.ir.plan import Memory
+from autopart.ir.prediction import Memory
 from autopart.search.alike import UnitSorts
 from cost_models.collective import Group, all_reduce_s
 

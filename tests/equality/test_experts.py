@@ -12,7 +12,8 @@ from autopart.errors import UnsupportedError
 from autopart.estimate.block import unit_costs
 from autopart.estimate.node import Prices
 from autopart.ir.placement import sharded
-from autopart.ir.plan import NodeChoice, ParameterChoice, PlanData, from_json, to_json
+from autopart.ir.plan import NodeChoice, ParameterChoice, PlanData
+from autopart.ir.plan_json import plan_from_json, plan_to_json
 from autopart.ir.units import units_of
 from autopart.search.pipeline import search_cuts
 from autopart.search.tensor import search_tensor
@@ -66,7 +67,7 @@ def test_each_rank_has_its_own_experts(worker_pool: WorkerPool, name: str, tp: i
     plan = with_experts_shared(PlanData(**{item.name: getattr(made, item.name) for item in fields(PlanData)}), ready)
     experts = [choice.layout for choice in plan.parameters if "experts" in choice.name]
     assert len(experts) == 2 and all(layout == sharded(0) for layout in experts)
-    plan = PlanData(**from_json(json.loads(json.dumps(to_json(plan))), "here"))
+    plan = PlanData(**plan_from_json(json.loads(json.dumps(plan_to_json(plan))), "here"))
     assert_equal(train_plan(worker_pool, name, dtype, plan), single_process(name, dtype), tolerance(name, dtype))
 
 

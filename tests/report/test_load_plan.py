@@ -21,6 +21,13 @@ def test_round_trip(plan: Plan, tmp_path: Path) -> None:
     assert str(again) == str(plan)
 
 
+def test_save_where_there_is_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(
+        PlanFileError, match=r"cannot be saved as .*none.plan.json: No such file or directory. Save it in a folder"
+    ):
+        token_plan().save(tmp_path / "none" / "plan.json")
+
+
 def test_missing_file(tmp_path: Path) -> None:
     path = tmp_path / "none.json"
     with pytest.raises(PlanFileError, match=r"there is no plan file '.*none.json': make one with plan.save"):

@@ -11,6 +11,9 @@ from tests.kept_models import KEEP, build, experts, experts_batch
 from tests.one_capture import one_capture
 from tests.worker_pool import WorkerPool
 
+# Two stages of a rank keep modules with one weight between them.
+LOOPED: dict[str, Any] = {"pp": 2, "virtual_stages": 2, "cuts": ["blocks.0", "blocks.1", "blocks.2"]}
+
 
 def _train(
     name: str, world: int, pins: dict[str, Any]
@@ -39,6 +42,8 @@ def _train(
         ("tied", {"tp": 2, "pp": 2}),
         ("tied", {"tp": 1, "pp": 4}),
         ("teaching", {"tp": 2, "pp": 2}),
+        ("experts", {**LOOPED, "dp": 2}),
+        ("experts", {**LOOPED, "dp": 2, "zero": 3}),
     ],
 )
 def test_loss_and_gradients(worker_pool: WorkerPool, name: str, pins: dict[str, Any]) -> None:

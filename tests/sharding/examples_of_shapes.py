@@ -134,4 +134,14 @@ INDEXING = (
     of(lambda x, w: F.embedding(x, w, padding_idx=5), i(8, 4, 4), t(8, 4)),
     of(lambda x, w: F.embedding(x, w, padding_idx=-8), i(8, 4, 4), t(8, 4)),
     of(lambda x, w: F.embedding(x, w, scale_grad_by_freq=True), i(8, 4, 4), t(8, 4)),
+    *(of(lambda x, w, m=mode: F.embedding_bag(x, w, mode=m), i(8, 4, 6), t(8, 4)) for mode in ("sum", "mean", "max")),
+    of(lambda x, w: F.embedding_bag(x, w, mode="mean", padding_idx=5), i(8, 4, 8), t(8, 4)),
+    of(lambda x, w, s: F.embedding_bag(x, w, mode="sum", per_sample_weights=s), i(8, 4, 6), t(8, 4), t(4, 6)),
+    of(lambda x, w, o: F.embedding_bag(x, w, o), i(8, 10), t(8, 4), torch.tensor([0, 3, 3, 8])),
+    of(
+        lambda x, w, o: F.embedding_bag(x, w, o, include_last_offset=True, padding_idx=2),
+        i(8, 10),
+        t(8, 4),
+        torch.tensor([0, 3, 3, 10]),
+    ),
 )

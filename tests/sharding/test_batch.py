@@ -102,6 +102,27 @@ def test_what_letters_cannot_tell_is_found_out_by_running() -> None:
     assert _batch(Masked(shifted=True), X, mask).mixing
 
 
+class Bags(nn.Module):
+    """Sums over bags of rows, which `bags` makes of tokens of shape (batch, 6)."""
+
+    def __init__(self, bags: Any) -> None:
+        super().__init__()
+        self.rows, self.bags = nn.EmbeddingBag(8, 4), bags
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """tokens: (batch, 6)."""
+        found: torch.Tensor = self.rows(*self.bags(tokens))
+        return found.square().sum(-1).mean()
+
+
+def test_bags_of_one_sample_each_are_separable_and_others_are_not() -> None:
+    tokens = torch.randint(0, 8, (4, 6))
+    for own in (lambda x: (x,), lambda x: (x.view(-1, 3),), lambda x: (x[:, 1:],)):
+        assert not _batch(Bags(own), tokens).mixing
+    for mixed in (lambda x: (x.T,), lambda x: (x.T.reshape(-1, 6),), lambda x: (x.flatten(), x[:, 0].cumsum(0))):
+        assert _batch(Bags(mixed), tokens).mixing
+
+
 def test_a_balancing_loss_is_named_once() -> None:
     """The auxiliary loss of a router is a product of two means over the batch."""
     from transformers import MixtralConfig, MixtralForCausalLM

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from autopart import api
 from autopart.estimate.node import Prices
-from autopart.ir.placement import PARTIAL_GRADIENT, PARTIAL_VALUE, REPLICATED, Layout, Shard, sharded
-from autopart.ir.plan import parse_layout
+from autopart.ir.placement import PARTIAL_GRADIENT, PARTIAL_VALUE, REPLICATED, Layout, Shard, parse_layout, sharded
 from autopart.runtime.comm import Comm
 from autopart.sharding.infer_axes import infer_axes
 from autopart.sharding.reshard import ALL_ROWS, OWN_ROWS, conversion
