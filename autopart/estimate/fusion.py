@@ -9,7 +9,7 @@ from math import inf
 
 import networkx as nx
 
-from autopart.estimate.work import Keeps, Work, kept_inputs_of, keeps_of, short_name, work_of
+from autopart.estimate.work import Keeps, Work, keeps_of, kept_inputs_of, short_name, work_of
 from autopart.ir.graph import Graph, Node
 
 # fmt: off

@@ -92,9 +92,9 @@ class Replicas:
     def _in_lists(self, cost: UnitCost) -> tuple[float, float]:
         """Seconds in both passes of gathering a unit's parameters one by one, and of scattering their gradients so.
 
-        torch's collectives of lists copy every rank's piece by a kernel (its ProcessGroupNCCL.cpp, `allgather`). What is
-        recomputed is gathered thrice: when it is computed again its parameters are released, and its gradients need
-        them (Rajbhandari et al. 2021, "ZeRO-Infinity", section 4.1).
+        torch's collectives of lists copy every rank's piece by a kernel (its ProcessGroupNCCL.cpp, `allgather`). What
+        is recomputed is gathered thrice: computing it again releases its parameters, which its gradients need
+        (Rajbhandari et al. 2021, "ZeRO-Infinity", section 4.1).
         """
         gathered_s, reduced_s, device = 0.0, 0.0, self.cluster.device
         launches_s = self._sharers.ranks * max(device.kernel_launch_s, self.keeping.stack.dispatch_s)
