@@ -39,9 +39,9 @@ _UNSEEN_MISSES = """What is off, and why:
   the gradients) took what one network card of a node's eight moves, 21 and 23.5 GB/s: as if all went around one ring.
   Nothing found says why it should, so the model has a ring for each card.
 - **mtnlg.** Over 160 to 240 micro-batches a step took 0.196 s a micro-batch and 13 s besides; predicted are 0.183 and
-  7 s, most of that the fill of the pipeline. On the same machine and model Megatron-LM (sc21t2_ptd_530B) is right within
-  5 %. GPT-NeoX's run, on DeepSpeed's pipeline too, is as slow; vTrain's, said to be of the same software, are not. It
-  was a training run, not a benchmark.
+  7 s, most of that the fill of the pipeline. On the same machine and model Megatron-LM (sc21t2_ptd_530B) is right
+  within 5 %. GPT-NeoX's run, on DeepSpeed's pipeline too, is as slow; vTrain's, said to be of the same software, are
+  not. It was a training run, not a benchmark.
 - **megascale.** Megatron-LM on ByteDance's cluster: 0.195 s a micro-batch from 256 to 1024 GPUs, 0.193 predicted. What
   is missing comes once a step, 1 to 1.5 s of 4 as of 192 replicas: as much again as the reduction of float32 gradients
   at the speed of the network cards. Whether activations were computed again is not published.
@@ -145,13 +145,12 @@ Tried and not kept:
   code of that time counted 6 N + 60 s h L for each token: 43.9 s a step, not 47.7. The rest of what is missing is like
   that of other pipelines of DeepSpeed (BLOOM, and mtnlg above), and not explained.
 - **Noise inside sweeps.** In vTrain's 39.1B sweep the 26 runs at tp=8 are ordered with a rank correlation of 0.97, the
-  13 at tp=4 with 0.65. Those jump by 8 to 30 % between neighbouring micro-batches, both ways: with pp=8 a step took 16.1,
-  17.6, 17.4, 16.1 and 20.6 s at micro-batches of 2, 3, 4, 6 and 12, where the fill of the pipeline, 7 micro-batches,
-  grows all along. Were all predictions below tp=8 slower by the factor that orders best, 1.12, it would be 0.90: no
-  model that is smooth in the micro-batch orders them. The choice does not suffer.
+  13 at tp=4 with 0.65. Those jump by 8 to 30 % between neighbouring micro-batches, both ways: with pp=8 a step took
+  16.1, 17.6, 17.4, 16.1 and 20.6 s at micro-batches of 2, 3, 4, 6 and 12, where the fill of the pipeline, 7
+  micro-batches, grows all along. Were all predictions below tp=8 slower by the factor that orders best, 1.12, the
+  whole would come to 0.90: no model that is smooth in the micro-batch orders them. The choice does not suffer.
 - **Limits missed.** BLOOM's 206B model (82 layers of 14336) did not fit where 203B (94 of 13312) took 67 GB, and 176B
-  (70 of 14336) 59: by parameters and activations a line through these two gives it 68 GB of 80. What else it took is not
-  published.
+  (70 of 14336) 59: a line through these two, by parameters, gives it 68 GB of 80. What else it took is not published.
 - **The loss of tensor-parallel torchtitan.** DTensor's vocabulary-parallel loss makes more copies of the logits than
   are counted: the two 70B runs take a quarter more memory than predicted.
 """
