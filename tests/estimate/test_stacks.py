@@ -14,6 +14,7 @@ from autopart.estimate.memory import BUCKET_BYTES, Keeping, stage_memory
 from autopart.estimate.node import Prices
 from autopart.estimate.recompute import parse_recompute, recomputed, summary
 from autopart.estimate.replicas import Replicas
+from autopart.ir.placement import REPLICATED, Layout, Partial, Replicate, Shard
 from autopart.prepared import Prepared
 from autopart.sharding.infer_axes import infer_axes
 from autopart.sharding.strategies import strategies
@@ -51,8 +52,6 @@ def layer(own: Prices, dropout: float = 0.1) -> UnitCost:
         node.name: strategies(node, ready.folded.graph, ready.rules[node.name], axes.parts_of, 1)[0]
         for node in ready.folded.graph.nodes
     }
-    from autopart.ir.placement import REPLICATED
-
     layouts = {parameter.value.name: REPLICATED for parameter in ready.folded.graph.parameters}
     costs = unit_costs(ready.folded, ready.units, own, alone, layouts)
     return next(cost for unit, cost in zip(ready.units, costs, strict=True) if unit.run == 1)
@@ -217,6 +216,24 @@ def test_what_is_gathered_again_is_kept_in_shares_in_float8_too() -> None:
     )
     sizes = [plan.stages[0].memory.activations_bytes for plan in (alone, shared)]
     assert sizes[1] < 1.05 * sizes[0] / 8
+
+
+def test_layers_gather_in_float8_what_its_products_take() -> None:
+    """Half the bytes of gathering inside of repeated layers; all of scattered sums, and outside of layers."""
+    ready, sent = prepared(0.0), {}
+    for precision in ("bf16-mixed", "fp8-mixed"):
+        graph = ready.folded.graph
+        own = Prices(graph, ready.rules, load_cluster("dgx-h100"), 4, BATCH, load_stack("megatron-core"), precision)
+        inside = next(node.output.name for node in graph.nodes if node.name in own.repeated and "linear" in node.op)
+        outside = next(node.output.name for node in graph.nodes if "embedding" in node.op)
+        sharded, whole = Layout(Shard(1), Shard(1)), Layout(Replicate(), Partial())
+        for name in (inside, outside):
+            sizes = dict(own.sent_bytes(name, sharded, whole))
+            sent[precision, name == inside] = sizes["all_gather"], own.conversion(name, sharded, whole).forward_s
+            assert sizes["reduce_scatter"] == own.bytes_of[name] * 3 / 4
+    assert sent["fp8-mixed", True][0] == sent["bf16-mixed", True][0] / 2
+    assert sent["fp8-mixed", True][1] < sent["bf16-mixed", True][1]
+    assert sent["fp8-mixed", False] == sent["bf16-mixed", False]
 
 
 @pytest.mark.parametrize("stack", stack_names())
