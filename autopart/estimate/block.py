@@ -284,7 +284,7 @@ class _Walker:
 
     def _before_gathering(self, kept: Kept) -> Kept:
         """What is kept of a value that is sharded where it is made, if the stack gathers it again."""
-        have = self.layout(kept.name) if self.prices.stack.gathers_again else None
+        have = self.layout(kept.copied or kept.name) if self.prices.stack.gathers_again else None
         if have is None or kept.sharded or not isinstance(have.value, Shard):
             return kept
         return replace(kept, sharded=True, bytes=kept.bytes / self.prices.tp)

@@ -38,7 +38,8 @@ class Conversions(Sizes):
         if found is None or source == target:
             return (None, None)
         share = (self.tp - 1) / self.tp * self.bytes_of[name]
-        factors = {"all_reduce": 2.0, "all_gather": 1.0, "reduce_scatter": 1.0, "all_to_all": 1 / self.tp}
+        gathered = self._gathered_bytes(name) / self.bytes_of[name]
+        factors = {"all_reduce": 2.0, "all_gather": gathered, "reduce_scatter": 1.0, "all_to_all": 1 / self.tp}
         collectives = (found.forward, found.backward if needs_gradient else None)
         return tuple(None if own is None else (own, factors[own] * share) for own in collectives)
 
@@ -50,36 +51,49 @@ class Conversions(Sizes):
         found = conversion(source, target, needs_gradient)
         if found is None:
             return None
-        known = found, self.bytes_of[name], self._rows(name, source, target), needs_gradient
+        rows_of = self._rows(name, source, target)
+        known = found, self.bytes_of[name], self._gathered_bytes(name), rows_of, needs_gradient
         if known not in self._conversions:
             self._conversions[known] = self._converted(*known)
         return self._conversions[known]
 
     @cached_property
-    def _conversions(self) -> dict[tuple[Conversion, int, int, bool], Cost]:
+    def _conversions(self) -> dict[tuple[Conversion, int, float, int, bool], Cost]:
         return {}
 
-    def _converted(self, found: Conversion, size: int, rows: int, needs_gradient: bool) -> Cost:
+    def _gathered_bytes(self, name: str) -> float:
+        """The bytes of a whole value as it is gathered.
+
+        Under float8 what repeated layers gather, for a product or as the gradient of one's output, is cast before
+        (Transformer Engine's module/base.py, `grad_output_preprocess`; torchao's float8_tensor_parallel.py).
+        """
+        size, made = self.bytes_of[name], self.graph.producer.get(name)
+        if self.precision != "fp8-mixed" or made is None or self.graph.nodes[made].name not in self.repeated:
+            return size
+        return size / dtype_bytes(self.dtype(name))
+
+    def _converted(self, found: Conversion, size: int, gathered: float, rows: int, needs_gradient: bool) -> Cost:
         """The seconds of converting a value of `size` bytes, gathered or scattered in `rows` pieces, see `rows`."""
         collectives = (found.forward, found.backward if needs_gradient else None)
         copied_bytes = self._copied_bytes(found, size, rows)
         exposed = 1.0 - self.stack.tensor_overlap
         seconds = [
-            (exposed * self._collective_s(collective, size, rows) if collective else 0.0)
+            (exposed * self._collective_s(collective, size, gathered, rows) if collective else 0.0)
             + (memory_bound_s(copied, self.cluster.device) if copied and (index == 0 or needs_gradient) else 0.0)
             for index, (collective, copied) in enumerate(zip(collectives, copied_bytes, strict=True))
         ]
         return Cost(*seconds)
 
-    def _collective_s(self, collective: str, size: int, rows: int) -> float:
+    def _collective_s(self, collective: str, size: int, gathered: float, rows: int) -> float:
         group = Group(self.tp, 1)
         if collective == "all_reduce":
             return all_reduce_s(size, group, self.cluster)
         if collective == "all_to_all":  # a rank has its shard only, and deals that out
             return all_to_all_s(size / self.tp, group, self.cluster)
         count = rows or 1
-        seconds = all_gather_s if collective == "all_gather" else reduce_scatter_s
-        return count * seconds(size / count, group, self.cluster)
+        if collective == "all_gather":
+            return count * all_gather_s(gathered / count, group, self.cluster)
+        return count * reduce_scatter_s(size / count, group, self.cluster)
 
     def _copied_bytes(self, found: Conversion, size: int, rows: int) -> tuple[float, float]:
         """The bytes that the runtime's `Comm` reads and writes in device memory beside the collective, each way."""

@@ -9,7 +9,7 @@ from math import inf
 
 import networkx as nx
 
-from autopart.estimate.work import Keeps, Work, keeps_of, short_name, work_of
+from autopart.estimate.work import Keeps, Work, keeps_of, kept_inputs_of, short_name, work_of
 from autopart.ir.graph import Graph, Node
 
 # fmt: off
@@ -177,8 +177,9 @@ class _Finder:
             if not any(value.requires_grad for value in node.outputs):
                 continue
             keeps, kernel = keeps_of(node), self.group.get(node.name)
+            trained = [self.graph.values[name].requires_grad for name in node.inputs]
+            kept = kept_inputs_of(node, trained) if keeps in (Keeps.INPUTS, Keeps.BOTH) else ()
             if kernel is None:
-                kept = tuple(range(len(node.inputs))) if keeps in (Keeps.INPUTS, Keeps.BOTH) else ()
                 inputs[node.name] = kept if not self.compiled else tuple(s for s in kept if not self._again(node, s))
                 outputs[node.name] = tuple(range(len(node.outputs))) if keeps in (Keeps.OUTPUT, Keeps.BOTH) else ()
                 for slot in kept:
@@ -189,8 +190,7 @@ class _Finder:
             wanted = needed.setdefault(kernel, set())
             if short_name(node.op) in ("dropout", "native_dropout"):
                 continue  # a mask, see `Prices.kept`; a compiling stack draws it again
-            if keeps in (Keeps.INPUTS, Keeps.BOTH):
-                wanted |= {self._rooted(name) for name in node.inputs}
+            wanted |= {self._rooted(node.inputs[slot]) for slot in kept}
             if keeps in (Keeps.OUTPUT, Keeps.BOTH):
                 wanted |= {value.name for value in node.outputs}
         cut = {name for kernel, wanted in needed.items() if wanted for name in self._cut(kernel, wanted)}

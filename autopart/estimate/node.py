@@ -27,12 +27,16 @@ _LOSS_PASSES = {"whole": (2.0, 4.0), "sharded": (8.0, 2.0)}
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """Bytes that stay until the backward pass: of a value, or of `scores` that attention could compute again."""
+    """Bytes that stay until the backward pass: of a value, or of `scores` that attention could compute again.
+
+    `copied` is the value that a copy in another dtype is of; empty for a value itself.
+    """
 
     name: str
     sharded: bool
     bytes: float
     scores: bool = False
+    copied: str = ""
 
 
 @dataclass(frozen=True)
@@ -134,7 +138,9 @@ class Prices(Conversions):
                 sharded, size = isinstance(layout.value, Shard), self.local_bytes(name, layout)
                 copy = work_of(node) is Work.MATMUL and self.product_dtype(node) == FLOAT8
                 # What a float8 product takes is kept as it takes it.
-                found.append(Kept(f"{name} in {FLOAT8}" if copy else name, sharded, size / 2 if copy else size))
+                found.append(
+                    Kept(f"{name} in {FLOAT8}", sharded, size / 2, copied=name) if copy else Kept(name, sharded, size)
+                )
         mask = self._mask_bytes(node, strategy)
         if mask:
             found.append(Kept(f"{node.name}'s mask", isinstance(strategy.outputs[0].value, Shard), mask))

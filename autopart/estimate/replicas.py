@@ -63,8 +63,8 @@ class Replicas:
             scatter_s = self._reduced_s(reduced) if reduced else 0.0
             return forward_s, backward_s + self._exposed_s(scatter_s, self.keeping.stack.reduction_overlap, backward_s)
         if self.keeping.stack.gathers_in_lists:
-            gathers_s, reduces_s = (sum(own) for own in zip(*map(self._in_lists, stage), strict=True))
-            return forward_s + gathers_s, backward_s + gathers_s + reduces_s
+            ahead_s, back_s = (sum(own) for own in zip(*map(self._in_lists, stage), strict=True))
+            return forward_s + ahead_s, backward_s + back_s
         exposed_s = 0.0  # of gathering what stands outside of layers, before a pass
         gathers_s, reduces_s, copies_s = [], [], []
         for cost in stage:
@@ -90,9 +90,11 @@ class Replicas:
         return forward, backward
 
     def _in_lists(self, cost: UnitCost) -> tuple[float, float]:
-        """Seconds of gathering a unit's parameters one by one and of scattering their gradients so.
+        """Seconds in both passes of gathering a unit's parameters one by one, and of scattering their gradients so.
 
-        torch's collectives of lists copy every rank's piece by a kernel (its ProcessGroupNCCL.cpp, `allgather`).
+        torch's collectives of lists copy every rank's piece by a kernel (its ProcessGroupNCCL.cpp, `allgather`). What
+        is recomputed is gathered thrice: computing it again releases its parameters, which its gradients need
+        (Rajbhandari et al. 2021, "ZeRO-Infinity", section 4.1).
         """
         gathered_s, reduced_s, device = 0.0, 0.0, self.cluster.device
         launches_s = self._sharers.ranks * max(device.kernel_launch_s, self.keeping.stack.dispatch_s)
@@ -102,7 +104,7 @@ class Replicas:
                 gathered_s += all_gather_s(size, self._sharers, self.cluster)
                 gathered_s += launches_s + memory_bound_s(2 * size, device)
                 reduced_s += self._reduced_s(reduced) + launches_s + memory_bound_s(2 * reduced, device)
-        return gathered_s, reduced_s
+        return gathered_s, gathered_s * (2 if cost.again_s else 1) + reduced_s
 
     @property
     def _sharers(self) -> Group:

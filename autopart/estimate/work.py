@@ -1,5 +1,6 @@
 """Work: what kind of kernels an op is made of, and what it keeps for its backward pass."""
 
+from collections.abc import Sequence
 from enum import Enum
 from functools import cache
 
@@ -51,6 +52,7 @@ _VIEWS = [
 ]
 _GROUPED = ["_grouped_mm", "transformers.grouped_mm_fallback.default"]
 _MATMULS = [*_GROUPED, "linear", "mm", "addmm", "bmm", "baddbmm", "matmul", "einsum", "conv1d", "conv2d", "conv3d"]
+_PRODUCTS = ("mul", "linear", "mm", "bmm", "matmul")
 _KEEP_NOTHING = [
     "dropout",  # but for its mask
     "add",
@@ -116,3 +118,15 @@ def keeps_of(node: Node) -> Keeps:
     if name == "scaled_dot_product_attention":
         return Keeps.BOTH
     return Keeps.OUTPUT if name in _KEEP_OUTPUT else Keeps.INPUTS
+
+
+def kept_inputs_of(node: Node, trained: Sequence[bool]) -> tuple[int, ...]:
+    """Which inputs of a node that keeps its inputs, by their places, autograd keeps; `trained` are to get gradients.
+
+    A factor is kept for the gradient of the other factors: torch's derivatives of products save an operand only where
+    another one requires a gradient (tools/autograd/gen_variable_type.py, the guards of saved variables).
+    """
+    places = range(len(node.inputs))
+    if short_name(node.op) not in _PRODUCTS:
+        return tuple(places)
+    return tuple(place for place in places if any(trained[other] for other in places if other != place))

@@ -14,6 +14,7 @@ from autopart.estimate.memory import BUCKET_BYTES, Keeping, stage_memory
 from autopart.estimate.node import Prices
 from autopart.estimate.recompute import parse_recompute, recomputed, summary
 from autopart.estimate.replicas import Replicas
+from autopart.ir.placement import REPLICATED, Layout, Partial, Replicate, Shard
 from autopart.prepared import Prepared
 from autopart.sharding.infer_axes import infer_axes
 from autopart.sharding.strategies import strategies
@@ -51,8 +52,6 @@ def layer(own: Prices, dropout: float = 0.1) -> UnitCost:
         node.name: strategies(node, ready.folded.graph, ready.rules[node.name], axes.parts_of, 1)[0]
         for node in ready.folded.graph.nodes
     }
-    from autopart.ir.placement import REPLICATED
-
     layouts = {parameter.value.name: REPLICATED for parameter in ready.folded.graph.parameters}
     costs = unit_costs(ready.folded, ready.units, own, alone, layouts)
     return next(cost for unit, cost in zip(ready.units, costs, strict=True) if unit.run == 1)
@@ -180,6 +179,63 @@ def test_float8_multiplies_faster_and_casts() -> None:
     assert seconds["fp8-mixed"].kept_bytes < seconds["bf16-mixed"].kept_bytes
 
 
+def test_a_factor_is_kept_only_for_gradients_of_the_others() -> None:
+    """As `torch.autograd.graph.saved_tensors_hooks` sees it: rotary tables and frozen weights keep no other factor."""
+
+    class Rotated(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.frozen = torch.nn.Linear(8, 8, bias=False).requires_grad_(False)
+            self.trained = torch.nn.Linear(8, 8, bias=False)
+            self.register_buffer("table", torch.ones(8))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.trained(x) * self.table
+            return (self.frozen(y) * y).sum()
+
+    model, x = Rotated(), torch.ones(4, 8)
+    saved: list[torch.Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: saved.append(tensor) or tensor, lambda tensor: tensor):
+        model(x)
+    weights = {model.frozen.weight.data_ptr(), model.trained.weight.data_ptr(), model.table.data_ptr()}
+    elements = sum(t.numel() for t in {t.data_ptr(): t for t in saved if t.data_ptr() not in weights}.values())
+
+    graph = autopart.prepare(model, {"x": x}).folded.graph
+    found = find_fusion(graph, "none", False, dict.fromkeys(graph.values, 1))
+    kept = {node.inputs[slot] for node in graph.nodes for slot in found.kept_inputs.get(node.name, ())}
+    assert elements == 3 * x.numel()
+    assert len(kept - set(graph.weights)) == 3, "the input, and the two factors of the last product"
+
+
+def test_what_is_gathered_again_is_kept_in_shares_in_float8_too() -> None:
+    """With sequence parallelism no product of a layer keeps what it takes whole, Korthikanti et al. 2022, 4.2.2."""
+    request = {"stack": "nemo-megatron-core", "precision": "fp8-mixed", "global_batch": 2, "micro_batch": 2}
+    alone, shared = (
+        autopart.plan(prepared(0.0), cluster="dgx-h100", world=tp, tp=tp, pp=1, dp=1, zero=1, **own, **request)
+        for tp, own in ((1, {}), (8, {"sequence_parallel": True}))
+    )
+    sizes = [plan.stages[0].memory.activations_bytes for plan in (alone, shared)]
+    assert sizes[1] < 1.05 * sizes[0] / 8
+
+
+def test_layers_gather_in_float8_what_its_products_take() -> None:
+    """Half the bytes of gathering inside of repeated layers; all of scattered sums, and outside of layers."""
+    ready, sent = prepared(0.0), {}
+    for precision in ("bf16-mixed", "fp8-mixed"):
+        graph = ready.folded.graph
+        own = Prices(graph, ready.rules, load_cluster("dgx-h100"), 4, BATCH, load_stack("megatron-core"), precision)
+        inside = next(node.output.name for node in graph.nodes if node.name in own.repeated and "linear" in node.op)
+        outside = next(node.output.name for node in graph.nodes if "embedding" in node.op)
+        sharded, whole = Layout(Shard(1), Shard(1)), Layout(Replicate(), Partial())
+        for name in (inside, outside):
+            sizes = dict(own.sent_bytes(name, sharded, whole))
+            sent[precision, name == inside] = sizes["all_gather"], own.conversion(name, sharded, whole).forward_s
+            assert sizes["reduce_scatter"] == own.bytes_of[name] * 3 / 4
+    assert sent["fp8-mixed", True][0] == sent["bf16-mixed", True][0] / 2
+    assert sent["fp8-mixed", True][1] < sent["bf16-mixed", True][1]
+    assert sent["fp8-mixed", False] == sent["bf16-mixed", False]
+
+
 @pytest.mark.parametrize("stack", stack_names())
 def test_state_of_a_mixed_precision(stack: str) -> None:
     """ZeRO (Rajbhandari et al. 2020, section 3.1): 16 bytes a parameter, 18 with float32 gradients, 20 with both."""
@@ -259,6 +315,12 @@ def test_gathering_in_lists_costs_a_kernel_a_rank_and_hides_nothing() -> None:
     scattered_s = reduce_scatter_s(held, Group(ranks), cluster) + pieces_s
     assert forward_s == pytest.approx(1.0 + 2 * gathered_s)
     assert backward_s == pytest.approx(2.0 + 2 * (gathered_s + scattered_s))
+    # Computed again, a unit is gathered for that and then once more for its gradients.
+    again = replace(unit, again_s=1.0)
+    assert Replicas(Group(ranks), cluster, keeping).paced([again, again], 1.0, 2.0) == (
+        pytest.approx(forward_s),
+        pytest.approx(backward_s + 2 * gathered_s),
+    )
 
 
 def test_waiting_for_kernels_adds_the_launches() -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from tests.benchmarks.fidelity.constants import CONSTANTS
 from tests.benchmarks.fidelity.evaluate import Outcome, evaluate
 from tests.benchmarks.fidelity.fit import fit, linearize
-from tests.benchmarks.fidelity.measures import Measures, measures_of
+from tests.benchmarks.fidelity.measures import measures_of, stack_errors
 from tests.benchmarks.fidelity.page import page
 from tests.benchmarks.fidelity.report import constants_table, percent, scatter, tables, unseen
 from tests.benchmarks.fidelity.run import Run, read_table
@@ -41,7 +41,9 @@ def main() -> None:
     if asked.rows:
         for outcome in outcomes:
             print(_row(outcome))
-    left_out = _left_out(outcomes) if asked.runs == DATA and LEFT_OUT.exists() else {}
+    moved = _left_out(outcomes) if asked.runs == DATA and LEFT_OUT.exists() else []
+    left_out = {o.run.origin: measures_of([m for m in moved if m.run.origin == o.run.origin]) for o in moved}
+    left_out |= {"all": measures_of(moved)} if moved else {}
     text = tables(outcomes, left_out, unread)
     print(text)
     if asked.runs == DATA:
@@ -49,6 +51,9 @@ def main() -> None:
         unfitted = evaluate(others, asked.jobs)
         blind = unseen(unfitted, unread_others)
         print(f"\n## Runs that nothing was fitted to\n\n{blind}")
+        # What the files of stacks say of their errors.
+        print("\ntime_error:", {name: round(error, 3) for name, error in stack_errors([*moved, *unfitted]).items()})
+        print(f"of all of them {percent(measures_of([*moved, *unfitted]).clean_mean)}")
         if asked.write:
             values = {constant: constant.value() for constant in CONSTANTS}
             written = page(text, blind, constants_table(values), len(values))
@@ -87,16 +92,14 @@ def _fit(runs: tuple[Run, ...], jobs: int) -> None:
     LEFT_OUT.write_text(json.dumps(errors, indent=0) + "\n", encoding="utf-8")
 
 
-def _left_out(outcomes: tuple[Outcome, ...]) -> dict[str, Measures]:
-    """The measures of each origin with constants fitted on the others, as the last --fit found them."""
+def _left_out(outcomes: tuple[Outcome, ...]) -> list[Outcome]:
+    """The outcomes with constants fitted without their origin, as the last --fit found them."""
     errors = json.loads(LEFT_OUT.read_text(encoding="utf-8"))
-    moved = [
+    return [
         replace(o, step_s=o.run.step_s * (1 + errors[o.run.id]))
         for o in outcomes
         if o.run.id in errors and o.run.step_s is not None
     ]
-    found = {o.run.origin: measures_of([m for m in moved if m.run.origin == o.run.origin]) for o in moved}
-    return found | {"all": measures_of(moved)}
 
 
 if __name__ == "__main__":

@@ -93,8 +93,9 @@ def outcome_of(run: Run, captured: dict[Any, Any], constants: Mapping[Constant, 
     context = {"device": cluster.device.context_bytes}.get(stack.reports, 0)
     held = {"allocated": 0}.get(stack.reports, 1)
     shown = max(s.memory.total_bytes - s.memory.reserve_bytes + held * s.memory.cached_bytes for s in plan.stages)
-    peak = max(plan.predicted.peak_memory_bytes)
-    fits = peak <= cluster.device.memory_bytes
+    # A run fails when tensors and context do not fit; the share that a plan keeps free for fragmentation is for safety.
+    needed = max(s.memory.total_bytes - s.memory.reserve_bytes for s in plan.stages) + cluster.device.context_bytes
+    fits = needed <= cluster.device.memory_bytes
     return Outcome(run, plan.predicted.step_time_s, (shown + context) / GIB, fits, assumed=setting.assumed)
 
 

@@ -6,7 +6,10 @@ from statistics import fmean, median
 
 from scipy.stats import spearmanr
 
+from cost_models.cluster import load_cluster
+from cost_models.stack import stack_names
 from tests.benchmarks.fidelity.evaluate import Outcome
+from tests.benchmarks.fidelity.setting import setting_of
 
 SWEEP_ROWS = 10
 
@@ -100,3 +103,16 @@ def feasibility_of(outcomes: Sequence[Outcome]) -> Feasibility:
     failed = [o for o in known if o.run.out_of_memory]
     ran = [o for o in known if not o.run.out_of_memory]
     return Feasibility(sum(not o.fits for o in failed), len(failed), sum(not o.fits for o in ran), len(ran))
+
+
+def stack_errors(outcomes: Sequence[Outcome]) -> dict[str, float]:
+    """The mean error of each stack and its variants, of clean runs that it did not stand in for, on checked devices."""
+    names, errors = stack_names(), dict[str, list[float]]()
+    for outcome in outcomes:
+        if outcome.time_error is None or outcome.run.suspect or "stack" in outcome.assumed:
+            continue
+        asked = setting_of(outcome.run, names).keywords
+        if load_cluster(asked["cluster"]).device.checked:
+            base = next(name for name in names if asked["stack"] == name or asked["stack"].startswith(f"{name}-"))
+            errors.setdefault(base, []).append(abs(outcome.time_error))
+    return {name: fmean(own) for name, own in sorted(errors.items())}
