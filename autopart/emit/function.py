@@ -12,7 +12,7 @@ from autopart.emit.kept import block_key, kept_path, kept_text
 from autopart.emit.spelling import spell, uses_batch
 from autopart.errors import UnsupportedError
 from autopart.ir.folded import Folded, Loop
-from autopart.ir.graph import Graph, Node
+from autopart.ir.graph import Arg, Graph, Node
 from autopart.ir.kept import KEPT, input_count
 from autopart.ir.placement import REPLICATED, Layout, Shard, local_shape
 from autopart.ir.size import BATCH, Size, is_batched
@@ -23,6 +23,7 @@ from autopart.sharding.rules.experts import GROUPED
 from autopart.sharding.strategies import Strategy, without_gradient
 
 SUM = 2
+GLOBAL = sympy.Symbol("self.comm.samples(b)", integer=True, positive=True)
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,13 @@ class Function:
     def add(self, node: Node) -> None:
         """Append one call, its conversions before it."""
         sharded = self.sharded
+        if node.name in sharded.batch.totals and node.name in self.count_index:
+            shape = sharded.held_shape(node.output.name)
+            text = f"self.comm.total({self.count_index[node.name]})"
+            self.statements.append(
+                Statement((node.output.name,), (), lambda _: text, self.hint(node)[0], shape, scope=node.scope)
+            )
+            return
         strategy = sharded.strategies[node.name]
         operands = [self.wanted(name, want) for name, want in zip(node.inputs, strategy.inputs, strict=True)]
         outputs = zip(node.outputs, strategy.outputs, strict=True)
@@ -136,8 +144,8 @@ class Function:
         inputs = tuple(sharded.shape(name, want) for name, want in zip(node.inputs, strategy.inputs, strict=True))
         rule = sharded.rules.get(node.name)
         counted = node.name in sharded.batch.counted
-        written = summed(node) if counted else node
-        self.needs_batch = self.needs_batch or (node.op != KEPT and uses_batch(written, shapes[0]))
+        written = summed(node) if counted else _globally_sized(node) if node.name in sharded.batch.sized else node
+        self.needs_batch = self.needs_batch or (node.op != KEPT and uses_batch(node, shapes[0]))
         draws = rule is not None and rule.random
         sharded_draws = draws and strategy.divided and sharded.tp > 1
 
@@ -214,6 +222,15 @@ def summed(node: Node) -> Node:
     if len(args) <= 3:
         kwargs = (*kwargs, ("reduction", SUM))
     return replace(node, args=args, kwargs=kwargs)
+
+
+def _globally_sized(node: Node) -> Node:
+    """A node that computes with the number of samples, which is that of the global batch."""
+
+    def sized(arg: Arg) -> Arg:
+        return arg.xreplace({BATCH: GLOBAL}) if isinstance(arg, sympy.Expr) else arg
+
+    return replace(node, args=tuple(map(sized, node.args)), kwargs=tuple((key, sized(a)) for key, a in node.kwargs))
 
 
 def conversion_text(call: str, have: Layout, want: Layout) -> str:

@@ -120,7 +120,7 @@ class Executor:
         """Each action in turn, with what it receives; at the end everything has been sent."""
         fractions = self._fractions(sizes)
         for stage in self._stages.values():
-            stage.comm.totals = self._count(stage, micro_batches)
+            stage.comm.totals = self._count(stage, micro_batches, fractions)
         if self._unsharder is not None:  # after what all wait for anyway, so as not to be in its way
             self._unsharder.renew()
         ahead = self._receive(actions[0], sizes) if actions else []
@@ -156,17 +156,25 @@ class Executor:
             dist.all_reduce(total, group=self._mesh.group("dp"))
         return list(own / total)
 
-    def _count(self, stage: RankStage, micro_batches: Sequence[MicroBatch]) -> list[torch.Tensor]:
-        """How many targets of the global batch each averaged loss of this stage counts."""
+    @torch.no_grad()
+    def _count(
+        self, stage: RankStage, micro_batches: Sequence[MicroBatch], fractions: Sequence[torch.Tensor]
+    ) -> list[torch.Tensor]:
+        """How many targets of the global batch each averaged loss of this stage counts, and its totals."""
         if not stage.program.counts:
             return []
-        names = stage.program.count_inputs
-        with torch.no_grad():
-            counts = [torch.stack(stage.module.counts(*(batch[name] for name in names))) for batch in micro_batches]  # type: ignore[operator]
-        total = torch.stack(counts).sum(dim=0)
+        parts: list[list[torch.Tensor]] = []
+        for batch, stage.comm.fraction in zip(micro_batches, fractions, strict=True):
+            parts.append(stage.module.counts(*(batch[name] for name in stage.program.count_inputs)))  # type: ignore[operator]
+        totals = [torch.stack(same).sum(dim=0, dtype=same[0].dtype) for same in zip(*parts, strict=True)]
         if self._mesh.size("dp") > 1:
-            dist.all_reduce(total, group=self._mesh.group("dp"))
-        return list(total)
+            for dtype in dict.fromkeys(total.dtype for total in totals):  # on all ranks in one order
+                same = [total for total in totals if total.dtype == dtype]
+                flat = torch.cat([total.flatten() for total in same])
+                dist.all_reduce(flat, group=self._mesh.group("dp"))
+                for total, summed in zip(same, flat.split([total.numel() for total in same]), strict=True):
+                    total.copy_(summed.view_as(total))
+        return totals
 
     def _receive(self, action: Action, sizes: Sequence[int]) -> list[list[Pending]]:
         program, index = self._stages[action.stage].program, action.micro_batch

@@ -3,16 +3,18 @@
 Micro-batching and data parallelism shard the batch axis. By the same letters as any other axis: a dim that holds the
 batch stays sharded, a contraction leaves a partial sum, a mean over the batch becomes a share of the global mean. What
 mixes samples in another way (a batch norm, a contrastive loss) is named, and computed per micro-batch. Samples that are
-sorted and put back (an expert's tokens) do not mix: `Dispatch` follows them.
+sorted and put back (an expert's tokens) do not mix: `Dispatch` follows them. What a mask or weights of samples add up
+to over the batch is known before any work is done: such totals are those of the global batch, everywhere.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import sympy
 
 from autopart.ir.folded import ENTER, LEAVE
 from autopart.ir.graph import Graph, Node, Update
+from autopart.ir.kept import KEPT
 from autopart.ir.size import BATCH, Size, is_batched
 from autopart.sharding.dispatch import Dispatch
 from autopart.sharding.rule import Rule
@@ -21,6 +23,9 @@ from autopart.sharding.sample_order import SampleOrder
 
 # Ops of which a number among the arguments is computed with; of others it is a size.
 NUMERICAL = frozenset(elementwise.RULES) | {"aten.full.default", "aten.new_full.default", "aten.scalar_tensor.default"}
+# Ops that scale one of their inputs by the others: a sum over samples stays one.
+SCALED = {"aten.mul.Tensor": (0, 1), "aten.div.Tensor": (0,)}
+SUMS = frozenset({"aten.add.Tensor", "aten.sub.Tensor"})
 ZEROS = frozenset({"aten.zeros.default", "aten.zeros_like.default", "aten.new_zeros.default"})
 
 
@@ -43,8 +48,11 @@ class BatchSharding:
     """How to compute the loss on a part of the batch.
 
     Attributes:
-        shares: nodes that average over the batch: their result is multiplied by the part's share of all samples.
+        shares: nodes that average over the batch, and what is added to sums over it and is none: their result is
+            multiplied by the part's share of all samples.
         counted: nodes that average over the targets that count; value: the name of the targets.
+        totals: nodes that sum over the batch what inputs decide: their result is that of the global batch.
+        sized: nodes that compute with the number of samples, which is that of the global batch.
         weighted: whether the loss is no sum over samples: then each part's counts by its share of samples.
         mixing: nodes that mix samples; they are computed for each part by itself.
         doubtful: values that inputs and constants decide, of which the letters do not show that they are computed
@@ -53,6 +61,8 @@ class BatchSharding:
 
     shares: frozenset[str]
     counted: Mapping[str, str]
+    totals: frozenset[str]
+    sized: frozenset[str]
     weighted: bool
     mixing: tuple[Mixing, ...]
     doubtful: frozenset[str]
@@ -68,24 +78,48 @@ def batch_sharding(
         rules: of its nodes, by their names.
         proven: values known to be computed sample by sample, whatever the letters say.
     """
-    return _Walk(graph, rules, proven).result()
+    spoiled: frozenset[str] = frozenset()
+    reported: dict[str, Mixing] = {}
+    while True:
+        walk = _Walk(graph, rules, proven, spoiled, reported)
+        found = walk.result()
+        if walk.spoiled <= spoiled:
+            return found
+        spoiled |= walk.spoiled
 
 
 class _Walk:
-    """Sorts values into partial sums over the batch, values of one part alone, and values in doubt."""
+    """Sorts values into partial sums over the batch, values of one part alone, and values in doubt.
 
-    def __init__(self, graph: Graph, rules: Mapping[str, Rule | None], proven: frozenset[str]) -> None:
-        self.graph, self.rules, self.proven = graph, rules, proven
+    `known` are sums of which something else than a sum is made, as was found before: they are those of one part alone.
+    What mixes samples is added to `reported`.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        rules: Mapping[str, Rule | None],
+        proven: frozenset[str],
+        known: frozenset[str],
+        reported: dict[str, Mixing],
+    ) -> None:
+        self.graph, self.rules, self.proven, self.known = graph, rules, proven, known
         self.dispatch = Dispatch(graph, rules)
         self.order = SampleOrder(graph, rules)
         self.ordered: dict[str, bool] = {}
         self.partial: set[str] = set()
         self.local: set[str] = set()
         self.doubt: dict[str, Mixing] = {}
-        self.reported: dict[str, Mixing] = {}
+        self.reported = reported
         self.doubtful: set[str] = set()
         self.shares: set[str] = set()
         self.counted: dict[str, str] = {}
+        self.totals: dict[str, Rule | None] = {}
+        self.totalled: set[str] = set()  # what totals decide
+        self.sized: set[str] = set()
+        self.spoiled: set[str] = set()
+        self.looping = False
+        self.places = {node.name: place for place, node in enumerate(graph.nodes)}
 
     def result(self) -> BatchSharding:
         relevant = _ancestors(self.graph)
@@ -99,42 +133,65 @@ class _Walk:
         if weighted:
             self.shares.clear()
             self.counted.clear()
-        mixing = tuple(self.reported.values())
-        return BatchSharding(frozenset(self.shares), self.counted, weighted, mixing, frozenset(self.doubtful))
+            self.sized.clear()
+        self.shares.update(name for name, rule in self.totals.items() if rule is not None and rule.mean)
+        return BatchSharding(
+            frozenset(self.shares),
+            self.counted,
+            frozenset(self.totals),
+            frozenset(self.sized),
+            weighted,
+            tuple(self.reported.values()),
+            frozenset(self.doubtful),
+        )
 
     def _visit(self, node: Node) -> None:
         graph, rule = self.graph, self.rules.get(node.name)
         batched = [name for name in node.inputs if _has_batch(graph.values[name].shape)]
         inherited = frozenset(name for name in node.inputs if name in self.partial)
-        local = not self.local.isdisjoint(node.inputs)
+        shared = self._share_others(node, inherited)
+        inherited |= shared
+        local = not self.local.isdisjoint(frozenset(node.inputs) - shared)
         spreads = any(_has_batch(value.shape) for value in node.outputs)
         outputs = [value.name for value in node.outputs]
+        if node.op in (ENTER, LEAVE):
+            self.looping = node.op == ENTER
         fine = self._separable(node, inherited, spreads, local)
+        sized = fine and not local and _counts_samples(node)
         if all(name in graph.recomputable for name in outputs):
             origin = next((self.doubt[name] for name in node.inputs if name in self.doubt), None)
-            if origin is None and not fine and (batched or _counts_samples(node)):
+            sums = fine and bool(batched) and not spreads
+            if origin is None and (bool(batched) and not fine or sums and not self._is_total(node)):
                 origin = Mixing(node.name, node.op, node.location)
+                self._spoil(node.inputs)
             if origin is not None:
                 self.doubt.update(dict.fromkeys((name for name in outputs if name not in self.proven), origin))
+            elif sums:
+                self.totals[node.name] = rule
+            if sums or not self.totalled.isdisjoint(node.inputs):
+                self.totalled.update(outputs)
+            if sized and origin is None:
+                self.sized.add(node.name)
             return
         for name in node.inputs:
             if name in self.doubt:
                 self.doubtful.add(name)
                 self._report(self.doubt[name])
+        if sized:
+            self.sized.add(node.name)
         if not batched and not inherited and not local:
             return
         if not fine:
             self._report(Mixing(node.name, node.op, node.location))
+            self._spoil(inherited)
         if spreads:
             return
-        if not fine or local:
+        if not fine or local or not self.known.isdisjoint(outputs):
             self.local.update(outputs)
             return
         self.partial.update(outputs)
-        if _counts_samples(node):
-            self.shares.add(node.name)
         if batched and rule is not None and rule.mean:
-            _average(node, graph, rule, self.shares, self.counted)
+            self._average(node, rule)
 
     def _separable(self, node: Node, inherited: frozenset[str], spreads: bool, local: bool) -> bool:
         """Whether a part of the batch gives its part of the result, or its term of a sum."""
@@ -145,6 +202,53 @@ class _Walk:
             letters = _letters_separate(node, self.graph, self.rules.get(node.name), inherited, spreads)
             return letters and self.ordered[node.name]
         return dispatched and all(self.dispatch.counts(name) for name in inherited)
+
+    def _average(self, node: Node, rule: Rule) -> None:
+        """A mean over samples, or over the targets that count: how many do must be known before the step."""
+        target = None if rule.counts is None else node.inputs[rule.counts]
+        if target is not None and target in self.graph.recomputable:
+            self.counted[node.name] = target
+            return
+        self.shares.add(node.name)
+        if target is not None and not self._all_count(node, target):
+            self._report(Mixing(node.name, node.op, node.location))
+
+    def _all_count(self, node: Node, target: str) -> bool:
+        """Whether the targets are places, as an argmax gives them, and none of these is left out."""
+        ignored = node.arg(4, "ignore_index", -100)
+        return isinstance(ignored, int) and ignored < 0 and self.dispatch.natural(target)
+
+    def _spoil(self, names: Iterable[str]) -> None:
+        """Note sums and totals of which something else is made, and all that go into them."""
+        pending = list(names)
+        while pending:
+            name = pending.pop()
+            if (name in self.partial or name in self.totalled) and name not in self.spoiled:
+                self.spoiled.add(name)
+                pending += self.graph.nodes[self.graph.producer[name]].inputs
+
+    def _share_others(self, node: Node, inherited: frozenset[str]) -> frozenset[str]:
+        """What is added to sums over samples and is none: every part adds its share of it."""
+        others = frozenset(name for name in node.inputs if not _is_zero(self.graph, name)) - inherited
+        if node.op not in SUMS or self.looping or not inherited or not others:
+            return frozenset()
+        made = [self.graph.nodes[self.graph.producer[name]] for name in others if name in self.graph.producer]
+        once = all(self.graph.consumers[name] == (self.places[node.name],) for name in others)
+        alone = all(len(other.outputs) == 1 and other.op not in (ENTER, LEAVE, KEPT) for other in made)
+        values = [self.graph.values[name] for name in others]
+        plain = all("float" in value.dtype and not _has_batch(value.shape) for value in values)
+        if len(made) != len(others) or not (once and alone and plain and self.doubt.keys().isdisjoint(others)):
+            return frozenset()
+        self.shares.update(other.name for other in made)
+        self.partial.update(others)
+        self.local.difference_update(others)
+        return others
+
+    def _is_total(self, node: Node) -> bool:
+        """Whether a sum over the batch can be made before the step: once, and of no other such sum."""
+        rule = self.rules.get(node.name)
+        plain = not self.looping and len(node.outputs) == 1 and rule is not None and rule.counts is None
+        return plain and self.totalled.isdisjoint(node.inputs) and node.output.name not in self.known
 
     def _update(self, update: Update, relevant: frozenset[str]) -> None:
         """A buffer's new value is made with every micro-batch: that matters if samples, or itself, go into the loss."""
@@ -163,19 +267,10 @@ class _Walk:
         self.reported.setdefault(mixing.node, mixing)
 
 
-def _average(node: Node, graph: Graph, rule: Rule, shares: set[str], counted: dict[str, str]) -> None:
-    if rule.counts is not None and (target := node.inputs[rule.counts]) in graph.recomputable:
-        counted[node.name] = target
-    else:
-        shares.add(node.name)
-
-
 def _letters_separate(node: Node, graph: Graph, rule: Rule | None, inherited: frozenset[str], spreads: bool) -> bool:
     if node.op in (ENTER, LEAVE):
         return True
     if rule is None or any(_batch_dims(value.shape) > 1 for value in node.outputs):
-        return False
-    if _counts_samples(node) and not _averages(node, inherited):
         return False
     for dims, name in zip(rule.inputs, node.inputs, strict=True):
         for letter, size in zip(dims, graph.values[name].shape, strict=True):
@@ -185,14 +280,8 @@ def _letters_separate(node: Node, graph: Graph, rule: Rule | None, inherited: fr
         return True
     partial = {index for index, name in enumerate(node.inputs) if name in inherited}
     nothing = {index for index, name in enumerate(node.inputs) if _is_zero(graph, name)}
-    return not spreads and partial <= rule.linear <= partial | nothing
-
-
-def _averages(node: Node, inherited: frozenset[str]) -> bool:
-    """Whether a sum over samples is divided by a number that grows as they do: a mean, of which a part is a share."""
-    size = node.arg(1, "other")
-    divided = node.op in ("aten.div.Tensor", "aten.div.Scalar") and frozenset(node.inputs[:1]) == inherited
-    return divided and isinstance(size, sympy.Expr) and (size / BATCH).is_number is True
+    scaled = len(partial) == 1 and partial.issubset(SCALED.get(node.op, ()))
+    return not spreads and (scaled or partial <= rule.linear <= partial | nothing)
 
 
 def _counts_samples(node: Node) -> bool:
