@@ -250,7 +250,7 @@ def parallelize(
         kept = prepared.kept_unasked if keep_whole == AUTO else keep_whole
         return capture(model, example, returned or loss, kept, front_end)
 
-    variant = partial(evaluation_variant, made, program, model, again, rules)
+    variant = partial(evaluation_variant, made, program, prepared, model, again, rules)
 
     return Parallel(made, program, prepared.captured.graph, model, prepared.captured.constants, variant)
 

@@ -23,7 +23,7 @@ from autopart.sharding.rules.experts import GROUPED
 from autopart.sharding.strategies import Strategy, without_gradient
 
 SUM = 2
-GLOBAL = sympy.Symbol("self.comm.samples(b)", integer=True, positive=True)
+SAMPLES, FRACTION = sympy.Symbol("self.comm.samples(b)", positive=True), sympy.Symbol("self.comm.fraction")
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ class Function:
         inputs = tuple(sharded.shape(name, want) for name, want in zip(node.inputs, strategy.inputs, strict=True))
         rule = sharded.rules.get(node.name)
         counted = node.name in sharded.batch.counted
-        written = summed(node) if counted else _globally_sized(node) if node.name in sharded.batch.sized else node
+        written = summed(node) if counted else _of_the_global_batch(node, sharded.batch)
         self.needs_batch = self.needs_batch or (node.op != KEPT and uses_batch(node, shapes[0]))
         draws = rule is not None and rule.random
         sharded_draws = draws and strategy.divided and sharded.tp > 1
@@ -224,13 +224,19 @@ def summed(node: Node) -> Node:
     return replace(node, args=args, kwargs=kwargs)
 
 
-def _globally_sized(node: Node) -> Node:
-    """A node that computes with the number of samples, which is that of the global batch."""
+def _of_the_global_batch(node: Node, batch: BatchSharding) -> Node:
+    """A node whose numbers count the samples of the global batch, or are this part's share of what is added."""
+    if node.name not in batch.sized and node.name not in batch.offsets:
+        return node
 
-    def sized(arg: Arg) -> Arg:
-        return arg.xreplace({BATCH: GLOBAL}) if isinstance(arg, sympy.Expr) else arg
+    def changed(arg: Arg) -> Arg:
+        if isinstance(arg, sympy.Expr) and node.name in batch.sized:
+            arg = arg.xreplace({BATCH: SAMPLES})
+        if isinstance(arg, sympy.Expr | int | float) and not isinstance(arg, bool) and node.name in batch.offsets:
+            return sympy.sympify(arg) * FRACTION
+        return arg
 
-    return replace(node, args=tuple(map(sized, node.args)), kwargs=tuple((key, sized(a)) for key, a in node.kwargs))
+    return replace(node, args=tuple(map(changed, node.args)))
 
 
 def conversion_text(call: str, have: Layout, want: Layout) -> str:

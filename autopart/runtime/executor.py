@@ -235,10 +235,10 @@ class Executor:
                 self._p2p.send_gradient(transfer, gradient, action.stage, action.micro_batch)
         return flight.deferred
 
-    def total(self, losses: Sequence[torch.Tensor]) -> torch.Tensor:
-        """The sum of the losses of all stages and replicas, of which one tp rank each counts."""
+    def total(self, losses: Sequence[torch.Tensor], shape: Sequence[int] = ()) -> torch.Tensor:
+        """The sum of the losses of all stages and replicas, of which one tp rank each counts; or of what has `shape`."""
         kind = torch.float64 if self._mesh.device.type == "cpu" else torch.float32
-        total = torch.zeros((), dtype=kind, device=self._mesh.device)
+        total = torch.zeros(tuple(shape), dtype=kind, device=self._mesh.device)
         if self._mesh.tp_rank == 0:
             for loss in losses:
                 total += loss

@@ -162,8 +162,8 @@ class Parallel(ParallelState, Generic[PlanT]):
     def predict(self, batch: Any, everywhere: bool = True) -> Any:
         """What the model returns in evaluation mode, without gradients: a tensor, a tuple, a dict, a dataclass.
 
-        The tensors in it are whole, for all samples of `batch`; a loss that the model itself returns is that of the
-        whole global batch.
+        The tensors in it are whole, for all samples of `batch`; a loss that the model itself returns, and what else is
+        a sum or a mean over samples, is that of the whole global batch.
 
         Args:
             batch: this replica's share, as for `train_step`, labels and all.

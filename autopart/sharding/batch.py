@@ -26,6 +26,7 @@ NUMERICAL = frozenset(elementwise.RULES) | {"aten.full.default", "aten.new_full.
 # Ops that scale one of their inputs by the others: a sum over samples stays one.
 SCALED = {"aten.mul.Tensor": (0, 1), "aten.div.Tensor": (0,)}
 SUMS = frozenset({"aten.add.Tensor", "aten.sub.Tensor"})
+OFFSETS = SUMS | {"aten.rsub.Scalar", "aten.add.Scalar", "aten.sub.Scalar"}
 ZEROS = frozenset({"aten.zeros.default", "aten.zeros_like.default", "aten.new_zeros.default"})
 
 
@@ -52,6 +53,9 @@ class BatchSharding:
             multiplied by the part's share of all samples.
         counted: nodes that average over the targets that count; value: the name of the targets.
         totals: nodes that sum over the batch what inputs decide: their result is that of the global batch.
+        offsets: nodes that add a number to a sum over the batch, as in 1 - x: each part adds its share of the number.
+        sums: outputs of the graph that are sums over the batch, to which parts add their own.
+        parts: outputs that have no samples as a dim, and that each part has another of.
         sized: nodes that compute with the number of samples, which is that of the global batch.
         weighted: whether the loss is no sum over samples: then each part's counts by its share of samples.
         mixing: nodes that mix samples; they are computed for each part by itself.
@@ -63,6 +67,9 @@ class BatchSharding:
     counted: Mapping[str, str]
     totals: frozenset[str]
     sized: frozenset[str]
+    offsets: frozenset[str]
+    sums: frozenset[str]
+    parts: frozenset[str]
     weighted: bool
     mixing: tuple[Mixing, ...]
     doubtful: frozenset[str]
@@ -117,6 +124,7 @@ class _Walk:
         self.totals: dict[str, Rule | None] = {}
         self.totalled: set[str] = set()  # what totals decide
         self.sized: set[str] = set()
+        self.offsets: set[str] = set()
         self.spoiled: set[str] = set()
         self.looping = False
         self.places = {node.name: place for place, node in enumerate(graph.nodes)}
@@ -134,12 +142,18 @@ class _Walk:
             self.shares.clear()
             self.counted.clear()
             self.sized.clear()
+            self.offsets.clear()
+        sums: frozenset[str] = frozenset() if weighted else frozenset(self.partial.intersection(self.graph.outputs))
+        made = self.partial.union(self.local, (x for x in self.doubt if not _has_batch(self.graph.values[x].shape)))
         self.shares.update(name for name, rule in self.totals.items() if rule is not None and rule.mean)
         return BatchSharding(
             frozenset(self.shares),
             self.counted,
             frozenset(self.totals),
             frozenset(self.sized),
+            frozenset(self.offsets),
+            sums,
+            frozenset(made.intersection(self.graph.outputs) - sums - {self.graph.loss}),
             weighted,
             tuple(self.reported.values()),
             frozenset(self.doubtful),
@@ -156,7 +170,8 @@ class _Walk:
         outputs = [value.name for value in node.outputs]
         if node.op in (ENTER, LEAVE):
             self.looping = node.op == ENTER
-        fine = self._separable(node, inherited, spreads, local)
+        offset = bool(inherited) and not local and node.op in OFFSETS and len(node.inputs) == 1
+        fine = offset or self._separable(node, inherited, spreads, local)
         sized = fine and not local and _counts_samples(node)
         if all(name in graph.recomputable for name in outputs):
             origin = next((self.doubt[name] for name in node.inputs if name in self.doubt), None)
@@ -190,6 +205,8 @@ class _Walk:
             self.local.update(outputs)
             return
         self.partial.update(outputs)
+        if offset:
+            self.offsets.add(node.name)
         if batched and rule is not None and rule.mean:
             self._average(node, rule)
 
@@ -298,8 +315,8 @@ def _is_zero(graph: Graph, name: str) -> bool:
 
 
 def _ancestors(graph: Graph, values: tuple[str, ...] = ()) -> frozenset[str]:
-    """The nodes that `values`, if none are given the loss, or without one the outputs, depend on."""
-    wanted = set(values or (graph.outputs if graph.loss is None else (graph.loss,)))
+    """The nodes that `values`, if none are given the outputs, depend on."""
+    wanted = set(values or graph.outputs)
     found = set()
     for node in reversed(graph.nodes):
         if any(value.name in wanted for value in node.outputs):

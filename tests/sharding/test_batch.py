@@ -56,6 +56,8 @@ def test_what_is_no_sum_is_added_by_shares() -> None:
     ):
         found = _batch(Of(loss), X, Y)
         assert not found.weighted and not found.mixing and len(found.shares) == 1
+    found = _batch(Of(lambda x, y: F.cross_entropy(x, y) + (1 - x.mean())), X, Y)
+    assert found.counted and len(found.offsets) == 1 and not found.weighted and not found.mixing
     found = _batch(Of(lambda x, y: F.cross_entropy(x, y) + x.mean().exp()), X, Y)
     assert found.counted and found.mixing and len(found.shares) == 1 and not found.weighted
 
