@@ -56,7 +56,9 @@ def evaluation_variant(
     with evaluating(model):
         captured = capture(returned)
     prepared = find_rules(captured, rules)
-    cuts = _cuts(prepared, program) or _same_cuts(plan, trained, prepared)
+    cuts = _same_cuts(plan, trained, prepared)
+    if cuts is None:
+        cuts = _cuts(prepared, program)
     if cuts is None:  # stages of training begin inside layers that only evaluation mode makes equal
         prepared = find_rules(captured, rules, folds=False)
         cuts = _cuts(prepared, program)

@@ -63,14 +63,15 @@ class Evaluation:
     def __init__(self, variant: Variant, worker: Worker, directory: Path, model: nn.Module) -> None:
         self._variant, self._worker, self._mesh = variant, worker, worker.mesh
         check_agreement("\n".join(text for _, text in variant.program.sources))
+        for stage, own in enumerate(variant.program.stages):  # of all, so that all ranks have an error or none has
+            _check_weights(stage, own, worker.program.stages[stage])
         write_sources(variant.program, directory)
         self._stages = {stage: self._load(stage, directory, model) for stage in self._mesh.stages}
         self._executor = worker.executor(variant.program, self._stages)
         self._graph = variant.graph
 
     def _load(self, stage: int, directory: Path, model: nn.Module) -> RankStage:
-        own, mesh, trained = self._variant.program.stages[stage], self._mesh, self._worker.program.stages[stage]
-        _check_weights(stage, own, trained)
+        own, mesh = self._variant.program.stages[stage], self._mesh
         comm = Comm(mesh.group("tp"), mesh.tp_rank, mesh.size("tp"))
         module = load_bare_stage(own, directory, comm, mesh.device)
         weights = self._worker.named_parameters()
