@@ -20,6 +20,7 @@ from autopart.capture.found_places import FoundPlaces
 from autopart.capture.functional import functional
 from autopart.capture.gradient_hooks import check_hooks, refusing_hooks
 from autopart.capture.keep_whole import KeepWhole, KeptModules
+from autopart.capture.module_state import holding
 from autopart.capture.regions import check_regions
 from autopart.capture.simplify import simplify
 from autopart.capture.survey import Survey
@@ -100,6 +101,22 @@ def _with_report(model: nn.Module, example: Example, loss: LossFunction | None, 
 
 def lower(model: nn.Module, example: Example, wrapper: WithLoss) -> Captured:
     """The graph of `wrapper`, which runs `model` and its loss, exported at `example`."""
+    captured = _lowered(model, example, wrapper)
+    changes = wrapper.state.changes
+    if changes:
+        with holding(model, changes):
+            again = _lowered(model, example, wrapper)
+        if again.graph.fingerprint != captured.graph.fingerprint:
+            (path, name), (old, new) = next(iter(changes.items()))
+            raise CaptureError(
+                f"forward changes {'.'.join(filter(None, (path, name)))} of {type(model).__name__} from {old!r} to "
+                f"{new!r}, and computes something else with it the next time; a graph has the numbers of one time. Keep "
+                f"it in a buffer: self.register_buffer({name!r}, torch.tensor(...)), which forward may change"
+            )
+    return captured
+
+
+def _lowered(model: nn.Module, example: Example, wrapper: WithLoss) -> Captured:
     exported = _export(wrapper, example)
     for name, dims, size in zip(example.names, example.dims, _first_sizes(exported), strict=True):
         if dims and isinstance(size, int):

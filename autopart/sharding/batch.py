@@ -278,7 +278,9 @@ class _Walk:
         taken = {name for other in graph.nodes if other.name in used for name in other.inputs}
         read = any(update.constant in other.inputs for other in graph.nodes if other.name in relevant)
         if read or any(item.value.name in taken and _has_batch(item.value.shape) for item in graph.inputs):
-            self._report(Mixing(node.name, node.op, node.location, graph.targets[update.constant]))
+            before = [graph.nodes[graph.producer[name]].location for name in node.inputs if name in graph.producer]
+            location = next(filter(None, (node.location, *before)), "")
+            self._report(Mixing(node.name, node.op, location, graph.targets[update.constant]))
 
     def _report(self, mixing: Mixing) -> None:
         self.reported.setdefault(mixing.node, mixing)
