@@ -14,6 +14,7 @@ from torch import nn
 from torch.export.graph_signature import InputKind, OutputKind
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
+from autopart.capture.batch_guards import check_batch_guards
 from autopart.capture.example import Example, example_of
 from autopart.capture.example_inputs import Batch
 from autopart.capture.found_places import FoundPlaces
@@ -121,6 +122,7 @@ def _lowered(model: nn.Module, example: Example, wrapper: WithLoss) -> Captured:
     for name, dims, size in zip(example.names, example.dims, _first_sizes(exported), strict=True):
         if dims and isinstance(size, int):
             raise _FixedBatchError(f"the batch size of {name!r} is fixed to {size}")
+    check_batch_guards(exported, type(model).__name__)
     return _captured(model, exported, example)
 
 
