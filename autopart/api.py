@@ -252,7 +252,9 @@ def parallelize(
 
     variant = partial(evaluation_variant, made, program, prepared, model, again, rules)
 
-    return Parallel(made, program, prepared.captured.graph, model, prepared.captured.constants, variant)
+    items = example.items() if isinstance(example, Mapping) else enumerate(example)
+    plain = {str(name): item for name, item in items if not isinstance(item, torch.Tensor)}
+    return Parallel(made, program, prepared.captured.graph, model, prepared.captured.constants, variant, plain)
 
 
 def _texts(placements: Mapping[str, object] | None) -> Mapping[str, str] | None:

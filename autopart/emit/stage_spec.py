@@ -1,5 +1,6 @@
 """Cut a folded graph into stages: which nodes and runs each has, and which values cross between them."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -7,6 +8,7 @@ from itertools import pairwise
 from autopart.errors import UnsupportedError
 from autopart.ir.folded import Folded, Loop
 from autopart.ir.graph import Update
+from autopart.ir.size import Size, is_batched
 from autopart.ir.units import Unit
 
 
@@ -33,6 +35,12 @@ class StageSpec:
     updates: tuple[Update, ...]
 
 
+def _shape(folded: Folded, name: str) -> tuple[Size, ...]:
+    """The shape of a value, also of one between two runs of a loop."""
+    values = folded.graph.values
+    return values[name if name in values else re.sub(r"_run\d+$", "", name)].shape
+
+
 def carried_name(folded: Folded, loop: Loop, number: int, run: int) -> str:
     """The name of what a loop carries into run `run`: outside names for the first and for what leaves the last."""
     if run == 0:
@@ -57,6 +65,8 @@ def stage_specs(
     specs: list[StageSpec] = []
     needs: list[set[str]] = []
     results = graph.outputs
+    # A stage may need to know how many samples there are, and be given nothing that has them: an input tells.
+    sizing = [item.value.name for item in graph.inputs if item.path in graph.batched_inputs][:1]
     for stage, (items, own) in enumerate(zip(all_items, made, strict=True)):
         last = stage == len(made) - 1
         updates = _updates(folded, stage, items, own, totals)
@@ -64,6 +74,8 @@ def stage_specs(
         helpers, missing = _needed(folded, items, own, leaving, totals)
         ordered = _in_order(folded, items, helpers)
         needs.append({name for name in missing if name not in model_inputs})
+        if not any(is_batched(size) for name in missing for size in _shape(folded, name)):
+            missing.update(sizing)
         specs.append(
             StageSpec(
                 ordered,

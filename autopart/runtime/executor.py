@@ -201,7 +201,7 @@ class Executor:
             results = tuple(self._unsharder.kept(tensor) for tensor in results)
         given: list[tuple[GradientEdge, torch.dtype] | None] = []
         for transfer, tensor in zip(program.sends, results, strict=False):
-            if transfer.requires_grad:
+            if transfer.requires_grad and torch.is_grad_enabled():  # a weight that is sent as it is has a gradient ever
                 given.append((get_gradient_edge(tensor), tensor.dtype) if tensor.requires_grad else None)
             # In the dtype that is expected: under a mixed precision it may have been computed in half.
             self._p2p.send_value(transfer, tensor.detach().to(dtype_of(transfer)), action.micro_batch)

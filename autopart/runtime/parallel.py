@@ -52,6 +52,7 @@ class Parallel(ParallelState, Generic[PlanT]):
         model: nn.Module,
         constants: Mapping[str, torch.Tensor],
         variant: Callable[[bool], Variant] | None = None,
+        plain: Mapping[str, object] | None = None,
     ) -> None:
         schedule = find_schedule(plan.schedule)
         if Kind.BACKWARD not in schedule.kinds:
@@ -63,7 +64,7 @@ class Parallel(ParallelState, Generic[PlanT]):
         self.plan = plan
         self.program = program
         self._graph, self._model = graph, model
-        self._batches = Batches(graph, plan.dp, plan.global_batch)
+        self._batches = Batches(graph, plan.dp, plan.global_batch, plain)
         self._recorded: Timeline | None = None
         self._worker: Worker | None = None
         self._folder: tempfile.TemporaryDirectory[str] | None = None
@@ -123,17 +124,21 @@ class Parallel(ParallelState, Generic[PlanT]):
             LaunchError: outside a job of the plan's size.
             CheckpointError: the model was built on `meta`, and its weights have no values yet.
             BatchError: a batch of another size or form, on any rank; all then have this error, and none has begun.
-            UnsupportedError: the model returns no loss and none was given.
+            UnsupportedError: the model returns no loss and none was given, or this is under `torch.inference_mode`.
         """
         worker = self._filled()
         self._check_loss()
+        if torch.is_inference_mode_enabled():
+            raise UnsupportedError(
+                "train_step under torch.inference_mode can have no gradients: call it outside, or par.evaluate"
+            )
         # Under ZeRO-2 passes sum gradients, of several stages in an order that depends on how many there are.
         named, schedule = self._taken(batch, self._schedule, self.plan.zero >= 2 and self.plan.virtual_stages > 1)
-        if not trace:
-            return worker.step(named, self._graph.batched_inputs, schedule)
-        recorder = Recorder(worker.mesh)
-        loss = worker.step(named, self._graph.batched_inputs, schedule, recorder)
-        self._recorded = recorder.timeline()
+        recorder = Recorder(worker.mesh) if trace else None
+        with torch.enable_grad():
+            loss = worker.step(named, self._graph.batched_inputs, schedule, recorder)
+        if recorder is not None:
+            self._recorded = recorder.timeline()
         return loss
 
     def evaluate(self, batch: Any) -> torch.Tensor:

@@ -252,6 +252,7 @@ class _Walk:
         made = [self.graph.nodes[self.graph.producer[name]] for name in others if name in self.graph.producer]
         once = all(self.graph.consumers[name] == (self.places[node.name],) for name in others)
         alone = all(len(other.outputs) == 1 and other.op not in (ENTER, LEAVE, KEPT) for other in made)
+        alone = alone and self.totals.keys().isdisjoint(other.name for other in made)
         values = [self.graph.values[name] for name in others]
         plain = all("float" in value.dtype and not _has_batch(value.shape) for value in values)
         if len(made) != len(others) or not (once and alone and plain and self.doubt.keys().isdisjoint(others)):
