@@ -81,7 +81,9 @@ def evaluation_variant(
     written = emit_program(sharded, prepared.units, cuts, recompute=layers, facts=facts)
     apart = rows_apart(graph, prepared.rules)
     rebuild = returned.rebuild if returned else None
-    return Variant(written, captured.graph, captured.constants, rebuild, apart, prepared.batch.sums, prepared.batch.parts)
+    return Variant(
+        written, captured.graph, captured.constants, rebuild, apart, prepared.batch.sums, prepared.batch.parts
+    )
 
 
 def _cuts(prepared: Prepared, program: Program) -> tuple[int, ...] | None:

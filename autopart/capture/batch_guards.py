@@ -1,7 +1,7 @@
 """Batch guards: branches of the model's code on the batch size, of which a captured graph has one way alone.
 
-Micro-batches are smaller than the batch that a model would get in one process, and a last batch may be too. Export takes
-the way that the example batch goes, and says of no size but this one that it takes it.
+Micro-batches are smaller than the batch that a model would get in one process, and a last batch may be too. Export
+takes the way that the example batch goes.
 """
 
 import linecache
@@ -39,7 +39,9 @@ def check_batch_guards(exported: Any, model: str) -> None:
             places[place] = Place(place, line, "", f"a condition on the batch size: {guard.expr}", ADVICE)
     if places:
         text = ", ".join(f'{place}: "{item.source}"' for place, item in places.items())
-        raise CaptureError(f"{model} does something else for other batch sizes ({text}): {ADVICE}", tuple(places.values()))
+        raise CaptureError(
+            f"{model} does something else for other batch sizes ({text}): {ADVICE}", tuple(places.values())
+        )
 
 
 def _guards(exported: Any) -> Iterator[Any]:

@@ -111,8 +111,8 @@ def lower(model: nn.Module, example: Example, wrapper: WithLoss) -> Captured:
             (path, name), (old, new) = next(iter(changes.items()))
             raise CaptureError(
                 f"forward changes {'.'.join(filter(None, (path, name)))} of {type(model).__name__} from {old!r} to "
-                f"{new!r}, and computes something else with it the next time; a graph has the numbers of one time. Keep "
-                f"it in a buffer: self.register_buffer({name!r}, torch.tensor(...)), which forward may change"
+                f"{new!r}, and computes something else with it the next time; a graph has the numbers of one time. "
+                f"Keep it in a buffer: self.register_buffer({name!r}, torch.tensor(...)), which forward may change"
             )
     return captured
 

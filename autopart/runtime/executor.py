@@ -236,7 +236,7 @@ class Executor:
         return flight.deferred
 
     def total(self, losses: Sequence[torch.Tensor], shape: Sequence[int] = ()) -> torch.Tensor:
-        """The sum of the losses of all stages and replicas, of which one tp rank each counts; or of what has `shape`."""
+        """The sum of the losses, or of what has `shape`, of all stages and replicas; one tp rank each counts."""
         kind = torch.float64 if self._mesh.device.type == "cpu" else torch.float32
         total = torch.zeros(tuple(shape), dtype=kind, device=self._mesh.device)
         if self._mesh.tp_rank == 0:

@@ -230,7 +230,8 @@ class Parallel(ParallelState, Generic[PlanT]):
     def full_gradients(self) -> dict[str, torch.Tensor]:
         """Every parameter's gradient whole, by its original name, on the CPU of rank 0; {} elsewhere.
 
-        Frozen parameters, and those that the loss does not depend on, have none. A tied parameter appears once, under its first name. All ranks must call it together.
+        Frozen parameters, and those that the loss does not depend on, have none. A tied parameter appears once, under
+        its first name. All ranks must call it together.
         """
         return dict(self._inside().full_gradients())
 

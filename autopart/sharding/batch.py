@@ -10,24 +10,16 @@ to over the batch is known before any work is done: such totals are those of the
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-import sympy
-
 from autopart.ir.folded import ENTER, LEAVE
 from autopart.ir.graph import Graph, Node, Update
 from autopart.ir.kept import KEPT
-from autopart.ir.size import BATCH, Size, is_batched
 from autopart.sharding.dispatch import Dispatch
 from autopart.sharding.rule import Rule
-from autopart.sharding.rules import elementwise, reshape
 from autopart.sharding.sample_order import SampleOrder
+from autopart.sharding.separable import counts_samples, has_batch, is_zero, letters_separate
 
-# Ops of which a number among the arguments is computed with; of others it is a size.
-NUMERICAL = frozenset(elementwise.RULES) | {"aten.full.default", "aten.new_full.default", "aten.scalar_tensor.default"}
-# Ops that scale one of their inputs by the others: a sum over samples stays one.
-SCALED = {"aten.mul.Tensor": (0, 1), "aten.div.Tensor": (0,)}
 SUMS = frozenset({"aten.add.Tensor", "aten.sub.Tensor"})
 OFFSETS = SUMS | {"aten.rsub.Scalar", "aten.add.Scalar", "aten.sub.Scalar"}
-ZEROS = frozenset({"aten.zeros.default", "aten.zeros_like.default", "aten.new_zeros.default"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +136,7 @@ class _Walk:
             self.sized.clear()
             self.offsets.clear()
         sums: frozenset[str] = frozenset() if weighted else frozenset(self.partial.intersection(self.graph.outputs))
-        made = self.partial.union(self.local, (x for x in self.doubt if not _has_batch(self.graph.values[x].shape)))
+        made = self.partial.union(self.local, (x for x in self.doubt if not has_batch(self.graph.values[x].shape)))
         self.shares.update(name for name, rule in self.totals.items() if rule is not None and rule.mean)
         return BatchSharding(
             frozenset(self.shares),
@@ -161,22 +153,22 @@ class _Walk:
 
     def _visit(self, node: Node) -> None:
         graph, rule = self.graph, self.rules.get(node.name)
-        batched = [name for name in node.inputs if _has_batch(graph.values[name].shape)]
+        batched = [name for name in node.inputs if has_batch(graph.values[name].shape)]
         inherited = frozenset(name for name in node.inputs if name in self.partial)
         shared = self._share_others(node, inherited)
         inherited |= shared
         local = not self.local.isdisjoint(frozenset(node.inputs) - shared)
-        spreads = any(_has_batch(value.shape) for value in node.outputs)
+        spreads = any(has_batch(value.shape) for value in node.outputs)
         outputs = [value.name for value in node.outputs]
         if node.op in (ENTER, LEAVE):
             self.looping = node.op == ENTER
         offset = bool(inherited) and not local and node.op in OFFSETS and len(node.inputs) == 1
         fine = offset or self._separable(node, inherited, spreads, local)
-        sized = fine and not local and _counts_samples(node)
+        sized = fine and not local and counts_samples(node)
         if all(name in graph.recomputable for name in outputs):
             origin = next((self.doubt[name] for name in node.inputs if name in self.doubt), None)
             sums = fine and bool(batched) and not spreads
-            if origin is None and (bool(batched) and not fine or sums and not self._is_total(node)):
+            if origin is None and (not self._is_total(node) if sums else bool(batched) and not fine):
                 origin = Mixing(node.name, node.op, node.location)
                 self._spoil(node.inputs)
             if origin is not None:
@@ -216,7 +208,7 @@ class _Walk:
             inherited = frozenset()  # beside a part's own values, which are named already, sums count for that part
         dispatched = self.dispatch.visit(node)
         if dispatched is None:
-            letters = _letters_separate(node, self.graph, self.rules.get(node.name), inherited, spreads)
+            letters = letters_separate(node, self.graph, self.rules.get(node.name), inherited, spreads)
             return letters and self.ordered[node.name]
         return dispatched and all(self.dispatch.counts(name) for name in inherited)
 
@@ -246,7 +238,7 @@ class _Walk:
 
     def _share_others(self, node: Node, inherited: frozenset[str]) -> frozenset[str]:
         """What is added to sums over samples and is none: every part adds its share of it."""
-        others = frozenset(name for name in node.inputs if not _is_zero(self.graph, name)) - inherited
+        others = frozenset(name for name in node.inputs if not is_zero(self.graph, name)) - inherited
         if node.op not in SUMS or self.looping or not inherited or not others:
             return frozenset()
         made = [self.graph.nodes[self.graph.producer[name]] for name in others if name in self.graph.producer]
@@ -254,7 +246,7 @@ class _Walk:
         alone = all(len(other.outputs) == 1 and other.op not in (ENTER, LEAVE, KEPT) for other in made)
         alone = alone and self.totals.keys().isdisjoint(other.name for other in made)
         values = [self.graph.values[name] for name in others]
-        plain = all("float" in value.dtype and not _has_batch(value.shape) for value in values)
+        plain = all("float" in value.dtype and not has_batch(value.shape) for value in values)
         if len(made) != len(others) or not (once and alone and plain and self.doubt.keys().isdisjoint(others)):
             return frozenset()
         self.shares.update(other.name for other in made)
@@ -278,43 +270,13 @@ class _Walk:
         used = _ancestors(graph, (update.value,))
         taken = {name for other in graph.nodes if other.name in used for name in other.inputs}
         read = any(update.constant in other.inputs for other in graph.nodes if other.name in relevant)
-        if read or any(item.value.name in taken and _has_batch(item.value.shape) for item in graph.inputs):
+        if read or any(item.value.name in taken and has_batch(item.value.shape) for item in graph.inputs):
             before = [graph.nodes[graph.producer[name]].location for name in node.inputs if name in graph.producer]
             location = next(filter(None, (node.location, *before)), "")
             self._report(Mixing(node.name, node.op, location, graph.targets[update.constant]))
 
     def _report(self, mixing: Mixing) -> None:
         self.reported.setdefault(mixing.node, mixing)
-
-
-def _letters_separate(node: Node, graph: Graph, rule: Rule | None, inherited: frozenset[str], spreads: bool) -> bool:
-    if node.op in (ENTER, LEAVE):
-        return True
-    if rule is None or any(_batch_dims(value.shape) > 1 for value in node.outputs):
-        return False
-    for dims, name in zip(rule.inputs, node.inputs, strict=True):
-        for letter, size in zip(dims, graph.values[name].shape, strict=True):
-            if letter in rule.whole and is_batched(size) and node.op not in reshape.RULES:  # of these, order tells
-                return False
-    if not inherited:
-        return True
-    partial = {index for index, name in enumerate(node.inputs) if name in inherited}
-    nothing = {index for index, name in enumerate(node.inputs) if _is_zero(graph, name)}
-    scaled = len(partial) == 1 and partial.issubset(SCALED.get(node.op, ()))
-    return not spreads and (scaled or partial <= rule.linear <= partial | nothing)
-
-
-def _counts_samples(node: Node) -> bool:
-    """Whether the number of samples is computed with."""
-    return node.op in NUMERICAL and any(is_batched(arg) for arg in node.args if isinstance(arg, sympy.Expr))
-
-
-def _is_zero(graph: Graph, name: str) -> bool:
-    """Whether `name` is made as zeros."""
-    if name not in graph.producer:
-        return False
-    node = graph.nodes[graph.producer[name]]
-    return node.op in ZEROS or (node.op == "aten.full.default" and node.args[1] == 0)
 
 
 def _ancestors(graph: Graph, values: tuple[str, ...] = ()) -> frozenset[str]:
@@ -326,11 +288,3 @@ def _ancestors(graph: Graph, values: tuple[str, ...] = ()) -> frozenset[str]:
             found.add(node.name)
             wanted.update(node.inputs)
     return frozenset(found)
-
-
-def _batch_dims(shape: tuple[Size, ...]) -> int:
-    return sum(is_batched(size) for size in shape)
-
-
-def _has_batch(shape: tuple[Size, ...]) -> bool:
-    return _batch_dims(shape) > 0
