@@ -192,6 +192,43 @@ def test_forward_passes_keep_the_homes_of_training(schedule: str, virtual_stages
         assert passes == find_schedule("forward-only")(4, micro_batches, virtual_stages)
 
 
+class Thrice(nn.Module):
+    """One weight at the beginning, in the middle and at the end: it does not tell where stages begin."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(8, 16)
+        self.before = nn.ModuleList(nn.Linear(16, 16) for _ in range(2))
+        self.after = nn.ModuleList(nn.Linear(16, 16) for _ in range(2))
+
+    def forward(self, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Both: (batch, length)."""
+        x = self.embedding(ids)
+        for layer in self.before:
+            x = x + torch.tanh(layer(x))
+        x = x + (x @ self.embedding.weight.t()).softmax(-1) @ self.embedding.weight
+        for layer in self.after:
+            x = x + torch.tanh(layer(x))
+        return F.cross_entropy((x @ self.embedding.weight.t()).flatten(0, 1), labels.flatten())
+
+
+def _thrice() -> tuple[Thrice, dict[str, torch.Tensor]]:
+    torch.manual_seed(0)
+    return Thrice().double(), {"ids": torch.randint(8, (8, 4)), "labels": torch.randint(8, (8, 4))}
+
+
+def _evaluated_thrice() -> float:
+    model, batch = _thrice()
+    pins = {"pp": 2, "schedule": "zb-v", "virtual_stages": 2, "micro_batch": 2}
+    return float(autopart.parallelize(model, 2, inputs=batch, global_batch=8, **pins).evaluate(batch))
+
+
+def test_a_weight_on_several_stages(worker_pool: WorkerPool) -> None:
+    model, batch = _thrice()
+    for found in worker_pool.run(one_capture, 2, _evaluated_thrice):
+        assert found == pytest.approx(float(model(**batch).detach()), rel=1e-11)
+
+
 class Judge(nn.Module):
     """Branches on values, so that it cannot be captured; in evaluation mode it does not hesitate."""
 
