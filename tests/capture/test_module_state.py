@@ -72,7 +72,7 @@ def test_a_buffer_of_another_shape() -> None:
 
 def test_a_number_that_changes_from_call_to_call() -> None:
     model = Counting(reads=True)
-    with pytest.raises(CaptureError, match="forward changes calls of Counting from 3 to 4.*in a buffer"):
+    with pytest.raises(CaptureError, match=r"forward changes calls of Counting from 3 to 4.*in a buffer"):
         _graph(model)
     assert model.calls == 3
     assert _graph(Counting(reads=False)).loss
