@@ -266,6 +266,7 @@ class _Walk:
         made = graph.producer.get(update.value)
         if made is None:
             return
+        self._spoil((update.value,))  # no share of a sum, and no total over and over
         node = graph.nodes[made]
         used = _ancestors(graph, (update.value,))
         taken = {name for other in graph.nodes if other.name in used for name in other.inputs}

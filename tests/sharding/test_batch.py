@@ -90,6 +90,33 @@ def test_cross_entropy_counts_its_targets() -> None:
     assert len(_batch(Of(lambda x, y: F.cross_entropy(x, y) + x.mean()), X, Y).counted) == 1
 
 
+class Counting(nn.Module):
+    """Counts what it has seen, and divides by what it sees."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+        self.register_buffer("seen", torch.zeros(()))
+        self.register_buffer("mean", torch.zeros(4))
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """x: (batch, 4), y: (batch,)."""
+        x = self.layer(x)
+        self.seen += y.sum()
+        self.mean = self.mean * 0.9 + x.mean(0)
+        return x.sum() / y.sum() + self.mean.sum()
+
+
+def test_buffers_take_no_shares_and_no_totals() -> None:
+    found = _batch(Counting(), X, Y)
+    assert {item.changes for item in found.mixing if item.changes} == {"seen", "mean"}
+    graph = api.prepare(Counting(), (X, Y)).folded.graph
+    made = {node.name: node for node in graph.nodes}
+    (mean,) = (update.value for update in graph.updates if graph.targets[update.constant] == "mean")
+    inputs = {graph.nodes[graph.producer[name]].name for name in made[mean].inputs if name in graph.producer}
+    assert found.shares.isdisjoint({mean, *inputs})
+
+
 def test_targets_that_the_model_makes_are_not_counted_before() -> None:
     def confident(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         return F.cross_entropy(x, torch.where(x.amax(-1) > 0.5, x.argmax(-1), -100))
