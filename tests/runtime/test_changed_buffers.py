@@ -60,9 +60,7 @@ def test_each_is_named() -> None:
     plan = autopart.plan(model(), 1, cluster="local-cpu", global_batch=4, inputs=batch())
     named = {name for note in plan.notes if "given new values" in note.text for name in note.subject.split(", ")}
     assert named >= {"steps", "mean", "queue"}
-    assert any(
-        "mixes the samples" in note.text for note in plan.notes
-    )  # where the mean is subtracted, and a norm bounded
+    assert any("mixes the samples" in note.text for note in plan.notes)  # where the mean is taken off
 
 
 def test_what_loses_its_gradient_is_refused() -> None:
