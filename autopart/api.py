@@ -250,9 +250,11 @@ def parallelize(
         kept = prepared.kept_unasked if keep_whole == AUTO else keep_whole
         return capture(model, example, returned or loss, kept, front_end)
 
-    variant = partial(evaluation_variant, made, program, model, again, rules)
+    variant = partial(evaluation_variant, made, program, prepared, model, again, rules)
 
-    return Parallel(made, program, prepared.captured.graph, model, prepared.captured.constants, variant)
+    items = example.items() if isinstance(example, Mapping) else enumerate(example)
+    plain = {str(name): item for name, item in items if not isinstance(item, torch.Tensor)}
+    return Parallel(made, program, prepared.captured.graph, model, prepared.captured.constants, variant, plain)
 
 
 def _texts(placements: Mapping[str, object] | None) -> Mapping[str, str] | None:

@@ -31,6 +31,7 @@ from autopart.sharding.strategies import Strategy, strategies, without_gradient
 def evaluation_variant(
     plan: PlanData,
     program: Program,
+    trained: Prepared,
     model: nn.Module,
     capture: Callable[[Returned | None], Captured],
     rules: Mapping[str, RuleSource] | None,
@@ -41,6 +42,7 @@ def evaluation_variant(
     Args:
         plan: what decided the layouts.
         program: what was written for training.
+        trained: what it was written from.
         model: is captured in evaluation mode, and left as it is.
         capture: captures it in the mode that it is in, with its loss or with what it returns.
         rules: of the caller's own ops.
@@ -54,7 +56,9 @@ def evaluation_variant(
     with evaluating(model):
         captured = capture(returned)
     prepared = find_rules(captured, rules)
-    cuts = _cuts(prepared, program)
+    cuts = _same_cuts(plan, trained, prepared)
+    if cuts is None:
+        cuts = _cuts(prepared, program)
     if cuts is None:  # stages of training begin inside layers that only evaluation mode makes equal
         prepared = find_rules(captured, rules, folds=False)
         cuts = _cuts(prepared, program)
@@ -76,7 +80,10 @@ def evaluation_variant(
     layers = ["none" for unit in prepared.units if unit.loop is not None]
     written = emit_program(sharded, prepared.units, cuts, recompute=layers, facts=facts)
     apart = rows_apart(graph, prepared.rules)
-    return Variant(written, captured.graph, captured.constants, returned.rebuild if returned else None, apart)
+    rebuild = returned.rebuild if returned else None
+    return Variant(
+        written, captured.graph, captured.constants, rebuild, apart, prepared.batch.sums, prepared.batch.parts
+    )
 
 
 def _cuts(prepared: Prepared, program: Program) -> tuple[int, ...] | None:
@@ -97,6 +104,19 @@ def _cuts(prepared: Prepared, program: Program) -> tuple[int, ...] | None:
             return None
         begins.append(index)
     return tuple(begins[1:]) if len(begins) == len(program.stages) else None
+
+
+def _same_cuts(plan: PlanData, trained: Prepared, prepared: Prepared) -> tuple[int, ...] | None:
+    """The plan's cuts, where all units before the last of them have the weights that they have in training.
+
+    That tells where stages begin whose weights others have too.
+    """
+    last = max(plan.cuts, default=0)
+    if last >= len(prepared.units):
+        return None
+    units = zip(trained.units[:last], prepared.units[:last], strict=True)
+    same = all(list(_weights(trained, own)) == list(_weights(prepared, other)) for own, other in units)
+    return plan.cuts if same else None
 
 
 def _weights(prepared: Prepared, unit: Unit) -> Iterable[str]:

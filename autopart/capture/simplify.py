@@ -8,6 +8,7 @@ import torch
 from autopart.capture.by_products import without_by_products
 from autopart.capture.constants import evaluate_constant
 from autopart.capture.filled import without_filling
+from autopart.capture.gradient_paths import without_lost_gradients
 from autopart.capture.merged_dims import without_merged_dims
 from autopart.capture.running_statistics import without_running_statistics
 from autopart.ir.graph import RANDOM, Arg, Graph, Literal, Node, Ref, Update, Value, references
@@ -18,6 +19,7 @@ DROPOUTS = ("aten.dropout.default", "aten.feature_dropout.default", "aten.alpha_
 # What looks at how a tensor lies in memory; for all else a contiguous copy is the same tensor.
 STRIDED = ("aten.view.dtype", "aten.view_as_complex.default", "aten.view_as_real.default", "aten.as_strided.default")
 NEUTRAL = {"aten.add.Tensor": 0, "aten.sub.Tensor": 0, "aten.mul.Tensor": 1, "aten.div.Tensor": 1}
+BROADCAST = "aten.broadcast_tensors.default"
 WHOLE = 2**63 - 1  # what a slice without an end ends at
 ATTENTION = "aten.scaled_dot_product_attention.default"
 
@@ -31,7 +33,7 @@ def simplify(graph: Graph, constants: Mapping[str, torch.Tensor]) -> Graph:
     graph = without_merged_dims(_drop_identities(graph))
     graph = _drop_identities(graph)
     graph = _use_is_causal(graph, constants)
-    return _renumber(_drop_dead(graph))
+    return _renumber(without_lost_gradients(_drop_dead(graph)))
 
 
 def _drop_identities(graph: Graph) -> Graph:
@@ -43,11 +45,18 @@ def _drop_identities(graph: Graph) -> Graph:
             renamed[node.output.name] = node.inputs[0]
         elif _replaces_all(node, graph):
             renamed[node.output.name] = node.inputs[1]
+        elif node.op == BROADCAST and all(a.shape == graph.values[b].shape for a, b in _pairs(node)):
+            renamed.update((value.name, name) for value, name in _pairs(node))
         else:
             nodes.append(node)
     outputs = tuple(renamed.get(name, name) for name in graph.outputs)
     loss = renamed.get(graph.loss, graph.loss) if graph.loss else None
     return replace(graph, nodes=tuple(nodes), outputs=outputs, loss=loss, updates=_renamed_updates(graph, renamed))
+
+
+def _pairs(node: Node) -> list[tuple[Value, str]]:
+    """The outputs of a node that has as many as inputs, each with its input."""
+    return list(zip(node.outputs, node.inputs, strict=True))
 
 
 def _renamed_updates(graph: Graph, renamed: Mapping[str, str]) -> tuple[Update, ...]:

@@ -15,6 +15,7 @@ from torch import nn
 from torch.export.graph_signature import InputKind, OutputKind
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
+from autopart.capture.batch_guards import check_batch_guards
 from autopart.capture.example import Example, example_of
 from autopart.capture.example_inputs import Batch
 from autopart.capture.found_places import FoundPlaces
@@ -22,6 +23,7 @@ from autopart.capture.functional import functional
 from autopart.capture.gradient_hooks import check_hooks, refusing_hooks
 from autopart.capture.hidden_layers import HiddenLayers, LayersNeededError, hidden_layers
 from autopart.capture.keep_whole import KeepWhole, KeptModules
+from autopart.capture.module_state import holding
 from autopart.capture.regions import check_regions
 from autopart.capture.simplify import simplify
 from autopart.capture.survey import Survey
@@ -113,10 +115,27 @@ def _traced_once(model: nn.Module, example: Example, loss: LossFunction | None) 
 
 def lower(model: nn.Module, example: Example, wrapper: WithLoss, hidden: HiddenLayers | None = None) -> Captured:
     """The graph of `wrapper`, which runs `model` and its loss, exported at `example`; some layers may be `hidden`."""
+    captured = _lowered(model, example, wrapper, hidden)
+    changes = wrapper.state.changes
+    if changes:
+        with holding(model, changes):
+            again = _lowered(model, example, wrapper, hidden)
+        if again.graph.fingerprint != captured.graph.fingerprint:
+            (path, name), (old, new) = next(iter(changes.items()))
+            raise CaptureError(
+                f"forward changes {'.'.join(filter(None, (path, name)))} of {type(model).__name__} from {old!r} to "
+                f"{new!r}, and computes something else with it the next time; a graph has the numbers of one time. "
+                f"Keep it in a buffer: self.register_buffer({name!r}, torch.tensor(...)), which forward may change"
+            )
+    return captured
+
+
+def _lowered(model: nn.Module, example: Example, wrapper: WithLoss, hidden: HiddenLayers | None) -> Captured:
     exported = _export(wrapper, example)
     for name, dims, size in zip(example.names, example.dims, _first_sizes(exported), strict=True):
         if dims and isinstance(size, int):
             raise _FixedBatchError(f"the batch size of {name!r} is fixed to {size}")
+    check_batch_guards(exported, type(model).__name__)
     return _captured(model, exported, example, hidden or HiddenLayers())
 
 

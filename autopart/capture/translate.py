@@ -1,13 +1,23 @@
 """Translate the nodes of an exported program into the nodes of a Graph."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
 import sympy
 import torch
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
-from torch.utils._sympy.functions import ToFloat
+from torch.utils._sympy.functions import (
+    FloatPow,
+    FloatTrueDiv,
+    FloorDiv,
+    IntTrueDiv,
+    Mod,
+    OpaqueUnaryFn_sqrt,
+    PowByNatural,
+    PythonMod,
+    ToFloat,
+)
 from torch.utils._sympy.symbol import SymT, symbol_is_type
 
 from autopart.capture.expand import TracedLayer, expand
@@ -28,6 +38,18 @@ CHECKS = (
     "sym_constrain_range",
     "sym_constrain_range_for_size",
 )
+
+
+# What torch's symbols of numbers have of their own, in plain arithmetic.
+PLAIN: dict[Any, Callable[..., Any]] = {
+    FloatTrueDiv: lambda a, b: a / b,
+    IntTrueDiv: lambda a, b: a / b,
+    FloatPow: lambda a, b: a**b,
+    PowByNatural: lambda a, b: a**b,
+    Mod: lambda a, b: a - b * FloorDiv(a, b),
+    PythonMod: lambda a, b: a - b * FloorDiv(a, b),
+    OpaqueUnaryFn_sqrt: lambda a: a**0.5,
+}
 
 
 class Translator:
@@ -212,6 +234,8 @@ def to_size(size: int | torch.SymInt | torch.SymFloat) -> Size:
     if free_unbacked_symbols(size):
         raise ReadNumberError(f"a size of the graph ({size}) is read from the values of a tensor, as tolist does")
     expression = sympy.sympify(size.node.expr).replace(ToFloat, lambda inner: inner)
+    for kind, plain in PLAIN.items():
+        expression = expression.replace(kind, plain)
     expression = expression.xreplace(dict.fromkeys(expression.free_symbols, BATCH))
     return int(expression) if expression.is_Integer else expression
 

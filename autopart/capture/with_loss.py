@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from autopart.capture.example_inputs import Batch
+from autopart.capture.module_state import ModuleState
 from autopart.errors import CaptureError
 
 LossFunction = Callable[[Any, Any], Any]  # gives the loss, or all tensors that are to leave the graph
@@ -36,6 +37,9 @@ class WithLoss(nn.Module):
     `call`, where given, runs in place of the model, which then only lends its tensors. Modules whose ids are in
     `hidden` are not found among its modules, nor are their tensors: whoever exports it sees none of them.
 
+    Attributes:
+        state: knows what the last run did to the modules.
+
     Raises:
         ForwardError: from `forward`, with the model's error as its cause.
     """
@@ -56,6 +60,7 @@ class WithLoss(nn.Module):
         self._watch = watch
         self._call = call
         self._hidden = hidden
+        self.state = ModuleState(model)
 
     def named_modules(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, nn.Module]]:
         """All modules inside, but for those that are hidden."""
@@ -64,11 +69,12 @@ class WithLoss(nn.Module):
     def forward(self, *tensors: torch.Tensor) -> Any:
         """The loss, or the tensors that the model returns."""
         try:
-            if self._watch is None:
-                return self._result(tensors)
-            with self._watch.active():
-                result = self._result(tensors)
-            self._watch.check(result)
+            with self.state.seen():
+                if self._watch is None:
+                    return self._result(tensors)
+                with self._watch.active():
+                    result = self._result(tensors)
+                self._watch.check(result)
         except Exception as error:
             raise ForwardError from error
         return result

@@ -67,7 +67,9 @@ def expression(arg: Arg, queue: list[str], device: str) -> str:
         return tuple_text([expression(item, queue, device) for item in arg])
     if isinstance(arg, float) and (arg != arg or arg in (float("inf"), float("-inf"))):
         return f'float("{arg}")'
-    return f'"{arg}"' if isinstance(arg, str) else str(arg)
+    if isinstance(arg, str):
+        return f'"{arg}"'
+    return str(arg).replace("Min(", "min(").replace("Max(", "max(")  # as Python spells what sympy does
 
 
 def tuple_text(items: list[str]) -> str:

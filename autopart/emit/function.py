@@ -12,7 +12,7 @@ from autopart.emit.kept import block_key, kept_path, kept_text
 from autopart.emit.spelling import spell, uses_batch
 from autopart.errors import UnsupportedError
 from autopart.ir.folded import Folded, Loop
-from autopart.ir.graph import Graph, Node
+from autopart.ir.graph import Arg, Graph, Node
 from autopart.ir.kept import KEPT, input_count
 from autopart.ir.placement import REPLICATED, Layout, Shard, local_shape
 from autopart.ir.size import BATCH, Size, is_batched
@@ -23,6 +23,7 @@ from autopart.sharding.rules.experts import GROUPED
 from autopart.sharding.strategies import Strategy, without_gradient
 
 SUM = 2
+SAMPLES, FRACTION = sympy.Symbol("self.comm.samples(b)", positive=True), sympy.Symbol("self.comm.fraction")
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,13 @@ class Function:
     def add(self, node: Node) -> None:
         """Append one call, its conversions before it."""
         sharded = self.sharded
+        if node.name in sharded.batch.totals and node.name in self.count_index:
+            shape = sharded.held_shape(node.output.name)
+            text = f"self.comm.total({self.count_index[node.name]})"
+            self.statements.append(
+                Statement((node.output.name,), (), lambda _: text, self.hint(node)[0], shape, scope=node.scope)
+            )
+            return
         strategy = sharded.strategies[node.name]
         operands = [self.wanted(name, want) for name, want in zip(node.inputs, strategy.inputs, strict=True)]
         outputs = zip(node.outputs, strategy.outputs, strict=True)
@@ -136,8 +144,8 @@ class Function:
         inputs = tuple(sharded.shape(name, want) for name, want in zip(node.inputs, strategy.inputs, strict=True))
         rule = sharded.rules.get(node.name)
         counted = node.name in sharded.batch.counted
-        written = summed(node) if counted else node
-        self.needs_batch = self.needs_batch or (node.op != KEPT and uses_batch(written, shapes[0]))
+        written = summed(node) if counted else _of_the_global_batch(node, sharded.batch)
+        self.needs_batch = self.needs_batch or (node.op != KEPT and uses_batch(node, shapes[0]))
         draws = rule is not None and rule.random
         sharded_draws = draws and strategy.divided and sharded.tp > 1
 
@@ -214,6 +222,21 @@ def summed(node: Node) -> Node:
     if len(args) <= 3:
         kwargs = (*kwargs, ("reduction", SUM))
     return replace(node, args=args, kwargs=kwargs)
+
+
+def _of_the_global_batch(node: Node, batch: BatchSharding) -> Node:
+    """A node whose numbers count the samples of the global batch, or are this part's share of what is added."""
+    if node.name not in batch.sized and node.name not in batch.offsets:
+        return node
+
+    def changed(arg: Arg) -> Arg:
+        if isinstance(arg, sympy.Expr) and node.name in batch.sized:
+            arg = arg.xreplace({BATCH: SAMPLES})
+        if isinstance(arg, sympy.Expr | int | float) and not isinstance(arg, bool) and node.name in batch.offsets:
+            return sympy.sympify(arg) * FRACTION
+        return arg
+
+    return replace(node, args=tuple(map(changed, node.args)))
 
 
 def conversion_text(call: str, have: Layout, want: Layout) -> str:

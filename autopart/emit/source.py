@@ -104,9 +104,7 @@ class StageSource:
             lines.append(f"        self.hold(stacks=({', '.join(built)},))")
         parts = ["\n".join(lines), self.forward.forward()]
         if self.counts is not None:
-            parts.append(
-                self.counts.forward("counts", "How many targets each averaged loss counts in this micro-batch.")
-            )
+            parts.append(self.counts.forward("counts", self.counts.about))
         return "\n\n".join(parts)
 
 

@@ -1,5 +1,6 @@
 """Cut a folded graph into stages: which nodes and runs each has, and which values cross between them."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -7,6 +8,7 @@ from itertools import pairwise
 from autopart.errors import UnsupportedError
 from autopart.ir.folded import Folded, Loop
 from autopart.ir.graph import Update
+from autopart.ir.size import Size, is_batched
 from autopart.ir.units import Unit
 
 
@@ -33,6 +35,12 @@ class StageSpec:
     updates: tuple[Update, ...]
 
 
+def _shape(folded: Folded, name: str) -> tuple[Size, ...]:
+    """The shape of a value, also of one between two runs of a loop."""
+    values = folded.graph.values
+    return values[name if name in values else re.sub(r"_run\d+$", "", name)].shape
+
+
 def carried_name(folded: Folded, loop: Loop, number: int, run: int) -> str:
     """The name of what a loop carries into run `run`: outside names for the first and for what leaves the last."""
     if run == 0:
@@ -42,8 +50,13 @@ def carried_name(folded: Folded, loop: Loop, number: int, run: int) -> str:
     return f"{folded.graph.nodes[loop.start + number].output.name}_run{run}"
 
 
-def stage_specs(folded: Folded, units: Sequence[Unit], cuts: Sequence[int]) -> tuple[StageSpec, ...]:
-    """The stages that `cuts` (indices of the units that begin a new stage) make of `folded`."""
+def stage_specs(
+    folded: Folded, units: Sequence[Unit], cuts: Sequence[int], totals: frozenset[str] = frozenset()
+) -> tuple[StageSpec, ...]:
+    """The stages that `cuts` (indices of the units that begin a new stage) make of `folded`.
+
+    `totals` are nodes whose results are known before a step, so that what they take is not needed.
+    """
     bounds = [0, *cuts, len(units)]
     graph = folded.graph
     all_items = [_items(folded, units[a:b]) for a, b in pairwise(bounds)]
@@ -52,14 +65,17 @@ def stage_specs(folded: Folded, units: Sequence[Unit], cuts: Sequence[int]) -> t
     specs: list[StageSpec] = []
     needs: list[set[str]] = []
     results = graph.outputs
+    # A stage may need to know how many samples there are, and be given nothing that has them: an input tells.
+    sizing = [item.value.name for item in graph.inputs if item.path in graph.batched_inputs][:1]
     for stage, (items, own) in enumerate(zip(all_items, made, strict=True)):
         last = stage == len(made) - 1
-        updates = _updates(folded, stage, items, own)
-        helpers, missing = _needed(
-            folded, items, own, [*(update.value for update in updates), *(results if last else [])]
-        )
+        updates = _updates(folded, stage, items, own, totals)
+        leaving = [*(update.value for update in updates), *(results if last else [])]
+        helpers, missing = _needed(folded, items, own, leaving, totals)
         ordered = _in_order(folded, items, helpers)
         needs.append({name for name in missing if name not in model_inputs})
+        if not any(is_batched(size) for name in missing for size in _shape(folded, name)):
+            missing.update(sizing)
         specs.append(
             StageSpec(
                 ordered,
@@ -75,7 +91,9 @@ def stage_specs(folded: Folded, units: Sequence[Unit], cuts: Sequence[int]) -> t
     )
 
 
-def _updates(folded: Folded, stage: int, items: Sequence[int | Runs], own: Sequence[str]) -> tuple[Update, ...]:
+def _updates(
+    folded: Folded, stage: int, items: Sequence[int | Runs], own: Sequence[str], totals: frozenset[str]
+) -> tuple[Update, ...]:
     """The constants that the stage updates: with what it makes; and those that it reads, where no stage's work is
     needed for that. Such a constant that no stage reads is the first one's.
 
@@ -83,7 +101,7 @@ def _updates(folded: Folded, stage: int, items: Sequence[int | Runs], own: Seque
         UnsupportedError: the stage reads a constant that another stage updates.
     """
     graph, made = folded.graph, set(own)
-    helpers, _ = _needed(folded, items, own, ())
+    helpers, _ = _needed(folded, items, own, (), totals)
     nodes = {graph.nodes[index].name for index in helpers} | {
         graph.nodes[index].name for item in items for index in ((item,) if isinstance(item, int) else item.loop.body)
     }
@@ -138,7 +156,7 @@ def taken(folded: Folded, item: int | Runs) -> list[str]:
 
 
 def _needed(
-    folded: Folded, items: Sequence[int | Runs], own: Sequence[str], results: Sequence[str]
+    folded: Folded, items: Sequence[int | Runs], own: Sequence[str], results: Sequence[str], totals: frozenset[str]
 ) -> tuple[set[int], set[str]]:
     """Recomputable nodes that the stage must run for itself, and the values that it must be given."""
     graph = folded.graph
@@ -154,7 +172,8 @@ def _needed(
         if index is not None and name in graph.recomputable and index not in folded.loop_of:
             helpers.add(index)
             present.update(value.name for value in graph.nodes[index].outputs)
-            pending += graph.nodes[index].inputs
+            if graph.nodes[index].name not in totals:
+                pending += graph.nodes[index].inputs
         else:
             missing.add(name)
     return helpers, missing

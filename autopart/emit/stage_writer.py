@@ -10,6 +10,7 @@ from autopart.emit.loop_text import loop_text, loops
 from autopart.emit.source import BlockSource, StageSource, path_text, weights_text
 from autopart.emit.stage_spec import Runs, StageSpec, carried_name, taken
 from autopart.emit.weight_text import weight_text
+from autopart.ir.graph import Node
 from autopart.ir.placement import REPLICATED
 from autopart.ir.program import ParameterShard
 from autopart.ir.units import layer_parts, own_weights
@@ -25,6 +26,7 @@ FACTORS = {
     **dict.fromkeys((f"aten.conv{dims}d.default" for dims in (1, 2, 3)), (0, 1)),
     **dict.fromkeys(GROUPED, (0, 1)),
 }
+TARGETS = "How many targets each averaged loss counts in this micro-batch."
 
 
 class StageWriter:
@@ -39,7 +41,8 @@ class StageWriter:
 
     Attributes:
         results: the values that the model returns, on the last stage.
-        counted: the averaged losses whose targets are counted.
+        counted: what is counted or summed over the global batch before a step: the averaged losses whose targets are,
+            and the totals that the stage needs.
         layers: for every loop, the modules whose weights the runs in this stage take, by run.
     """
 
@@ -48,7 +51,7 @@ class StageWriter:
         graph = sharded.graph
         self.results = graph.outputs if last else ()
         own = [graph.nodes[item] for item in spec.items if isinstance(item, int)]
-        self.counted = [node for node in own if node.name in sharded.batch.counted]
+        self.counted = [node for node in own if node.name in {*sharded.batch.counted, *sharded.batch.totals}]
         self.layers = tuple((layer_parts(sharded.folded, r.loop) or ())[r.first : r.stop] for r in self._runs)
 
     @property
@@ -57,7 +60,7 @@ class StageWriter:
 
     @cached_property
     def count_inputs(self) -> tuple[str, ...]:
-        """The paths of the model inputs that the counted targets depend on."""
+        """The paths of the model inputs that the counted targets and the totals depend on."""
         return tuple(item.path for item in self.sharded.graph.inputs if item.value.name in self._count_needs)
 
     @cached_property
@@ -155,16 +158,16 @@ class StageWriter:
     def _count_index(self) -> Mapping[str, int]:
         return {node.name: index for index, node in enumerate(self.counted)}
 
-    def _function(self, arguments: Mapping[str, str]) -> Function:
+    def _function(self, arguments: Mapping[str, str], index: Mapping[str, int]) -> Function:
         first = next(iter(arguments.values()), None)
-        return Function(self.sharded, self._read_paths, f"{first}.device" if first else "None", self._count_index)
+        return Function(self.sharded, self._read_paths, f"{first}.device" if first else "None", index)
 
     def _forward(self) -> BlockSource:
         sharded, graph = self.sharded, self.sharded.graph
         arguments: dict[str, str] = {}
         for key in (*self.spec.inputs, *self.spec.receives):
             arguments[key] = unique(identifier(key) if key in graph.values else "x", arguments)
-        function = self._function(arguments)
+        function = self._function(arguments, self._count_index)
         number = 0
         for item in self.spec.items:
             if isinstance(item, Runs):
@@ -217,7 +220,7 @@ class StageWriter:
     def _count_needs(self) -> frozenset[str]:
         graph = self.sharded.graph
         found: set[str] = set()
-        pending = [self.sharded.batch.counted[node.name] for node in self.counted]
+        pending = [name for node in self.counted for name in self._summed(node)]
         while pending:
             name = pending.pop()
             if name not in found:
@@ -228,19 +231,28 @@ class StageWriter:
             found.update(batched[:1])  # targets that are made for so many samples; how many, an input tells
         return frozenset(found)
 
+    def _summed(self, node: Node) -> tuple[str, ...]:
+        """What is counted or summed for a node of `counted`."""
+        counted = self.sharded.batch.counted
+        return (counted[node.name],) if node.name in counted else node.inputs
+
     def _counts(self) -> BlockSource | None:
-        """The function that counts targets; it depends on the model's inputs alone."""
+        """The function that counts targets and sums totals; it depends on the model's inputs alone."""
         if not self.counted:
             return None
         graph, needs = self.sharded.graph, self._count_needs
         inputs = [item.value.name for item in graph.inputs if item.value.name in needs]
         arguments = {name: identifier(name) for name in inputs}
-        function = self._function(arguments)
+        function = self._function(arguments, {})
         for node in graph.nodes:
             if any(value.name in needs for value in node.outputs):
                 function.add(node)
         results = []
         for node in self.counted:
+            if node.name in self.sharded.batch.totals:
+                function.add(node)
+                results.append(function.wanted(node.output.name, REPLICATED))
+                continue
             ignored = node.arg(4, "ignore_index", -100)
             target = function.wanted(self.sharded.batch.counted[node.name], REPLICATED)
             write = partial(_count_text, ignored)
@@ -248,7 +260,9 @@ class StageWriter:
             results.append(f"count@{node.name}")
         lines, returned = write_body(arguments, function.statements, results)
         lines[:0] = function.batch_lines(arguments)
-        return BlockSource("counts", "", "", tuple(arguments.values()), {}, tuple(lines), f"[{returned}]")
+        totals = any(node.name in self.sharded.batch.totals for node in self.counted)
+        about = "What of this micro-batch is summed over the global batch before a step." if totals else TARGETS
+        return BlockSource("counts", about, "", tuple(arguments.values()), {}, tuple(lines), f"[{returned}]")
 
 
 def _update_text(path: str, texts: Sequence[str]) -> str:

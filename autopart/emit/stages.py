@@ -27,7 +27,7 @@ def emit_program(
     graph = sharded.graph
     runs = [(unit.loop.start, unit.run) for unit in units if unit.loop is not None]
     kinds = dict(zip(runs, recompute, strict=True))
-    specs = stage_specs(sharded.folded, units, cuts)
+    specs = stage_specs(sharded.folded, units, cuts, sharded.batch.totals)
     home = {name: stage for stage, spec in enumerate(specs) for name in spec.gives}
     stages: list[StageProgram] = []
     sources: dict[str, str] = {}

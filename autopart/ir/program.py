@@ -67,7 +67,8 @@ class StageProgram:
         sends: values for later stages, which `forward` returns first.
         outputs: how many of the model's outputs `forward` returns last.
         kept: modules of the model that are called as they are.
-        counts: how many numbers `counts` returns: targets of averaged losses. Its arguments are `count_inputs`.
+        counts: how many tensors `counts` returns: the targets of averaged losses, and totals of what inputs decide. Its
+            arguments are `count_inputs`.
     """
 
     module: str

@@ -17,16 +17,18 @@ class Batches:
         graph: says which tensors there are, and which of them have samples.
         dp: how many replicas share a global batch.
         global_batch: the most samples that it has.
+        plain: what is no tensor in the batch that the model was captured with, by name; None where that is not known.
     """
 
-    def __init__(self, graph: Graph, dp: int, global_batch: int) -> None:
-        self._graph, self._dp, self._global_batch = graph, dp, global_batch
+    def __init__(self, graph: Graph, dp: int, global_batch: int, plain: Mapping[str, object] | None = None) -> None:
+        self._graph, self._dp, self._global_batch, self._plain = graph, dp, global_batch, plain
 
     def named(self, batch: Any) -> dict[str, torch.Tensor]:
         """The tensors that the graph takes, by their paths.
 
         Raises:
-            BatchError: one is missing, or of another shape or dtype than planned.
+            BatchError: one is missing, or of another shape or dtype than planned; or there is something in the batch
+                that the model was not captured with, and that it would not look at.
         """
         if isinstance(batch, torch.Tensor):
             batch = (batch,)
@@ -55,7 +57,23 @@ class Batches:
                     "again with inputs="
                 )
             named[item.path] = tensor
+        self._check_others({path: item for path, item in items.items() if path not in named})
         return named
+
+    def _check_others(self, others: Mapping[str, object]) -> None:
+        for name, item in others.items():
+            plain = self._plain if self._plain is not None else {name: item}
+            if isinstance(item, torch.Tensor) or (item is not None and name not in plain):
+                known = [taken.path for taken in self._graph.inputs] + list(plain if self._plain is not None else ())
+                raise BatchError(
+                    f"the batch has an item {name!r}, which the plan was not made with (but with {known}), so that it "
+                    "would be ignored: plan again with inputs= such a batch, or leave the item out"
+                )
+            if name in plain and (type(plain[name]), plain[name]) != (type(item), item):
+                raise BatchError(
+                    f"batch item {name!r} is {item!r}, the plan was made for {plain[name]!r}: plan again with inputs= "
+                    "such a batch"
+                )
 
     def samples(self, named: Mapping[str, torch.Tensor]) -> int:
         """How many there are; BatchError where items disagree."""
@@ -102,7 +120,8 @@ class Batches:
         if isinstance(batch, Mapping):
             return {name: own(str(name), item) for name, item in batch.items()}
         if isinstance(batch, tuple | list):
-            return type(batch)(own(str(position), item) for position, item in enumerate(batch))
+            items = [own(str(position), item) for position, item in enumerate(batch)]
+            return type(batch)(*items) if hasattr(batch, "_fields") else type(batch)(items)
         return own("0", batch)
 
 

@@ -63,7 +63,7 @@ def clip_gradients(
             f"the norm of order {norm_type} of all gradients is {float(total)}, so they cannot be clipped: look for "
             "what made it, or pass error_if_nonfinite=False to go on"
         )
-    dtype = next((gradient.dtype for gradient in gradients.values()), exact)
+    dtype = next((gradient.dtype.to_real() for gradient in gradients.values()), exact)
     total = total.to(dtype)
     nn.utils.clip_grads_with_norm_(own.values(), max_norm, total)
     return total

@@ -58,6 +58,14 @@ class Comm:
         """How many targets of the whole global batch the loss number `index` counts."""
         return self.totals[index]
 
+    def samples(self, count: int) -> int:
+        """How many samples the global batch has, of which this micro-batch has `count`."""
+        return round(count / float(self.fraction))
+
+    def total(self, index: int) -> torch.Tensor:
+        """The sum number `index` over the whole global batch, of something that the model's inputs decide."""
+        return self.totals[index]
+
     def copy(self, x: torch.Tensor) -> torch.Tensor:
         """Every rank uses `x` for its part of the work: the gradients are summed (Megatron-LM's f)."""
         return _applied(_Copy, x, self)

@@ -107,7 +107,8 @@ _OPERANDS: dict[Any, Callable[..., tuple[Any, ...] | None]] = {
 
 
 def _trained(weight: Any) -> bool:
-    return isinstance(weight, nn.Parameter) and weight.requires_grad
+    """Whether it gets a gradient; that of a complex one, which takes the conjugate of the input, is autograd's."""
+    return isinstance(weight, nn.Parameter) and weight.requires_grad and not weight.is_complex()
 
 
 class _Product(torch.autograd.Function):

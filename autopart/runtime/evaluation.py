@@ -33,6 +33,8 @@ class Variant:
         constants: what the graph closes over.
         rebuild: makes what the model returns of the graph's outputs; None where the loss alone is returned.
         apart: outputs in which a sample's rows do not lie together, as where the sequence goes before the batch.
+        sums: outputs to which micro-batches and replicas add their parts.
+        parts: outputs without samples as a dim, of which each micro-batch has another.
     """
 
     program: Program
@@ -40,6 +42,8 @@ class Variant:
     constants: Mapping[str, torch.Tensor]
     rebuild: Callable[[Sequence[torch.Tensor]], Any] | None = None
     apart: frozenset[str] = frozenset()
+    sums: frozenset[str] = frozenset()
+    parts: frozenset[str] = frozenset()
 
 
 class Evaluation:
@@ -59,14 +63,15 @@ class Evaluation:
     def __init__(self, variant: Variant, worker: Worker, directory: Path, model: nn.Module) -> None:
         self._variant, self._worker, self._mesh = variant, worker, worker.mesh
         check_agreement("\n".join(text for _, text in variant.program.sources))
+        for stage, own in enumerate(variant.program.stages):  # of all, so that all ranks have an error or none has
+            _check_weights(stage, own, worker.program.stages[stage])
         write_sources(variant.program, directory)
         self._stages = {stage: self._load(stage, directory, model) for stage in self._mesh.stages}
         self._executor = worker.executor(variant.program, self._stages)
         self._graph = variant.graph
 
     def _load(self, stage: int, directory: Path, model: nn.Module) -> RankStage:
-        own, mesh, trained = self._variant.program.stages[stage], self._mesh, self._worker.program.stages[stage]
-        _check_weights(stage, own, trained)
+        own, mesh = self._variant.program.stages[stage], self._mesh
         comm = Comm(mesh.group("tp"), mesh.tp_rank, mesh.size("tp"))
         module = load_bare_stage(own, directory, comm, mesh.device)
         weights = self._worker.named_parameters()
@@ -95,11 +100,11 @@ class Evaluation:
         home = self._mesh.homes[-1]
         for place, name in enumerate(graph.outputs):
             pieces = [result[place] for result in results]
-            if name == graph.loss:
-                found.append(self._executor.total(pieces).to(getattr(torch, graph.values[name].dtype)))
-                continue
             value = graph.values[name]
             shape = [evaluate(size, samples) for size in value.shape]
+            if name == graph.loss or name in self._variant.sums:
+                found.append(self._executor.total(pieces, shape).to(getattr(torch, value.dtype)))
+                continue
             whole = torch.empty(shape, dtype=getattr(torch, value.dtype), device=self._mesh.device)
             if pieces:
                 dim = next((dim for dim, size in enumerate(value.shape) if is_batched(size)), None)
@@ -129,7 +134,7 @@ class Evaluation:
         for name in graph.outputs:
             value = graph.values[name]
             batched = any(map(is_batched, value.shape))
-            if name == graph.loss or name not in graph.producer or (batched and name not in self._variant.apart):
+            if name not in (self._variant.apart if batched else self._variant.parts):
                 continue
             node = graph.nodes[graph.producer[name]]
             why = (

@@ -120,7 +120,7 @@ class Executor:
         """Each action in turn, with what it receives; at the end everything has been sent."""
         fractions = self._fractions(sizes)
         for stage in self._stages.values():
-            stage.comm.totals = self._count(stage, micro_batches)
+            stage.comm.totals = self._count(stage, micro_batches, fractions)
         if self._unsharder is not None:  # after what all wait for anyway, so as not to be in its way
             self._unsharder.renew()
         ahead = self._receive(actions[0], sizes) if actions else []
@@ -156,17 +156,25 @@ class Executor:
             dist.all_reduce(total, group=self._mesh.group("dp"))
         return list(own / total)
 
-    def _count(self, stage: RankStage, micro_batches: Sequence[MicroBatch]) -> list[torch.Tensor]:
-        """How many targets of the global batch each averaged loss of this stage counts."""
+    @torch.no_grad()
+    def _count(
+        self, stage: RankStage, micro_batches: Sequence[MicroBatch], fractions: Sequence[torch.Tensor]
+    ) -> list[torch.Tensor]:
+        """How many targets of the global batch each averaged loss of this stage counts, and its totals."""
         if not stage.program.counts:
             return []
-        names = stage.program.count_inputs
-        with torch.no_grad():
-            counts = [torch.stack(stage.module.counts(*(batch[name] for name in names))) for batch in micro_batches]  # type: ignore[operator]
-        total = torch.stack(counts).sum(dim=0)
+        parts: list[list[torch.Tensor]] = []
+        for batch, stage.comm.fraction in zip(micro_batches, fractions, strict=True):
+            parts.append(stage.module.counts(*(batch[name] for name in stage.program.count_inputs)))  # type: ignore[operator]
+        totals = [torch.stack(same).sum(dim=0, dtype=same[0].dtype) for same in zip(*parts, strict=True)]
         if self._mesh.size("dp") > 1:
-            dist.all_reduce(total, group=self._mesh.group("dp"))
-        return list(total)
+            for dtype in dict.fromkeys(total.dtype for total in totals):  # on all ranks in one order
+                same = [total for total in totals if total.dtype == dtype]
+                flat = torch.cat([total.flatten() for total in same])
+                dist.all_reduce(flat, group=self._mesh.group("dp"))
+                for total, summed in zip(same, flat.split([total.numel() for total in same]), strict=True):
+                    total.copy_(summed.view_as(total))
+        return totals
 
     def _receive(self, action: Action, sizes: Sequence[int]) -> list[list[Pending]]:
         program, index = self._stages[action.stage].program, action.micro_batch
@@ -193,7 +201,7 @@ class Executor:
             results = tuple(self._unsharder.kept(tensor) for tensor in results)
         given: list[tuple[GradientEdge, torch.dtype] | None] = []
         for transfer, tensor in zip(program.sends, results, strict=False):
-            if transfer.requires_grad:
+            if transfer.requires_grad and torch.is_grad_enabled():  # a weight that is sent as it is has a gradient ever
                 given.append((get_gradient_edge(tensor), tensor.dtype) if tensor.requires_grad else None)
             # In the dtype that is expected: under a mixed precision it may have been computed in half.
             self._p2p.send_value(transfer, tensor.detach().to(dtype_of(transfer)), action.micro_batch)
@@ -227,10 +235,10 @@ class Executor:
                 self._p2p.send_gradient(transfer, gradient, action.stage, action.micro_batch)
         return flight.deferred
 
-    def total(self, losses: Sequence[torch.Tensor]) -> torch.Tensor:
-        """The sum of the losses of all stages and replicas, of which one tp rank each counts."""
+    def total(self, losses: Sequence[torch.Tensor], shape: Sequence[int] = ()) -> torch.Tensor:
+        """The sum of the losses, or of what has `shape`, of all stages and replicas; one tp rank each counts."""
         kind = torch.float64 if self._mesh.device.type == "cpu" else torch.float32
-        total = torch.zeros((), dtype=kind, device=self._mesh.device)
+        total = torch.zeros(tuple(shape), dtype=kind, device=self._mesh.device)
         if self._mesh.tp_rank == 0:
             for loss in losses:
                 total += loss

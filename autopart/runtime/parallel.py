@@ -53,6 +53,7 @@ class Parallel(ParallelState, Generic[PlanT]):
         model: nn.Module,
         constants: Mapping[str, torch.Tensor],
         variant: Callable[[bool], Variant] | None = None,
+        plain: Mapping[str, object] | None = None,
     ) -> None:
         schedule = find_schedule(plan.schedule)
         if Kind.BACKWARD not in schedule.kinds:
@@ -64,7 +65,7 @@ class Parallel(ParallelState, Generic[PlanT]):
         self.plan = plan
         self.program = program
         self._graph, self._model = graph, model
-        self._batches = Batches(graph, plan.dp, plan.global_batch)
+        self._batches = Batches(graph, plan.dp, plan.global_batch, plain)
         self._recorded: Timeline | None = None
         self._worker: Worker | None = None
         self._folder: tempfile.TemporaryDirectory[str] | None = None
@@ -124,17 +125,21 @@ class Parallel(ParallelState, Generic[PlanT]):
             LaunchError: outside a job of the plan's size.
             CheckpointError: the model was built on `meta`, and its weights have no values yet.
             BatchError: a batch of another size or form, on any rank; all then have this error, and none has begun.
-            UnsupportedError: the model returns no loss and none was given.
+            UnsupportedError: the model returns no loss and none was given, or this is under `torch.inference_mode`.
         """
         worker = self._filled()
         self._check_loss()
+        if torch.is_inference_mode_enabled():
+            raise UnsupportedError(
+                "train_step under torch.inference_mode can have no gradients: call it outside, or par.evaluate"
+            )
         # Under ZeRO-2 passes sum gradients, of several stages in an order that depends on how many there are.
         named, schedule = self._taken(batch, self._schedule, self.plan.zero >= 2 and self.plan.virtual_stages > 1)
-        if not trace:
-            return worker.step(named, self._graph.batched_inputs, schedule)
-        recorder = Recorder(worker.mesh)
-        loss = worker.step(named, self._graph.batched_inputs, schedule, recorder)
-        self._recorded = recorder.timeline()
+        recorder = Recorder(worker.mesh) if trace else None
+        with torch.enable_grad():
+            loss = worker.step(named, self._graph.batched_inputs, schedule, recorder)
+        if recorder is not None:
+            self._recorded = recorder.timeline()
         return loss
 
     def evaluate(self, batch: Any) -> torch.Tensor:
@@ -163,8 +168,8 @@ class Parallel(ParallelState, Generic[PlanT]):
     def predict(self, batch: Any, everywhere: bool = True) -> Any:
         """What the model returns in evaluation mode, without gradients: a tensor, a tuple, a dict, a dataclass.
 
-        The tensors in it are whole, for all samples of `batch`; a loss that the model itself returns is that of the
-        whole global batch.
+        The tensors in it are whole, for all samples of `batch`; a loss that the model itself returns, and what else is
+        a sum or a mean over samples, is that of the whole global batch.
 
         Args:
             batch: this replica's share, as for `train_step`, labels and all.
@@ -226,7 +231,8 @@ class Parallel(ParallelState, Generic[PlanT]):
     def full_gradients(self) -> dict[str, torch.Tensor]:
         """Every parameter's gradient whole, by its original name, on the CPU of rank 0; {} elsewhere.
 
-        A tied parameter appears once, under its first name. All ranks must call it together.
+        Frozen parameters, and those that the loss does not depend on, have none. A tied parameter appears once, under
+        its first name. All ranks must call it together.
         """
         return dict(self._inside().full_gradients())
 

@@ -241,11 +241,11 @@ class Worker:
         return frozenset(name for name in self._named if self._first[name] == self.mesh.pp_rank)
 
     def full_gradients(self) -> Mapping[str, torch.Tensor]:
-        """Every gradient whole, on rank 0."""
+        """The gradient of every trained parameter whole, on rank 0."""
         own: dict[str, torch.Tensor | None] = {name: leaf.grad for name, leaf in self._leaves.items()}
         if self._shares is not None:
             own |= self._shares.whole_gradients()
-        return gather(self.program, self.mesh, own.get, lambda stage: stage.parameters)
+        return gather(self.program, self.mesh, own.get, lambda stage: [p for p in stage.parameters if p.trainable])
 
     def _common_seed(self) -> int:
         """Rank 0's seed, so that a run is reproduced by `torch.manual_seed` alone."""

@@ -3,25 +3,23 @@
 Micro-batching and data parallelism shard the batch axis. By the same letters as any other axis: a dim that holds the
 batch stays sharded, a contraction leaves a partial sum, a mean over the batch becomes a share of the global mean. What
 mixes samples in another way (a batch norm, a contrastive loss) is named, and computed per micro-batch. Samples that are
-sorted and put back (an expert's tokens) do not mix: `Dispatch` follows them.
+sorted and put back (an expert's tokens) do not mix: `Dispatch` follows them. What a mask or weights of samples add up
+to over the batch is known before any work is done: such totals are those of the global batch, everywhere.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-
-import sympy
 
 from autopart.ir.folded import ENTER, LEAVE
 from autopart.ir.graph import Graph, Node, Update
-from autopart.ir.size import BATCH, Size, is_batched
+from autopart.ir.kept import KEPT
 from autopart.sharding.dispatch import Dispatch
 from autopart.sharding.rule import Rule
-from autopart.sharding.rules import elementwise, reshape
 from autopart.sharding.sample_order import SampleOrder
+from autopart.sharding.separable import counts_samples, has_batch, is_zero, letters_separate
 
-# Ops of which a number among the arguments is computed with; of others it is a size.
-NUMERICAL = frozenset(elementwise.RULES) | {"aten.full.default", "aten.new_full.default", "aten.scalar_tensor.default"}
-ZEROS = frozenset({"aten.zeros.default", "aten.zeros_like.default", "aten.new_zeros.default"})
+SUMS = frozenset({"aten.add.Tensor", "aten.sub.Tensor"})
+OFFSETS = SUMS | {"aten.rsub.Scalar", "aten.add.Scalar", "aten.sub.Scalar"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +41,14 @@ class BatchSharding:
     """How to compute the loss on a part of the batch.
 
     Attributes:
-        shares: nodes that average over the batch: their result is multiplied by the part's share of all samples.
+        shares: nodes that average over the batch, and what is added to sums over it and is none: their result is
+            multiplied by the part's share of all samples.
         counted: nodes that average over the targets that count; value: the name of the targets.
+        totals: nodes that sum over the batch what inputs decide: their result is that of the global batch.
+        offsets: nodes that add a number to a sum over the batch, as in 1 - x: each part adds its share of the number.
+        sums: outputs of the graph that are sums over the batch, to which parts add their own.
+        parts: outputs that have no samples as a dim, and that each part has another of.
+        sized: nodes that compute with the number of samples, which is that of the global batch.
         weighted: whether the loss is no sum over samples: then each part's counts by its share of samples.
         mixing: nodes that mix samples; they are computed for each part by itself.
         doubtful: values that inputs and constants decide, of which the letters do not show that they are computed
@@ -53,6 +57,11 @@ class BatchSharding:
 
     shares: frozenset[str]
     counted: Mapping[str, str]
+    totals: frozenset[str]
+    sized: frozenset[str]
+    offsets: frozenset[str]
+    sums: frozenset[str]
+    parts: frozenset[str]
     weighted: bool
     mixing: tuple[Mixing, ...]
     doubtful: frozenset[str]
@@ -68,24 +77,49 @@ def batch_sharding(
         rules: of its nodes, by their names.
         proven: values known to be computed sample by sample, whatever the letters say.
     """
-    return _Walk(graph, rules, proven).result()
+    spoiled: frozenset[str] = frozenset()
+    reported: dict[str, Mixing] = {}
+    while True:
+        walk = _Walk(graph, rules, proven, spoiled, reported)
+        found = walk.result()
+        if walk.spoiled <= spoiled:
+            return found
+        spoiled |= walk.spoiled
 
 
 class _Walk:
-    """Sorts values into partial sums over the batch, values of one part alone, and values in doubt."""
+    """Sorts values into partial sums over the batch, values of one part alone, and values in doubt.
 
-    def __init__(self, graph: Graph, rules: Mapping[str, Rule | None], proven: frozenset[str]) -> None:
-        self.graph, self.rules, self.proven = graph, rules, proven
+    `known` are sums of which something else than a sum is made, as was found before: they are those of one part alone.
+    What mixes samples is added to `reported`.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        rules: Mapping[str, Rule | None],
+        proven: frozenset[str],
+        known: frozenset[str],
+        reported: dict[str, Mixing],
+    ) -> None:
+        self.graph, self.rules, self.proven, self.known = graph, rules, proven, known
         self.dispatch = Dispatch(graph, rules)
         self.order = SampleOrder(graph, rules)
         self.ordered: dict[str, bool] = {}
         self.partial: set[str] = set()
         self.local: set[str] = set()
         self.doubt: dict[str, Mixing] = {}
-        self.reported: dict[str, Mixing] = {}
+        self.reported = reported
         self.doubtful: set[str] = set()
         self.shares: set[str] = set()
         self.counted: dict[str, str] = {}
+        self.totals: dict[str, Rule | None] = {}
+        self.totalled: set[str] = set()  # what totals decide
+        self.sized: set[str] = set()
+        self.offsets: set[str] = set()
+        self.spoiled: set[str] = set()
+        self.looping = False
+        self.places = {node.name: place for place, node in enumerate(graph.nodes)}
 
     def result(self) -> BatchSharding:
         relevant = _ancestors(self.graph)
@@ -99,42 +133,74 @@ class _Walk:
         if weighted:
             self.shares.clear()
             self.counted.clear()
-        mixing = tuple(self.reported.values())
-        return BatchSharding(frozenset(self.shares), self.counted, weighted, mixing, frozenset(self.doubtful))
+            self.sized.clear()
+            self.offsets.clear()
+        sums: frozenset[str] = frozenset() if weighted else frozenset(self.partial.intersection(self.graph.outputs))
+        made = self.partial.union(self.local, (x for x in self.doubt if not has_batch(self.graph.values[x].shape)))
+        self.shares.update(name for name, rule in self.totals.items() if rule is not None and rule.mean)
+        return BatchSharding(
+            frozenset(self.shares),
+            self.counted,
+            frozenset(self.totals),
+            frozenset(self.sized),
+            frozenset(self.offsets),
+            sums,
+            frozenset(made.intersection(self.graph.outputs) - sums - {self.graph.loss}),
+            weighted,
+            tuple(self.reported.values()),
+            frozenset(self.doubtful),
+        )
 
     def _visit(self, node: Node) -> None:
         graph, rule = self.graph, self.rules.get(node.name)
-        batched = [name for name in node.inputs if _has_batch(graph.values[name].shape)]
+        batched = [name for name in node.inputs if has_batch(graph.values[name].shape)]
         inherited = frozenset(name for name in node.inputs if name in self.partial)
-        local = not self.local.isdisjoint(node.inputs)
-        spreads = any(_has_batch(value.shape) for value in node.outputs)
+        shared = self._share_others(node, inherited)
+        inherited |= shared
+        local = not self.local.isdisjoint(frozenset(node.inputs) - shared)
+        spreads = any(has_batch(value.shape) for value in node.outputs)
         outputs = [value.name for value in node.outputs]
-        fine = self._separable(node, inherited, spreads, local)
+        if node.op in (ENTER, LEAVE):
+            self.looping = node.op == ENTER
+        offset = bool(inherited) and not local and node.op in OFFSETS and len(node.inputs) == 1
+        fine = offset or self._separable(node, inherited, spreads, local)
+        sized = fine and not local and counts_samples(node)
         if all(name in graph.recomputable for name in outputs):
             origin = next((self.doubt[name] for name in node.inputs if name in self.doubt), None)
-            if origin is None and not fine and (batched or _counts_samples(node)):
+            sums = fine and bool(batched) and not spreads
+            if origin is None and (not self._is_total(node) if sums else bool(batched) and not fine):
                 origin = Mixing(node.name, node.op, node.location)
+                self._spoil(node.inputs)
             if origin is not None:
                 self.doubt.update(dict.fromkeys((name for name in outputs if name not in self.proven), origin))
+            elif sums:
+                self.totals[node.name] = rule
+            if sums or not self.totalled.isdisjoint(node.inputs):
+                self.totalled.update(outputs)
+            if sized and origin is None:
+                self.sized.add(node.name)
             return
         for name in node.inputs:
             if name in self.doubt:
                 self.doubtful.add(name)
                 self._report(self.doubt[name])
+        if sized:
+            self.sized.add(node.name)
         if not batched and not inherited and not local:
             return
         if not fine:
             self._report(Mixing(node.name, node.op, node.location))
+            self._spoil(inherited)
         if spreads:
             return
-        if not fine or local:
+        if not fine or local or not self.known.isdisjoint(outputs):
             self.local.update(outputs)
             return
         self.partial.update(outputs)
-        if _counts_samples(node):
-            self.shares.add(node.name)
+        if offset:
+            self.offsets.add(node.name)
         if batched and rule is not None and rule.mean:
-            _average(node, graph, rule, self.shares, self.counted)
+            self._average(node, rule)
 
     def _separable(self, node: Node, inherited: frozenset[str], spreads: bool, local: bool) -> bool:
         """Whether a part of the batch gives its part of the result, or its term of a sum."""
@@ -142,9 +208,57 @@ class _Walk:
             inherited = frozenset()  # beside a part's own values, which are named already, sums count for that part
         dispatched = self.dispatch.visit(node)
         if dispatched is None:
-            letters = _letters_separate(node, self.graph, self.rules.get(node.name), inherited, spreads)
+            letters = letters_separate(node, self.graph, self.rules.get(node.name), inherited, spreads)
             return letters and self.ordered[node.name]
         return dispatched and all(self.dispatch.counts(name) for name in inherited)
+
+    def _average(self, node: Node, rule: Rule) -> None:
+        """A mean over samples, or over the targets that count: how many do must be known before the step."""
+        target = None if rule.counts is None else node.inputs[rule.counts]
+        if target is not None and target in self.graph.recomputable:
+            self.counted[node.name] = target
+            return
+        self.shares.add(node.name)
+        if target is not None and not self._all_count(node, target):
+            self._report(Mixing(node.name, node.op, node.location))
+
+    def _all_count(self, node: Node, target: str) -> bool:
+        """Whether the targets are places, as an argmax gives them, and none of these is left out."""
+        ignored = node.arg(4, "ignore_index", -100)
+        return isinstance(ignored, int) and ignored < 0 and self.dispatch.natural(target)
+
+    def _spoil(self, names: Iterable[str]) -> None:
+        """Note sums and totals of which something else is made, and all that go into them."""
+        pending = list(names)
+        while pending:
+            name = pending.pop()
+            if (name in self.partial or name in self.totalled) and name not in self.spoiled:
+                self.spoiled.add(name)
+                pending += self.graph.nodes[self.graph.producer[name]].inputs
+
+    def _share_others(self, node: Node, inherited: frozenset[str]) -> frozenset[str]:
+        """What is added to sums over samples and is none: every part adds its share of it."""
+        others = frozenset(name for name in node.inputs if not is_zero(self.graph, name)) - inherited
+        if node.op not in SUMS or self.looping or not inherited or not others:
+            return frozenset()
+        made = [self.graph.nodes[self.graph.producer[name]] for name in others if name in self.graph.producer]
+        once = all(self.graph.consumers[name] == (self.places[node.name],) for name in others)
+        alone = all(len(other.outputs) == 1 and other.op not in (ENTER, LEAVE, KEPT) for other in made)
+        alone = alone and self.totals.keys().isdisjoint(other.name for other in made)
+        values = [self.graph.values[name] for name in others]
+        plain = all("float" in value.dtype and not has_batch(value.shape) for value in values)
+        if len(made) != len(others) or not (once and alone and plain and self.doubt.keys().isdisjoint(others)):
+            return frozenset()
+        self.shares.update(other.name for other in made)
+        self.partial.update(others)
+        self.local.difference_update(others)
+        return others
+
+    def _is_total(self, node: Node) -> bool:
+        """Whether a sum over the batch can be made before the step: once, and of no other such sum."""
+        rule = self.rules.get(node.name)
+        plain = not self.looping and len(node.outputs) == 1 and rule is not None and rule.counts is None
+        return plain and self.totalled.isdisjoint(node.inputs) and node.output.name not in self.known
 
     def _update(self, update: Update, relevant: frozenset[str]) -> None:
         """A buffer's new value is made with every micro-batch: that matters if samples, or itself, go into the loss."""
@@ -152,76 +266,26 @@ class _Walk:
         made = graph.producer.get(update.value)
         if made is None:
             return
+        self._spoil((update.value,))  # no share of a sum, and no total over and over
         node = graph.nodes[made]
         used = _ancestors(graph, (update.value,))
         taken = {name for other in graph.nodes if other.name in used for name in other.inputs}
         read = any(update.constant in other.inputs for other in graph.nodes if other.name in relevant)
-        if read or any(item.value.name in taken and _has_batch(item.value.shape) for item in graph.inputs):
-            self._report(Mixing(node.name, node.op, node.location, graph.targets[update.constant]))
+        if read or any(item.value.name in taken and has_batch(item.value.shape) for item in graph.inputs):
+            before = [graph.nodes[graph.producer[name]].location for name in node.inputs if name in graph.producer]
+            location = next(filter(None, (node.location, *before)), "")
+            self._report(Mixing(node.name, node.op, location, graph.targets[update.constant]))
 
     def _report(self, mixing: Mixing) -> None:
         self.reported.setdefault(mixing.node, mixing)
 
 
-def _average(node: Node, graph: Graph, rule: Rule, shares: set[str], counted: dict[str, str]) -> None:
-    if rule.counts is not None and (target := node.inputs[rule.counts]) in graph.recomputable:
-        counted[node.name] = target
-    else:
-        shares.add(node.name)
-
-
-def _letters_separate(node: Node, graph: Graph, rule: Rule | None, inherited: frozenset[str], spreads: bool) -> bool:
-    if node.op in (ENTER, LEAVE):
-        return True
-    if rule is None or any(_batch_dims(value.shape) > 1 for value in node.outputs):
-        return False
-    if _counts_samples(node) and not _averages(node, inherited):
-        return False
-    for dims, name in zip(rule.inputs, node.inputs, strict=True):
-        for letter, size in zip(dims, graph.values[name].shape, strict=True):
-            if letter in rule.whole and is_batched(size) and node.op not in reshape.RULES:  # of these, order tells
-                return False
-    if not inherited:
-        return True
-    partial = {index for index, name in enumerate(node.inputs) if name in inherited}
-    nothing = {index for index, name in enumerate(node.inputs) if _is_zero(graph, name)}
-    return not spreads and partial <= rule.linear <= partial | nothing
-
-
-def _averages(node: Node, inherited: frozenset[str]) -> bool:
-    """Whether a sum over samples is divided by a number that grows as they do: a mean, of which a part is a share."""
-    size = node.arg(1, "other")
-    divided = node.op in ("aten.div.Tensor", "aten.div.Scalar") and frozenset(node.inputs[:1]) == inherited
-    return divided and isinstance(size, sympy.Expr) and (size / BATCH).is_number is True
-
-
-def _counts_samples(node: Node) -> bool:
-    """Whether the number of samples is computed with."""
-    return node.op in NUMERICAL and any(is_batched(arg) for arg in node.args if isinstance(arg, sympy.Expr))
-
-
-def _is_zero(graph: Graph, name: str) -> bool:
-    """Whether `name` is made as zeros."""
-    if name not in graph.producer:
-        return False
-    node = graph.nodes[graph.producer[name]]
-    return node.op in ZEROS or (node.op == "aten.full.default" and node.args[1] == 0)
-
-
 def _ancestors(graph: Graph, values: tuple[str, ...] = ()) -> frozenset[str]:
-    """The nodes that `values`, if none are given the loss, or without one the outputs, depend on."""
-    wanted = set(values or (graph.outputs if graph.loss is None else (graph.loss,)))
+    """The nodes that `values`, if none are given the outputs, depend on."""
+    wanted = set(values or graph.outputs)
     found = set()
     for node in reversed(graph.nodes):
         if any(value.name in wanted for value in node.outputs):
             found.add(node.name)
             wanted.update(node.inputs)
     return frozenset(found)
-
-
-def _batch_dims(shape: tuple[Size, ...]) -> int:
-    return sum(is_batched(size) for size in shape)
-
-
-def _has_batch(shape: tuple[Size, ...]) -> bool:
-    return _batch_dims(shape) > 0

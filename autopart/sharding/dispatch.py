@@ -93,6 +93,10 @@ class Dispatch:
         fact = self._facts.get(name)
         return self._ends.get(fact.name) if isinstance(fact, Ordered) else None
 
+    def natural(self, name: str) -> bool:
+        """Whether `name` holds places, none below 0."""
+        return self._numbers.natural(name)
+
     def counts(self, name: str) -> bool:
         """Whether `name` holds counts of numbers."""
         return isinstance(self._facts.get(name), Count)

@@ -141,39 +141,44 @@ def test_outputs_come_back_as_the_model_returns_them(worker_pool: WorkerPool, na
 
 
 class Summed(nn.Module):
-    """Returns a sum over samples, which has no samples as a dim, and what it was given."""
+    """Returns sums and means over samples, what it was given, and, if asked, a maximum, which is no sum."""
 
-    def __init__(self) -> None:
+    def __init__(self, largest: bool) -> None:
         super().__init__()
-        self.layer = nn.Linear(4, 4)
+        self.layer, self.largest = nn.Linear(4, 4), largest
 
     def forward(self, x: torch.Tensor, weights: torch.Tensor) -> dict[str, torch.Tensor]:
         """x: (batch, 4), weights: (3,)."""
         y = self.layer(x)
-        return {"loss": y.square().mean(), "sum": y.sum(0), "weights": weights}
+        loss = y.square().mean()
+        found = {"loss": loss + 0.5, "part": loss, "sum": y.sum(0), "above": (y > 0).sum(), "weights": weights}
+        return {**found, "largest": y.amax(0)} if self.largest else found
 
 
 def _summed() -> tuple[str, dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     torch.manual_seed(0)
-    batch = {"x": torch.randn(4, 4), "weights": torch.arange(3.0)}
-    model = Summed()
-    par = autopart.parallelize(model, 1, inputs=batch, global_batch=4, micro_batch=2)
+    batch = {"x": torch.randn(8, 4), "weights": torch.arange(3.0)}
+    par = autopart.parallelize(Summed(largest=True), 2, inputs=batch, global_batch=8, micro_batch=2, dp=2)
     message = ""
     try:
-        par.predict(batch)
+        par.predict(par.shard_batch(batch))
     except autopart.BatchError as error:
         message = str(error)
-    small = {**batch, "x": batch["x"][:2]}
+    model = Summed(largest=False)
+    par = autopart.parallelize(model, 2, inputs=batch, global_batch=8, micro_batch=2, dp=2)
+    found = par.predict(par.shard_batch(batch))
+    for name, parameter in par.named_parameters():  # the first replica's
+        model.get_parameter(name).data.copy_(parameter)
     with torch.no_grad():
-        return message, par.predict(small), model(**small)
+        return message, found, model(**batch)
 
 
-def test_an_output_without_samples(worker_pool: WorkerPool) -> None:
-    ((message, found, expected),) = worker_pool.run(one_capture, 1, _summed)
-    assert "has no samples as a dim, so it is another in each micro-batch: pass no more than micro_batch=2" in message
-    assert found.keys() == expected.keys()
-    for name, tensor in expected.items():
-        torch.testing.assert_close(found[name], tensor)
+def test_outputs_without_samples(worker_pool: WorkerPool) -> None:
+    for message, found, expected in worker_pool.run(one_capture, 2, _summed):
+        assert "by aten.amax.default" in message and "another in each micro-batch: pass no more than micro" in message
+        assert found.keys() == expected.keys()
+        for name, tensor in expected.items():
+            torch.testing.assert_close(found[name], tensor)
 
 
 @pytest.mark.parametrize("micro_batches", [1, 3, 4, 7])
@@ -185,6 +190,43 @@ def test_forward_passes_keep_the_homes_of_training(schedule: str, virtual_stages
     assert homes(passes) == homes(training)
     if schedule != "zb-v":
         assert passes == find_schedule("forward-only")(4, micro_batches, virtual_stages)
+
+
+class Thrice(nn.Module):
+    """One weight at the beginning, in the middle and at the end: it does not tell where stages begin."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(8, 16)
+        self.before = nn.ModuleList(nn.Linear(16, 16) for _ in range(2))
+        self.after = nn.ModuleList(nn.Linear(16, 16) for _ in range(2))
+
+    def forward(self, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Both: (batch, length)."""
+        x = self.embedding(ids)
+        for layer in self.before:
+            x = x + torch.tanh(layer(x))
+        x = x + (x @ self.embedding.weight.t()).softmax(-1) @ self.embedding.weight
+        for layer in self.after:
+            x = x + torch.tanh(layer(x))
+        return F.cross_entropy((x @ self.embedding.weight.t()).flatten(0, 1), labels.flatten())
+
+
+def _thrice() -> tuple[Thrice, dict[str, torch.Tensor]]:
+    torch.manual_seed(0)
+    return Thrice().double(), {"ids": torch.randint(8, (8, 4)), "labels": torch.randint(8, (8, 4))}
+
+
+def _evaluated_thrice() -> float:
+    model, batch = _thrice()
+    pins = {"pp": 2, "schedule": "zb-v", "virtual_stages": 2, "micro_batch": 2}
+    return float(autopart.parallelize(model, 2, inputs=batch, global_batch=8, **pins).evaluate(batch))
+
+
+def test_a_weight_on_several_stages(worker_pool: WorkerPool) -> None:
+    model, batch = _thrice()
+    for found in worker_pool.run(one_capture, 2, _evaluated_thrice):
+        assert found == pytest.approx(float(model(**batch).detach()), rel=1e-11)
 
 
 class Judge(nn.Module):

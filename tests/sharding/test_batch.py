@@ -36,26 +36,47 @@ def test_a_mean_is_a_share() -> None:
     assert len(found.shares) == 1 and not found.counted and not found.weighted and not found.mixing
 
 
-def test_a_sum_divided_by_the_samples_is_a_share() -> None:
-    for loss in (lambda x, y: x.square().sum() / x.shape[0], lambda x, y: x.square().sum() / (3.0 * x.shape[0])):
-        found = _batch(Of(loss), X, Y)
-        assert len(found.shares) == 1 and not found.weighted and not found.mixing
-
-
-def test_other_numbers_of_samples_are_named() -> None:
+def test_the_number_of_samples_is_that_of_the_global_batch() -> None:
     for loss in (
+        lambda x, y: x.square().sum() / x.shape[0],
+        lambda x, y: x.square().sum() / (3.0 * x.shape[0] + 1),
         lambda x, y: (x * x.shape[0]).mean(),
-        lambda x, y: x.square().sum() / (x.shape[0] + 1),
         lambda x, y: x.mean() * torch.full((), x.shape[0], dtype=x.dtype),
     ):
         found = _batch(Of(loss), X, Y)
-        assert found.mixing
+        assert len(found.sized) == 1 and not found.weighted and not found.mixing
 
 
-def test_zeros_may_be_added_to_a_sum() -> None:
+def test_what_is_no_sum_is_added_by_shares() -> None:
     found = _batch(Of(lambda x, y: (torch.zeros(4) + x.sum(0)).sum()), X, Y)
-    assert not found.weighted and not found.mixing
-    assert _batch(Of(lambda x, y: (torch.ones(4) + x.sum(0)).sum()), X, Y).mixing
+    assert not found.weighted and not found.mixing and not found.shares
+    for loss in (
+        lambda x, y: (torch.ones(4) + x.sum(0)).sum(),
+        lambda x, y: x.sum() + (y.sum() + 1.0).sqrt(),
+    ):
+        found = _batch(Of(loss), X, Y)
+        assert not found.weighted and not found.mixing and len(found.shares) == 1
+    found = _batch(Of(lambda x, y: F.cross_entropy(x, y) + (1 - x.mean())), X, Y)
+    assert found.counted and len(found.offsets) == 1 and not found.weighted and not found.mixing
+    found = _batch(Of(lambda x, y: F.cross_entropy(x, y) + x.mean().exp()), X, Y)
+    assert found.counted and found.mixing and len(found.shares) == 1 and not found.weighted
+
+
+def test_what_inputs_add_up_to_is_known_before() -> None:
+    def weighted(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return (x.sum(-1) * y).sum() / y.sum().clamp(min=1)
+
+    found = _batch(Of(weighted), X, Y)
+    assert len(found.totals) == 1 and not found.weighted and not found.mixing
+    found = _batch(Of(lambda x, y: (x.sum(-1) * (y / (y / y.sum()).sum())).sum()), X, Y)  # a total of totals
+    assert found.mixing and not found.totals
+
+
+def test_a_sum_of_which_something_else_is_made_is_that_of_the_part() -> None:
+    found = _batch(Of(lambda x, y: (x - x.mean(0)).square().mean()), X, Y)
+    assert [item.op for item in found.mixing] == ["aten.sub.Tensor"] and len(found.shares) == 1
+    found = _batch(Of(lambda x, y: (x - x.sum(0) / x.shape[0]).square().mean()), X, Y)
+    assert found.mixing and not found.sized
 
 
 def test_a_sum_needs_no_weight() -> None:
@@ -67,6 +88,42 @@ def test_cross_entropy_counts_its_targets() -> None:
     found = _batch(Of(lambda x, y: F.cross_entropy(x, y) + 0.1 * F.cross_entropy(2 * x, y.flip(0))), X, Y)
     assert len(found.counted) == 2 or found.mixing  # the flip of a batch mixes samples, and is said to
     assert len(_batch(Of(lambda x, y: F.cross_entropy(x, y) + x.mean()), X, Y).counted) == 1
+
+
+class Counting(nn.Module):
+    """Counts what it has seen, and divides by what it sees."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+        self.register_buffer("seen", torch.zeros(()))
+        self.register_buffer("mean", torch.zeros(4))
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """x: (batch, 4), y: (batch,)."""
+        x = self.layer(x)
+        self.seen += y.sum()
+        self.mean = self.mean * 0.9 + x.mean(0)
+        return x.sum() / y.sum() + self.mean.sum()
+
+
+def test_buffers_take_no_shares_and_no_totals() -> None:
+    found = _batch(Counting(), X, Y)
+    assert {item.changes for item in found.mixing if item.changes} == {"seen", "mean"}
+    graph = api.prepare(Counting(), (X, Y)).folded.graph
+    made = {node.name: node for node in graph.nodes}
+    (mean,) = (update.value for update in graph.updates if graph.targets[update.constant] == "mean")
+    inputs = {graph.nodes[graph.producer[name]].name for name in made[mean].inputs if name in graph.producer}
+    assert found.shares.isdisjoint({mean, *inputs})
+
+
+def test_targets_that_the_model_makes_are_not_counted_before() -> None:
+    def confident(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(x, torch.where(x.amax(-1) > 0.5, x.argmax(-1), -100))
+
+    assert [item.op for item in _batch(Of(confident), X, Y).mixing] == ["aten.cross_entropy_loss.default"]
+    found = _batch(Of(lambda x, y: F.cross_entropy(x, x.argmax(-1))), X, Y)
+    assert len(found.shares) == 1 and not found.mixing
 
 
 def test_a_loss_that_is_no_sum_is_weighted_and_named() -> None:
@@ -135,7 +192,7 @@ def test_a_balancing_loss_is_named_once() -> None:
     prepared = api.prepare(MixtralForCausalLM(config), {"input_ids": tokens, "labels": tokens.clone()}, None)
     (note,) = mixing_notes(prepared.batch)
     file, _, line = note.text.partition("(")[2].partition(")")[0].rpartition(":")
-    assert prepared.batch.weighted and "load_balancing_loss_func(" in linecache.getline(file, int(line))
+    assert not prepared.batch.weighted and "load_balancing_loss_func(" in linecache.getline(file, int(line))
 
 
 def test_one_note_a_line() -> None:
