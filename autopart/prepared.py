@@ -18,6 +18,7 @@ from autopart.capture.returned import Returned
 from autopart.capture.samplewise import samplewise
 from autopart.capture.torch_export import Captured
 from autopart.errors import UnknownNameError
+from autopart.ir.uncollected import uncollected
 from autopart.sharding.find_rule import RuleSource, check_notation
 from autopart.sharding.ruled import Ruled
 from autopart.sharding.ruled import find_rules as rules_of_graph
@@ -33,6 +34,7 @@ class Prepared(Ruled):
     captured: Captured = field(kw_only=True)
 
 
+@uncollected()
 def prepare(
     model: nn.Module,
     inputs: object | None = None,

@@ -1,10 +1,10 @@
 """Expand: write a repeated layer out, as copies of the nodes of the one that was traced."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from autopart.errors import CaptureError
-from autopart.ir.graph import Arg, Node, Ref
+from autopart.ir.graph import Arg, Node, Ref, Value
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ def _copy(node: Node, layer: TracedLayer, names: Mapping[str, str], path: str, l
         node.op,
         tuple(map(rename, node.args)),
         tuple((key, rename(arg)) for key, arg in node.kwargs),
-        tuple(replace(value, name=names[value.name]) for value in node.outputs),
+        tuple(Value(names[x.name], x.shape, x.dtype, x.requires_grad) for x in node.outputs),
         path + node.scope.removeprefix(layer.path) if inside else node.scope,
         location if node.location == layer.location else node.location,
     )

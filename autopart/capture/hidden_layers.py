@@ -15,7 +15,7 @@ from torch import nn
 
 from autopart.capture.repeated_modules import RepeatedModule, repeated_modules
 
-LEAST = 64  # tensors; to begin again for fewer would cost more than it saves
+LEAST = 256  # tensors; to begin again for fewer would cost more than it saves
 
 
 @dataclass(frozen=True)

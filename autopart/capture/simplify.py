@@ -11,7 +11,7 @@ from autopart.capture.filled import without_filling
 from autopart.capture.gradient_paths import without_lost_gradients
 from autopart.capture.merged_dims import without_merged_dims
 from autopart.capture.running_statistics import without_running_statistics
-from autopart.ir.graph import RANDOM, Arg, Graph, Literal, Node, Ref, Update, Value, references
+from autopart.ir.graph import RANDOM, Arg, Graph, Literal, Node, Ref, Update, Value
 
 CASTS = ("aten.to.", "aten._to_copy.", "aten.type_as.")
 IDENTITIES = ("aten.alias.default", "aten.lift_fresh_copy.default", "aten.lift_fresh.default", "aten.clone.default")
@@ -178,8 +178,9 @@ def _renumber(graph: Graph) -> Graph:
         outputs = []
         for index, value in enumerate(node.outputs):
             renamed[value.name] = name if single else fresh(f"{name}_{index}")
-            outputs.append(replace(value, name=renamed[value.name]))
-        nodes.append(replace(_rename(node, renamed), name=name, outputs=tuple(outputs)))
+            outputs.append(Value(renamed[value.name], value.shape, value.dtype, value.requires_grad))
+        args, kwargs = _rename_args(node, renamed), _rename_kwargs(node, renamed)
+        nodes.append(Node(name, node.op, args, kwargs, tuple(outputs), node.scope, node.location))
     outputs_of_graph = tuple(renamed.get(name, name) for name in graph.outputs)
     loss = renamed.get(graph.loss, graph.loss) if graph.loss else None
     updates = _renamed_updates(graph, renamed)
@@ -187,10 +188,17 @@ def _renumber(graph: Graph) -> Graph:
 
 
 def _rename(node: Node, renamed: Mapping[str, str]) -> Node:
-    if not any(name in renamed for name in references((*node.args, *(value for _, value in node.kwargs)))):
+    if renamed.keys().isdisjoint(node.inputs):
         return node
-    args = tuple(_rename_arg(arg, renamed) for arg in node.args)
-    return replace(node, args=args, kwargs=tuple((key, _rename_arg(arg, renamed)) for key, arg in node.kwargs))
+    return replace(node, args=_rename_args(node, renamed), kwargs=_rename_kwargs(node, renamed))
+
+
+def _rename_args(node: Node, renamed: Mapping[str, str]) -> tuple[Arg, ...]:
+    return tuple(_rename_arg(arg, renamed) for arg in node.args)
+
+
+def _rename_kwargs(node: Node, renamed: Mapping[str, str]) -> tuple[tuple[str, Arg], ...]:
+    return tuple((key, _rename_arg(arg, renamed)) for key, arg in node.kwargs)
 
 
 def _rename_arg(arg: Arg, renamed: Mapping[str, str]) -> Arg:

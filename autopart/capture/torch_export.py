@@ -132,6 +132,8 @@ def lower(model: nn.Module, example: Example, wrapper: WithLoss, hidden: HiddenL
 
 def _lowered(model: nn.Module, example: Example, wrapper: WithLoss, hidden: HiddenLayers | None) -> Captured:
     exported = _export(wrapper, example)
+    with _silent_export():
+        exported = functional(exported)
     for name, dims, size in zip(example.names, example.dims, _first_sizes(exported), strict=True):
         if dims and isinstance(size, int):
             raise _FixedBatchError(f"the batch size of {name!r} is fixed to {size}")
@@ -170,15 +172,11 @@ def _report(model: nn.Module, example: Example, loss: LossFunction | None, error
 
 
 def _export(wrapper: WithLoss, example: Example) -> Any:
-    with warnings.catch_warnings(), without_cache(wrapper.model), _silent_export(), refusing_hooks(wrapper.model):
-        warnings.simplefilter("ignore")
+    with without_cache(wrapper.model), _silent_export(), refusing_hooks(wrapper.model):
         try:
-            exported = torch.export.export(
-                wrapper, example.tensors, dynamic_shapes={"tensors": example.dims}, strict=False
-            )
+            return torch.export.export(wrapper, example.tensors, dynamic_shapes={"tensors": example.dims}, strict=False)
         except ForwardError as error:
             raise error.__cause__ or error from None
-    return functional(exported)
 
 
 @contextmanager
@@ -197,13 +195,15 @@ def without_cache(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _silent_export() -> Iterator[None]:
-    """Export logs what it then raises; the report says it once."""
+    """Export warns, and logs what it then raises; the report says it once."""
     loggers = [logging.getLogger(name) for name in ("torch.export._trace", "torch.fx.experimental.symbolic_shapes")]
     before = [logger.disabled for logger in loggers]
     for logger in loggers:
         logger.disabled = True
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         for logger, disabled in zip(loggers, before, strict=True):
             logger.disabled = disabled
