@@ -129,9 +129,9 @@ class DegreeSearch:
                     found[number] = candidate
             return left
 
-        several = [number for number in self._order if self._plain(number) != number]
+        several = [number for number in self._order if self._plain[number] != number]
         plain = look(
-            (number for number in self._order if self._plain(number) == number),
+            (number for number in self._order if self._plain[number] == number),
             lambda number: self._bounds[number] * (1 - ROUNDING) <= shortlist.fastest_s,
         )
         self._reach_s = shortlist.fastest_s
@@ -245,30 +245,38 @@ class DegreeSearch:
         device, own = self.request.cluster.device, self.request.memory_limit_bytes
         return (usable_bytes(device), device.memory_bytes) if own is None else (own - reserve_bytes(device), own)
 
-    def _plain(self, number: int) -> int:
-        """The point that has one stage a rank in place of several, and is otherwise the same; or the point itself."""
-        point = self.points[number]
-        if point.virtual_stages == 1:
-            return number
-        return self._numbers.get(replace(point, schedule=DEFAULT_SCHEDULE, virtual_stages=1), number)
-
     @cached_property
-    def _numbers(self) -> dict[Point, int]:
-        return {point: number for number, point in enumerate(self.points)}
+    def _plain(self) -> list[int]:
+        """For every point, the one that has one stage a rank in place of several, and is otherwise the same; or itself.
+
+        Those that differ in their schedule alone stand side by side.
+        """
+        plain, found = dict[tuple[object, ...], int](), []
+        for number, point in enumerate(self.points):
+            key = (*point.degrees, point.micro_batch, point.variant, point.recompute, point.zero, point.order)
+            if (point.schedule, point.virtual_stages) == (DEFAULT_SCHEDULE, 1):
+                plain[key] = number
+        for number, point in enumerate(self.points):
+            key = (*point.degrees, point.micro_batch, point.variant, point.recompute, point.zero, point.order)
+            found.append(number if point.virtual_stages == 1 else plain.get(key, number))
+        return found
 
     def may_gain(self, number: int) -> bool:
         """Whether several stages a rank are looked at: where one fits, and would be the best with a bubble like theirs.
 
-        With v stages that is a v-th of it, by the estimate.
+        With v stages that is a v-th of it, by the estimate; of which a bound may show it before anything is cut.
         """
-        plain = self._plain(number)
+        plain, filled = self._plain[number], 1 / self.points[number].virtual_stages
         if plain == number:
             return True
+        if self.prune and self.pricing.bound_s(self.points[plain], self._limits[0], filled) > self._reach_s * (
+            1 + ROUNDING
+        ):
+            return False
         candidate = self._fitted(plain)
         if candidate is None:
             return self._reach_s == float("inf")  # where none fits, several may
-        filled_s = candidate.fill_s * (1 - 1 / self.points[number].virtual_stages)
-        return candidate.estimated_s - filled_s <= self._reach_s
+        return candidate.estimated_s - candidate.fill_s * (1 - filled) <= self._reach_s
 
     def _fitted(self, number: int) -> Candidate | None:
         if not self.may_gain(number):

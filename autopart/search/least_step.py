@@ -99,8 +99,11 @@ class LeastStep:
     _tails: dict[tuple[int, int, int, int, float], float] = field(default_factory=dict)
     _sends: dict[tuple[int, int, float], float] = field(default_factory=dict)
 
-    def estimated_s(self, point: Point, own: Totals, keeping: Keeping, again_s: float = 0.0) -> float:
-        """Seconds by the formula of `Candidate.estimated_s`, with all dealt out evenly; `again_s` are recomputed.
+    def estimated_s(
+        self, point: Point, own: Totals, keeping: Keeping, again_s: float = 0.0, filled: float = 1.0
+    ) -> float:
+        """Seconds by the formula of `Candidate.estimated_s`, with all dealt out evenly; `again_s` are recomputed, and
+        the fill counts as this share of it.
 
         The slowest of pp ranks takes at least a pp-th of all units' time, and as long as whole units allow; the fill of
         all ranks is at least that of their sum, since it is convex; of the slowest, which has none, it is at most the
@@ -108,10 +111,10 @@ class LeastStep:
         """
         slowest_s = max((own.seconds + again_s) / point.pp, self._slowest_s(point, own))
         share, fill_s = self._fill(point, own, keeping.zero >= 2, again_s)
-        step_s = self._pace * ((point.micro_batches - share) * slowest_s + fill_s)
+        step_s = self._pace * ((point.micro_batches - filled * share) * slowest_s + filled * fill_s)
         if point.pp > 1:
             cuts = point.pp * point.virtual_stages - 1
-            step_s += 2 * cuts / point.virtual_stages * self._send_s(point, own, keeping)
+            step_s += filled * 2 * cuts / point.virtual_stages * self._send_s(point, own, keeping)
         return step_s + self._tail_s(point, own, keeping)
 
     def played_s(self, point: Point, own: Totals, keeping: Keeping, flying: int, again_s: float = 0.0) -> float:

@@ -97,8 +97,9 @@ class MixedPricing(Pricing):
             raise ValueError("the request has no mixed cluster")
         return self.request.mixed
 
-    def bound_s(self, point: Point, limit: float = float("inf")) -> float:
-        """Seconds that no candidate of `point` within `limit` bytes of tensors is estimated below.
+    def bound_s(self, point: Point, limit: float = float("inf"), filled: float = 1.0) -> float:
+        """Seconds that no candidate of `point` within `limit` bytes of tensors is estimated below, if of its fill this
+        share counts.
 
         The slowest rank sets the pace P, and each other one adds its fill: of a schedule with whole backward passes a
         share 1/v of both passes, with v stages a rank, of others at least that of its forward passes.
@@ -111,8 +112,11 @@ class MixedPricing(Pricing):
         if definition.splits_backward:
             share, fill_s = 1.0, own.forward_s / virtual
         pace_s = self._pace_s(point, least, again_s)
-        passes_s = max(point.micro_batches * pace_s, (point.micro_batches - share) * pace_s + fill_s)
-        return passes_s + 2 * (point.pp - 1) * self._least_send_s(point, own) + self._tail_s(point, own)
+        passes_s = max(
+            point.micro_batches * pace_s, (point.micro_batches - filled * share) * pace_s + filled * fill_s
+        )
+        sends_s = filled * 2 * (point.pp - 1) * self._least_send_s(point, own)
+        return passes_s + sends_s + self._tail_s(point, own)
 
     def played_s(self, point: Point, limit: float = float("inf")) -> float:
         """Seconds that no candidate of `point` within `limit` takes less than.

@@ -62,12 +62,14 @@ class Pricing:
         options = self.layouts(1).options(tp)
         return any(s.divided and any(x.shard for x in (*s.inputs, *s.outputs)) for own in options.values() for s in own)
 
-    def bound_s(self, point: Point, limit: float = float("inf")) -> float:
-        """Seconds that no candidate of `point` within `limit` bytes of tensors is estimated below."""
+    def bound_s(self, point: Point, limit: float = float("inf"), filled: float = 1.0) -> float:
+        """Seconds that no candidate of `point` within `limit` bytes of tensors is estimated below, if of its fill this
+        share counts.
+        """
         again_s = self.again_s(point, limit)
         if again_s == float("inf"):
             return again_s
-        return self._least_step.estimated_s(point, self._total(point), self.keeping(point), again_s)
+        return self._least_step.estimated_s(point, self._total(point), self.keeping(point), again_s, filled)
 
     def played_s(self, point: Point, limit: float = float("inf")) -> float:
         """Seconds that no candidate of `point` within `limit` takes less than."""
