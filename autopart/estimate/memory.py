@@ -108,7 +108,13 @@ class Keeping:
 
 def parameter_bytes(costs: Sequence[UnitCost]) -> tuple[float, int]:
     """A rank's bytes of the parameters that the units use, each once, and their elements in all."""
-    held = {own[0]: own for cost in costs for own in cost.parameters}.values()
+    seen, held = set[str](), list[tuple[str, float, int]]()
+    for cost in costs:
+        for own in cost.parameters:
+            if own[0] not in seen:
+                held.append(own)
+                if own[0]:
+                    seen.add(own[0])
     return sum([size for _, size, _ in held]), sum([elements for _, _, elements in held])
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from autopart.estimate.block import UnitCost
+from autopart.estimate.each_unit import each_unit
 from autopart.estimate.memory import Keeping, parameter_bytes
 from cost_models.cluster import Cluster
 from cost_models.collective import Group, all_gather_s, all_reduce_s, reduce_scatter_s
@@ -11,6 +12,18 @@ from cost_models.compute import memory_bound_s
 
 # DeepSpeed's stage3_param_persistence_threshold: smaller parameters every rank keeps whole.
 PERSISTENT_ELEMENTS = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Exchanged:
+    """Seconds of gathering a unit's parameters, of reducing their gradients, and of copies in both passes; `resident`
+    parameters are gathered for a whole pass.
+    """
+
+    resident: bool
+    gather_s: float
+    reduce_s: float
+    copied_s: tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,31 +76,37 @@ class Replicas:
             scatter_s = self._reduced_s(reduced) if reduced else 0.0
             return forward_s, backward_s + self._exposed_s(scatter_s, self.keeping.stack.reduction_overlap, backward_s)
         if self.keeping.stack.gathers_in_lists:
-            gathers_s, reduces_s = (sum(own) for own in zip(*map(self._in_lists, stage), strict=True))
-            return forward_s + gathers_s, backward_s + gathers_s + reduces_s
-        exposed_s = 0.0  # of gathering what stands outside of layers, before a pass
-        gathers_s, reduces_s, copies_s = [], [], []
-        for cost in stage:
-            held = sum(size for _, size, _ in cost.parameters)
-            gather_s = all_gather_s(held, self._sharers, self.cluster) if held else 0.0
-            resident = self.keeping.resident(cost)
-            exposed_s += gather_s if resident else 0.0
-            gathers_s.append(0.0 if resident else gather_s)
-            reduced = held * state.reduced_bytes / self.keeping.element_bytes
-            reduces_s.append(self._reduced_s(reduced) if held else 0.0)
-            device = self.cluster.device
-            gathered_s = memory_bound_s(2 * held, device) if held else 0.0
-            copies_s.append((gathered_s, gathered_s + memory_bound_s(held + reduced, device) if held else 0.0))
-        scale_f = forward_s / max(1e-30, sum(cost.forward_s for cost in stage))
-        scale_b = backward_s / max(1e-30, sum(cost.backward_s for cost in stage))
-        forward, backward = exposed_s + gathers_s[0], exposed_s + reduces_s[0]
-        for index, cost in enumerate(stage):
-            ahead = gathers_s[index + 1] if index + 1 < len(stage) else 0.0
-            forward += self._beside_s(cost.forward_s * scale_f + copies_s[index][0], ahead)
+            gather_s, reduce_s = (sum(own) for own in zip(*each_unit(stage, self._in_lists), strict=True))
+            return forward_s + gather_s, backward_s + gather_s + reduce_s
+        every = each_unit(stage, self._exchanged)
+        gathers_s = [0.0 if own.resident else own.gather_s for own in every]
+        # Of gathering what stands outside of layers, before a pass.
+        exposed_s = sum([own.gather_s for own in every if own.resident])
+        scale_f = forward_s / max(1e-30, sum([cost.forward_s for cost in stage]))
+        scale_b = backward_s / max(1e-30, sum([cost.backward_s for cost in stage]))
+        forward, backward = exposed_s + gathers_s[0], exposed_s + every[0].reduce_s
+        last = len(stage) - 1
+        for index, (cost, own) in enumerate(zip(stage, every, strict=True)):
+            ahead = gathers_s[index + 1] if index < last else 0.0
+            forward += self._beside_s(cost.forward_s * scale_f + own.copied_s[0], ahead)
             before = gathers_s[index - 1] if index else 0.0
-            after = reduces_s[index + 1] if index + 1 < len(stage) else 0.0
-            backward += self._beside_s(cost.backward_s * scale_b + copies_s[index][1], before + after)
+            after = every[index + 1].reduce_s if index < last else 0.0
+            backward += self._beside_s(cost.backward_s * scale_b + own.copied_s[1], before + after)
         return forward, backward
+
+    def _exchanged(self, cost: UnitCost) -> "_Exchanged":
+        """What a unit exchanges under ZeRO-3."""
+        held, device = sum([size for _, size, _ in cost.parameters]), self.cluster.device
+        if not held:
+            return _Exchanged(self.keeping.resident(cost), 0.0, 0.0, (0.0, 0.0))
+        reduced = held * self.keeping.state.reduced_bytes / self.keeping.element_bytes
+        gathered_s = memory_bound_s(2 * held, device)
+        return _Exchanged(
+            self.keeping.resident(cost),
+            all_gather_s(held, self._sharers, self.cluster),
+            self._reduced_s(reduced),
+            (gathered_s, gathered_s + memory_bound_s(held + reduced, device)),
+        )
 
     def _in_lists(self, cost: UnitCost) -> tuple[float, float]:
         """Seconds of gathering a unit's parameters one by one and of scattering their gradients so.

@@ -6,6 +6,7 @@ from functools import cached_property, lru_cache
 from itertools import accumulate
 
 from autopart.estimate.block import UnitCost
+from autopart.estimate.each_unit import each_unit
 from autopart.estimate.memory import Keeping, parameter_bytes
 from autopart.ir.action import Kind
 from autopart.schedules.find import find_schedule
@@ -67,14 +68,12 @@ def totals(costs: Sequence[UnitCost], kinds: Sequence[str] = ()) -> Totals:
     times = [(cost.forward_s, cost.backward_s + cost.again_s, cost.weight_s) for cost in costs]
     savings: dict[float, float] = {}
     slower: dict[tuple[float, float, float], None] = {}
-    for cost in costs if kinds else ():
-        saved = again_s = 0.0
-        for step in worthwhile(cost, kinds):
-            each_s = (step.again_s - again_s) / (step.saved - saved)
-            savings[each_s] = savings.get(each_s, 0.0) + step.saved - saved
-            saved, again_s = step.saved, step.again_s
-            slower[cost.forward_s, cost.backward_s + again_s, cost.weight_s] = None
+    for changes in each_unit(costs, lambda cost: _changes(cost, kinds)) if kinds else ():
+        for each_s, saved, then in changes:
+            savings[each_s] = savings.get(each_s, 0.0) + saved
+            slower[then] = None
     both = [(own, own[0] + own[1]) for own in times]
+    passes = {**dict.fromkeys(times), **slower}
     return Totals(
         sum(own[0] for own in times),
         sum(own[1] for own in times),
@@ -84,9 +83,19 @@ def totals(costs: Sequence[UnitCost], kinds: Sequence[str] = ()) -> Totals:
         parameter_bytes(costs)[0],
         sum(cost.kept_bytes for cost in costs),
         min((cost.crossing_bytes for cost in costs[:-1]), default=0.0),
-        tuple(dict.fromkeys((f / (f + b), b / (f + b), w / (f + b)) for f, b, w in (*times, *slower) if f + b > 0)),
+        tuple(dict.fromkeys((f / (f + b), b / (f + b), w / (f + b)) for f, b, w in passes if f + b > 0)),
         tuple(sorted(savings.items())),
     )
+
+
+def _changes(cost: UnitCost, kinds: Sequence[str]) -> list[tuple[float, float, tuple[float, float, float]]]:
+    """What recomputing more and more of a unit changes: seconds a byte, bytes, and the passes that it then has."""
+    found, saved, again_s = [], 0.0, 0.0
+    for step in worthwhile(cost, kinds):
+        passes = cost.forward_s, cost.backward_s + step.again_s, cost.weight_s
+        found.append(((step.again_s - again_s) / (step.saved - saved), step.saved - saved, passes))
+        saved, again_s = step.saved, step.again_s
+    return found
 
 
 @dataclass

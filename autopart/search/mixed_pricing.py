@@ -1,9 +1,10 @@
 """MixedPricing: what points cost where the ranks of a pipeline lie on different kinds of nodes."""
 
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 from autopart.estimate.block import UnitCost
+from autopart.estimate.each_unit import each_unit
 from autopart.ir.action import Kind
 from autopart.schedules.find import find_schedule
 from autopart.schedules.homes import rank_stages
@@ -112,9 +113,7 @@ class MixedPricing(Pricing):
         if definition.splits_backward:
             share, fill_s = 1.0, own.forward_s / virtual
         pace_s = self._pace_s(point, least, again_s)
-        passes_s = max(
-            point.micro_batches * pace_s, (point.micro_batches - filled * share) * pace_s + filled * fill_s
-        )
+        passes_s = max(point.micro_batches * pace_s, (point.micro_batches - filled * share) * pace_s + filled * fill_s)
         sends_s = filled * 2 * (point.pp - 1) * self._least_send_s(point, own)
         return passes_s + sends_s + self._tail_s(point, own)
 
@@ -216,7 +215,8 @@ class MixedPricing(Pricing):
         if key not in self._least:
             kinds = self._pinned_kinds(point)
             every = [
-                [_paced(cost, group.pace) for cost in group._recomputed(point, kinds or ())] for group in self.groups
+                each_unit(group._recomputed(point, kinds or ()), partial(_paced, pace=group.pace))
+                for group in self.groups
             ]
             fastest = [_least_cost(own) for own in zip(*every, strict=True)]
             shares = tuple(_share(own, fastest) for own in every)

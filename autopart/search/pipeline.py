@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autopart.estimate.block import UnitCost
+from autopart.estimate.each_unit import each_unit
 from autopart.estimate.memory import BUCKET_BYTES, Keeping, crossing_bytes
 from autopart.estimate.recompute import NONE
 from autopart.search.alike import Alike, UnitSorts, alike_stages
@@ -242,14 +243,16 @@ class _Memory:
         start, stop = alike.start, alike.stop
         kept = _prefix([cost.kept_bytes for cost in costs])
         least = kept - np.concatenate([[0.0], np.cumsum(saved)])
-        beside = [cost.working_bytes + keeping.temporary_bytes(cost) for cost in costs]
-        cuts = np.array([(0.0, 0.0), *(crossing_bytes(cost, keeping) for cost in costs[:-1]), (0.0, 0.0)])
+        beside = each_unit(costs, lambda cost: cost.working_bytes + keeping.temporary_bytes(cost))
+        resident = each_unit(costs, lambda cost: cost.parameters if keeping.resident(cost) else ())
+        largest = each_unit(costs, lambda cost: max((size for _, size, _ in cost.parameters), default=0.0))
+        cuts = np.array([(0.0, 0.0), *each_unit(costs[:-1], lambda cost: crossing_bytes(cost, keeping)), (0.0, 0.0)])
         crossing = cuts[start, 1] + cuts[stop, 0]
         peaks = _largest([own + there for own, there in zip(beside, kept[1:].tolist(), strict=True)], alike)
         return cls(
             _held([cost.parameters for cost in costs], sorts.tied, alike),
-            _largest([max((size for _, size, _ in cost.parameters), default=0.0) for cost in costs], alike),
-            _held([cost.parameters if keeping.resident(cost) else () for cost in costs], sorts.tied, alike),
+            _largest(largest, alike),
+            _held(resident, sorts.tied, alike),
             kept[stop] - kept[start] + crossing,
             least[stop] - least[start] + crossing,
             np.maximum(0.0, peaks - kept[stop]),
@@ -268,7 +271,8 @@ class _Memory:
 
 def _held(parameters: Sequence[Parameters], tied: frozenset[str], alike: Alike) -> Values:
     """Bytes of the parameters of each sort of stages; `tied` ones, that several units use, are there once."""
-    held = _prefix([sum([size for _, size, _ in own]) for own in parameters])
+    sums = {id(own): sum([size for _, size, _ in own]) for own in parameters}
+    held = _prefix([sums[id(own)] for own in parameters])
     found = held[alike.stop] - held[alike.start]
     for name in sorted(tied):
         users = [(unit, size) for unit, every in enumerate(parameters) for own, size, _ in every if own == name]

@@ -6,7 +6,7 @@ from functools import cached_property
 
 from autopart.estimate.block import UnitCost
 from autopart.estimate.memory import Keeping
-from autopart.estimate.recompute import BY_LAYER, NONE, parse_recompute, recomputed
+from autopart.estimate.recompute import BY_LAYER, parse_recompute, recomputed
 from autopart.estimate.replicas import Replicas
 from autopart.ir.folded import Folded
 from autopart.ir.units import Unit
@@ -45,7 +45,7 @@ class Pricing:
     _totals: dict[tuple[Layout, str], Totals] = field(default_factory=dict)
     _keepings: dict[tuple[int, int], Keeping] = field(default_factory=dict)
     _cuts: dict[tuple[Layout, str, int, int], CutSearch] = field(default_factory=dict)
-    _again: dict[tuple[Layout, str, int], UnitCost] = field(default_factory=dict)
+    _again: dict[tuple[int, str], UnitCost] = field(default_factory=dict)
     _sorts: dict[Layout, UnitSorts] = field(default_factory=dict)
     _stages: dict[tuple[Layout, int, int], StageCosts] = field(default_factory=dict)
 
@@ -201,14 +201,16 @@ class Pricing:
 
     def _recomputed(self, point: Point, kinds: Sequence[str]) -> tuple[UnitCost, ...]:
         """The costs of the units, each recomputed as `kinds` says; without kinds none is."""
-        costs = list(self.layouts(point.cp).costs(*point.layout[1:]))
-        for index, kind in enumerate(kinds):
-            if kind != NONE:
-                key = point.layout, kind, index
-                if key not in self._again:
-                    self._again[key] = recomputed(costs[index], kind)
-                costs[index] = self._again[key]
-        return tuple(costs)
+        costs = self.layouts(point.cp).costs(*point.layout[1:])
+        if not kinds:
+            return costs
+        found = []
+        for cost, kind in zip(costs, kinds, strict=True):
+            key = id(cost), kind  # the layouts hold the costs for as long as this lives
+            if key not in self._again:
+                self._again[key] = recomputed(cost, kind)
+            found.append(self._again[key])
+        return tuple(found)
 
     @cached_property
     def _least_step(self) -> LeastStep:
