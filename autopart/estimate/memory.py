@@ -99,11 +99,16 @@ class Keeping:
 
         Gathered parameters that exist while any unit of the stage computes are not in it, see `resident`.
         """
-        held = sum(size for _, size, _ in cost.parameters)
+        held = held_bytes(cost)
         if self.zero < 3 or self.stack.gathers_outside:
             gathered = UNITS_GATHERED * held if self.zero == 3 and is_repeated(cost) else 0.0
             return cost.transient_bytes + gathered + (BUCKET_BYTES if self.zero >= 2 and self.replicas > 1 else 0)
         return cost.transient_bytes + held * (UNITS_GATHERED + self.state.reduced_bytes / self.element_bytes)
+
+
+def held_bytes(cost: UnitCost) -> float:
+    """A rank's bytes of the parameters that a unit uses."""
+    return sum([size for _, size, _ in cost.parameters])
 
 
 def parameter_bytes(costs: Sequence[UnitCost]) -> tuple[float, int]:

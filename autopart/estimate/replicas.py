@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 
 from autopart.estimate.block import UnitCost
 from autopart.estimate.each_unit import each_unit
-from autopart.estimate.memory import Keeping, parameter_bytes
+from autopart.estimate.memory import Keeping, held_bytes, parameter_bytes
 from cost_models.cluster import Cluster
 from cost_models.collective import Group, all_gather_s, all_reduce_s, reduce_scatter_s
 from cost_models.compute import memory_bound_s
@@ -15,15 +16,23 @@ PERSISTENT_ELEMENTS = 100_000
 
 
 @dataclass(frozen=True, slots=True)
-class _Exchanged:
-    """Seconds of gathering a unit's parameters, of reducing their gradients, and of copies in both passes; `resident`
-    parameters are gathered for a whole pass.
+class Exchanged:
+    """Seconds of what units exchange in a forward and a backward pass, for itself.
+
+    Attributes:
+        gathered_s: of gathering their parameters once.
+        resident_s: of that, what stands outside of layers and is gathered for a whole pass.
+        reduced_s: of reducing their gradients.
+        copied_forward_s, copied_backward_s: of copies beside these, in both passes.
+        largest_s: of gathering the parameters of one unit, at the most.
     """
 
-    resident: bool
-    gather_s: float
-    reduce_s: float
-    copied_s: tuple[float, float]
+    gathered_s: float = 0.0
+    resident_s: float = 0.0
+    reduced_s: float = 0.0
+    copied_forward_s: float = 0.0
+    copied_backward_s: float = 0.0
+    largest_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +63,10 @@ class Replicas:
             gather_s, stack.gather_overlap, forward_s
         )
 
+    def least_step_s(self, held_bytes: float) -> float:
+        """The least of it, however long the passes are."""
+        return self.step_s(held_bytes, inf, inf)
+
     def _exposed_s(self, seconds: float, overlap: float, beside_s: float) -> float:
         hidden = min(overlap * seconds, beside_s)
         return seconds - hidden + (self.keeping.stack.contention - 1) * hidden
@@ -79,33 +92,67 @@ class Replicas:
             gather_s, reduce_s = (sum(own) for own in zip(*each_unit(stage, self._in_lists), strict=True))
             return forward_s + gather_s, backward_s + gather_s + reduce_s
         every = each_unit(stage, self._exchanged)
-        gathers_s = [0.0 if own.resident else own.gather_s for own in every]
+        gathers_s = [0.0 if own.resident_s else own.gathered_s for own in every]
         # Of gathering what stands outside of layers, before a pass.
-        exposed_s = sum([own.gather_s for own in every if own.resident])
+        exposed_s = sum([own.resident_s for own in every])
         scale_f = forward_s / max(1e-30, sum([cost.forward_s for cost in stage]))
         scale_b = backward_s / max(1e-30, sum([cost.backward_s for cost in stage]))
-        forward, backward = exposed_s + gathers_s[0], exposed_s + every[0].reduce_s
+        forward, backward = exposed_s + gathers_s[0], exposed_s + every[0].reduced_s
         last = len(stage) - 1
         for index, (cost, own) in enumerate(zip(stage, every, strict=True)):
             ahead = gathers_s[index + 1] if index < last else 0.0
-            forward += self._beside_s(cost.forward_s * scale_f + own.copied_s[0], ahead)
+            forward += self._beside_s(cost.forward_s * scale_f + own.copied_forward_s, ahead)
             before = gathers_s[index - 1] if index else 0.0
-            after = every[index + 1].reduce_s if index < last else 0.0
-            backward += self._beside_s(cost.backward_s * scale_b + own.copied_s[1], before + after)
+            after = every[index + 1].reduced_s if index < last else 0.0
+            backward += self._beside_s(cost.backward_s * scale_b + own.copied_backward_s, before + after)
         return forward, backward
 
-    def _exchanged(self, cost: UnitCost) -> "_Exchanged":
+    def least_exchanged(self, units: Sequence[tuple[UnitCost, int]]) -> Exchanged:
+        """What units exchange in both passes at the least, however they are cut; of each, how many there are."""
+        if self.group.ranks == 1 or self.keeping.zero < 2 or self.keeping.stack.gathers_in_lists:
+            return Exchanged()
+        if self.keeping.zero == 2:  # a sum takes at least as long in parts as at once
+            element = self.keeping.element_bytes
+            held = sum([held_bytes(cost) * count for cost, count in units])
+            reduced = held * self.keeping.state.reduced_bytes / element
+            return Exchanged(reduced_s=self._reduced_s(reduced) if reduced else 0.0)
+        every = [(self._exchanged(cost), count) for cost, count in units]
+        return Exchanged(
+            sum([own.gathered_s * count for own, count in every]),
+            sum([own.resident_s * count for own, count in every]),
+            sum([own.reduced_s * count for own, count in every]),
+            sum([own.copied_forward_s * count for own, count in every]),
+            sum([own.copied_backward_s * count for own, count in every]),
+            max((own.gathered_s for own, _ in every), default=0.0),
+        )
+
+    def least_passes_s(self, own: Exchanged, stages: int, forward_s: float, backward_s: float) -> float:
+        """Seconds that all stages together do not take less than for both passes, given those of computing.
+
+        Where what a unit exchanges is hidden by what it computes, it takes as long as the longer of both, and so do
+        all units at the least; but the last unit of a stage has been gathered when its backward pass begins.
+        """
+        if self.keeping.zero == 2:
+            shown_s = (1 - self.keeping.stack.reduction_overlap) * own.reduced_s
+            return forward_s + max(backward_s + shown_s, own.reduced_s)
+        sent_s = own.reduced_s + max(0.0, own.gathered_s - stages * own.largest_s)
+        forward_s = max(forward_s + own.copied_forward_s + own.resident_s, own.gathered_s)
+        return forward_s + max(backward_s + own.copied_backward_s + own.resident_s, sent_s)
+
+    def _exchanged(self, cost: UnitCost) -> Exchanged:
         """What a unit exchanges under ZeRO-3."""
-        held, device = sum([size for _, size, _ in cost.parameters]), self.cluster.device
+        held, device = held_bytes(cost), self.cluster.device
         if not held:
-            return _Exchanged(self.keeping.resident(cost), 0.0, 0.0, (0.0, 0.0))
+            return Exchanged()
         reduced = held * self.keeping.state.reduced_bytes / self.keeping.element_bytes
-        gathered_s = memory_bound_s(2 * held, device)
-        return _Exchanged(
-            self.keeping.resident(cost),
-            all_gather_s(held, self._sharers, self.cluster),
+        gathered_s, copied_s = all_gather_s(held, self._sharers, self.cluster), memory_bound_s(2 * held, device)
+        return Exchanged(
+            gathered_s,
+            gathered_s if self.keeping.resident(cost) else 0.0,
             self._reduced_s(reduced),
-            (gathered_s, gathered_s + memory_bound_s(held + reduced, device)),
+            copied_s,
+            copied_s + memory_bound_s(held + reduced, device),
+            gathered_s,
         )
 
     def _in_lists(self, cost: UnitCost) -> tuple[float, float]:

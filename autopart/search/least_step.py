@@ -1,5 +1,6 @@
 """Bounds on the time of a step, from the costs of the units alone, before stages are cut."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
@@ -7,14 +8,16 @@ from itertools import accumulate
 
 from autopart.estimate.block import UnitCost
 from autopart.estimate.each_unit import each_unit
-from autopart.estimate.memory import Keeping, parameter_bytes
+from autopart.estimate.memory import Keeping, held_bytes, parameter_bytes
+from autopart.estimate.recompute import is_repeated
+from autopart.estimate.replicas import Exchanged, Replicas
 from autopart.ir.action import Kind
 from autopart.schedules.find import find_schedule
 from autopart.search.even_shares import slowest_within_s
 from autopart.search.mixes import worthwhile
 from autopart.search.point import Point
 from autopart.search.request import Request
-from cost_models.collective import Group, all_reduce_s, send_s
+from cost_models.collective import Group, send_s
 
 ROUNDING = 1e-9
 
@@ -29,6 +32,8 @@ class Totals:
         slowest_s: of both passes of the slowest unit.
         times_s: of both passes of no unit, the first one, the first two and so on.
         held_bytes: of their parameters.
+        units: one of those that are alike in what they hold, and how many there are.
+        holding: the same for totals whose units hold the same.
         kept_bytes: from the forward pass to the backward pass.
         crossing_bytes: the least that cross a cut.
         shares: the passes of the units, those that differ, as shares of both: (forward, backward, weight).
@@ -42,6 +47,8 @@ class Totals:
     slowest_s: float
     times_s: tuple[float, ...]
     held_bytes: float
+    units: tuple[tuple[UnitCost, int], ...]
+    holding: tuple[tuple[float, bool, int], ...]
     kept_bytes: float
     crossing_bytes: float
     shares: tuple[tuple[float, float, float], ...]
@@ -72,6 +79,8 @@ def totals(costs: Sequence[UnitCost], kinds: Sequence[str] = ()) -> Totals:
         for each_s, saved, then in changes:
             savings[each_s] = savings.get(each_s, 0.0) + saved
             slower[then] = None
+    holding = each_unit(costs, lambda cost: (held_bytes(cost), is_repeated(cost)))
+    first, counts = dict(zip(reversed(holding), reversed(costs), strict=True)), Counter(holding)
     both = [(own, own[0] + own[1]) for own in times]
     passes = {**dict.fromkeys(times), **slower}
     return Totals(
@@ -81,6 +90,8 @@ def totals(costs: Sequence[UnitCost], kinds: Sequence[str] = ()) -> Totals:
         max(seconds for _, seconds in both),
         tuple(accumulate((seconds for _, seconds in both), initial=0.0)),
         parameter_bytes(costs)[0],
+        tuple((first[own], count) for own, count in counts.items()),
+        tuple((*own, count) for own, count in counts.items()),
         sum(cost.kept_bytes for cost in costs),
         min((cost.crossing_bytes for cost in costs[:-1]), default=0.0),
         tuple(dict.fromkeys((f / (f + b), b / (f + b), w / (f + b)) for f, b, w in passes if f + b > 0)),
@@ -106,6 +117,8 @@ class LeastStep:
     _fills: dict[tuple[Totals, str, int, bool, float], tuple[float, float]] = field(default_factory=dict)
     _slowest: dict[tuple[Totals, int], float] = field(default_factory=dict)
     _tails: dict[tuple[int, int, int, int, float], float] = field(default_factory=dict)
+    _sharing: dict[tuple[int, int, int], Replicas] = field(default_factory=dict)
+    _exchanged: dict[tuple[tuple[tuple[float, bool, int], ...], int, int, int], Exchanged] = field(default_factory=dict)
     _sends: dict[tuple[int, int, float], float] = field(default_factory=dict)
 
     def estimated_s(
@@ -118,7 +131,7 @@ class LeastStep:
         all ranks is at least that of their sum, since it is convex; of the slowest, which has none, it is at most the
         largest share that any unit has; and a cut sends at least what crosses the best place.
         """
-        slowest_s = max((own.seconds + again_s) / point.pp, self._slowest_s(point, own))
+        slowest_s = max(self._busy_s(point, own, keeping, again_s), self._slowest_s(point, own))
         share, fill_s = self._fill(point, own, keeping.zero >= 2, again_s)
         step_s = self._pace * ((point.micro_batches - filled * share) * slowest_s + filled * fill_s)
         if point.pp > 1:
@@ -142,7 +155,7 @@ class LeastStep:
         if Kind.BACKWARD not in definition.kinds:
             return 0.0
         all_s = own.seconds + again_s
-        slowest_s = max(all_s / point.pp, self._slowest_s(point, own))
+        slowest_s = max(self._busy_s(point, own, keeping, again_s), self._slowest_s(point, own))
         put_off_s = own.weight_s if definition.splits_backward else 0.0
         passes, sends = _through(stages, count)
         sends = max(0.0, sends - passes * (point.virtual_stages - 1))  # a rank may send some of them to itself
@@ -164,6 +177,23 @@ class LeastStep:
     @cached_property
     def _pace(self) -> float:
         return self.request.cluster.device.pace(self.request.world) / self.request.cluster.device_speed
+
+    def _busy_s(self, point: Point, own: Totals, keeping: Keeping, again_s: float) -> float:
+        """Seconds of both passes of a rank, with what replicas exchange in them, in the mean over all ranks."""
+        if keeping.zero < 2:
+            return (own.seconds + again_s) / point.pp
+        forward_s, backward_s = self._pace * own.forward_s, self._pace * (own.backward_s + again_s)
+        replicas, stages = self._replicas(point, keeping), point.pp * point.virtual_stages
+        key = own.holding, point.tp, point.dp * point.cp, keeping.zero
+        if key not in self._exchanged:
+            self._exchanged[key] = replicas.least_exchanged(own.units)
+        return replicas.least_passes_s(self._exchanged[key], stages, forward_s, backward_s) / self._pace / point.pp
+
+    def _replicas(self, point: Point, keeping: Keeping) -> Replicas:
+        key = point.tp, point.dp * point.cp, keeping.zero
+        if key not in self._sharing:
+            self._sharing[key] = Replicas(Group(point.dp * point.cp, point.tp), self.request.cluster, keeping)
+        return self._sharing[key]
 
     def _slowest_s(self, point: Point, own: Totals) -> float:
         """Seconds of the slowest rank at the least: with one stage each, as whole units can be dealt out."""
@@ -203,14 +233,10 @@ class LeastStep:
         what overlaps with it is taken to hide all that it can.
         """
         held = own.held_bytes / point.pp / keeping.element_bytes
-        key = point.tp, point.pp, keeping.zero, keeping.replicas, held
+        key = point.tp, point.pp, keeping.zero, point.dp * point.cp, held
         if key not in self._tails:
             cluster, stack = self.request.cluster, self.request.stack
-            tail_s = stack.step_s
-            if keeping.zero == 0 and keeping.replicas > 1:
-                group = Group(keeping.replicas, point.tp)
-                reduced_s = all_reduce_s(held * keeping.state.reduced_bytes, group, cluster)
-                tail_s += (1 - stack.reduction_overlap) * reduced_s
+            tail_s = stack.step_s + self._replicas(point, keeping).least_step_s(held * keeping.element_bytes)
             bandwidth = cluster.device.memory_bandwidth_bytes_per_s * cluster.device.bandwidth_fraction
             moved = keeping.state.step_bytes - keeping.state.first_bytes
             share = keeping.replicas if keeping.zero >= 1 else 1
