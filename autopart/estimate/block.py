@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from autopart.estimate.attention_core import attention_cores, core_inputs
+from autopart.estimate.attention_core import core_inputs
 from autopart.estimate.chain import Chain, Made, chain_of
 from autopart.estimate.conversions import Cost
 from autopart.estimate.node import Kept, Prices
@@ -134,7 +134,7 @@ class _Walker:
         chain: Chain,
     ) -> None:
         self.folded, self.graph, self.prices = folded, folded.graph, prices
-        self.strategies, self.layouts, self.targets = strategies, layouts, chain.targets
+        self.strategies, self.layouts, self.targets, self.cores = strategies, layouts, chain.targets, chain.cores
         self._counted: set[tuple[str, bool]] = set()
         self._used: set[str] = set(folded.brought_in)
         self._sizes: dict[tuple[int, ...], tuple[list[float], list[int]]] = {}
@@ -144,8 +144,8 @@ class _Walker:
         """How a value is held where it is made; None for inputs and constants."""
         if name in self.graph.producer:
             node = self.graph.nodes[self.graph.producer[name]]
-            slot = [value.name for value in node.outputs].index(name)
-            return self.strategies[node.name].outputs[slot]
+            made = self.strategies[node.name].outputs
+            return made[0 if len(made) == 1 else [value.name for value in node.outputs].index(name)]
         return self.layouts.get(name)
 
     def priced(self, unit: Unit) -> UnitCost:
@@ -159,7 +159,9 @@ class _Walker:
         costs = [self.prices.node(node, self.strategies[node.name]) for node in nodes]
         conversions, sums_s = self._uses([*nodes, *self._leaves(unit)])
         communication = self._seconds(conversions)
-        total = sum(costs, Cost(backward_s=sums_s)) + communication
+        total = (
+            Cost(sum([own.forward_s for own in costs]), sum([own.backward_s for own in costs], sums_s)) + communication
+        )
         host_s = self.prices.stack.dispatch_s * sum(node.name in self.prices.fusion.launches for node in nodes)
         parameters = self.parameters(unit)
         entering = 0.0
@@ -184,9 +186,9 @@ class _Walker:
             entering,
             selective_bytes,
             selective_s,
-            sum(self.prices.weight_s(node, self.strategies[node.name]) for node in nodes),
+            sum([self.prices.weight_s(node, self.strategies[node.name]) for node in nodes]),
             max((self.prices.transient_bytes(node, self.strategies[node.name]) for node in nodes), default=0.0),
-            sum(self.prices.flops(node) + self.prices.backward_flops(node) for node in nodes),
+            sum([self.prices.flops(node) + self.prices.backward_flops(node) for node in nodes]),
             parameters,
             self._partial(nodes),
             0.0,
@@ -218,7 +220,7 @@ class _Walker:
 
     def _without_cores(self, unit: Unit, costs: Sequence[Cost]) -> tuple[float, float]:
         """What is kept when attention cores keep only what they take, and the seconds of their forward passes."""
-        cores = attention_cores(self.graph, unit.nodes)
+        cores = self.cores[unit.nodes]
         inside = {index for core in cores for index in core}
         taken = [
             self.prices.kept_input(node, self.strategies[node.name], slot)

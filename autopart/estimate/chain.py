@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from autopart.estimate.attention_core import attention_cores
 from autopart.ir.folded import Folded
 from autopart.ir.units import Unit
 
@@ -28,10 +29,12 @@ class Chain:
         crossing: for every unit, what crosses the cut after it; equal ones are one object.
         targets: of the parameters that a unit uses, by its nodes and its run; "" for one that no other unit uses, so
             that the runs of a loop are alike.
+        cores: the attention cores of repeated units, by their nodes.
     """
 
     crossing: tuple[tuple[Made, ...], ...]
     targets: Mapping[tuple[int, ...], tuple[tuple[str, ...], ...]]
+    cores: Mapping[tuple[int, ...], tuple[tuple[int, ...], ...]]
 
 
 def chain_of(folded: Folded, units: Sequence[Unit]) -> Chain:
@@ -42,7 +45,8 @@ def chain_of(folded: Folded, units: Sequence[Unit]) -> Chain:
         nodes: tuple(tuple([target if users[target] > 1 else "" for target in own]) for own in runs)
         for nodes, runs in targets.items()
     }
-    return Chain(_crossing(folded, units), shared)
+    cores = {unit.nodes: attention_cores(folded.graph, unit.nodes) for unit in units if unit.loop and unit.run == 0}
+    return Chain(_crossing(folded, units), shared, cores)
 
 
 def _targets(folded: Folded, unit: Unit) -> tuple[tuple[str, ...], ...]:

@@ -107,14 +107,18 @@ class Replicas:
             backward += self._beside_s(cost.backward_s * scale_b + own.copied_backward_s, before + after)
         return forward, backward
 
-    def least_exchanged(self, units: Sequence[tuple[UnitCost, int]]) -> Exchanged:
-        """What units exchange in both passes at the least, however they are cut; of each, how many there are."""
+    def least_exchanged(self, units: Sequence[tuple[UnitCost, int]], own_bytes: float) -> Exchanged:
+        """What units exchange in both passes at the least, however they are cut.
+
+        Args:
+            units: of each, how many there are.
+            own_bytes: of their parameters, each once.
+        """
         if self.group.ranks == 1 or self.keeping.zero < 2 or self.keeping.stack.gathers_in_lists:
             return Exchanged()
         if self.keeping.zero == 2:  # a sum takes at least as long in parts as at once
             element = self.keeping.element_bytes
-            held = sum([held_bytes(cost) * count for cost, count in units])
-            reduced = held * self.keeping.state.reduced_bytes / element
+            reduced = own_bytes * self.keeping.state.reduced_bytes / element
             return Exchanged(reduced_s=self._reduced_s(reduced) if reduced else 0.0)
         every = [(self._exchanged(cost), count) for cost, count in units]
         return Exchanged(

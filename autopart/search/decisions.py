@@ -60,7 +60,7 @@ def unpinned(search: DegreeSearch, best: Candidate) -> tuple[Decision, ...]:
 def _of_one_kind(search: DegreeSearch, best: Candidate) -> list[Point]:
     """The point of `best` with one kind of recomputation for all layers; none where nothing is recomputed."""
     kinds = () if best.recompute == NONE else search.request.stack.space.recompute
-    return [replace(best.point, recompute=kind) for kind in kinds if kind != best.recompute]
+    return [best.point._replace(recompute=kind) for kind in kinds if kind != best.recompute]
 
 
 def _without_room(search: DegreeSearch, best: Candidate, name: str) -> Candidate | None:

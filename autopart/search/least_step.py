@@ -146,7 +146,7 @@ class LeastStep:
         - The slowest rank is busy for all m micro-batches.
         - Stage s, with times x[s] of both passes but for what is put off of the backward one, does m of each after the
           first micro-batch has come through the stages before it, and the last one goes back through them:
-          x[0] + .. + x[s-1] + m x[s] <= the step, see `_through`.
+          x[0] + .. + x[s-1] + m x[s] <= the step, see `through`.
         - Where work is put off, a rank is busy with it too after it has waited for a forward pass of those before it.
         - A stage with n in flight has done n forward passes when the first gradients arrive, see
           `least_of_any_cuts_s`: of all stages' time once, m - 1 backward passes and m - n forward passes come besides.
@@ -157,7 +157,7 @@ class LeastStep:
         all_s = own.seconds + again_s
         slowest_s = max(self._busy_s(point, own, keeping, again_s), self._slowest_s(point, own))
         put_off_s = own.weight_s if definition.splits_backward else 0.0
-        passes, sends = _through(stages, count)
+        passes, sends = through(stages, count)
         sends = max(0.0, sends - passes * (point.virtual_stages - 1))  # a rank may send some of them to itself
         step_s = max(
             count * slowest_s,
@@ -186,7 +186,7 @@ class LeastStep:
         replicas, stages = self._replicas(point, keeping), point.pp * point.virtual_stages
         key = own.holding, point.tp, point.dp * point.cp, keeping.zero
         if key not in self._exchanged:
-            self._exchanged[key] = replicas.least_exchanged(own.units)
+            self._exchanged[key] = replicas.least_exchanged(own.units, own.held_bytes)
         return replicas.least_passes_s(self._exchanged[key], stages, forward_s, backward_s) / self._pace / point.pp
 
     def _replicas(self, point: Point, keeping: Keeping) -> Replicas:
@@ -205,8 +205,8 @@ class LeastStep:
         return self._slowest[key]
 
     def _fill(self, point: Point, own: Totals, shared: bool, again_s: float) -> tuple[float, float]:
-        """The largest share of its work that any unit's fill has (1 where sharing parameters changes the times), and
-        the fill of all.
+        """The largest share of its work that any unit's fill has (or any passes', where sharing changes them), and the
+        fill of all.
         """
         key = own, point.schedule, point.virtual_stages, shared, again_s
         if key not in self._fills:
@@ -217,7 +217,8 @@ class LeastStep:
                 apart = weight_s if split else 0.0
                 return definition.fill_s(forward_s, backward_s - apart, apart, virtual)
 
-            share = 1.0 if shared else max((fill_s(*unit) for unit in own.shares), default=1.0)
+            most = largest_fill(point.schedule, virtual)
+            share = most if shared else max((fill_s(*unit) for unit in own.shares), default=most)
             self._fills[key] = share, fill_s(own.forward_s, own.backward_s + again_s, own.weight_s)
         return self._fills[key]
 
@@ -245,7 +246,7 @@ class LeastStep:
 
 
 @lru_cache(maxsize=4096)
-def _through(stages: int, count: int) -> tuple[float, float]:
+def through(stages: int, count: int) -> tuple[float, float]:
     """How many times all stages' time a step takes at the least, and how many sends each way, by stage after stage.
 
     Of x[0] + .. + x[s-1] + m x[s] <= step for every s, with sends c between, the mean with weights by which every x has
@@ -255,3 +256,10 @@ def _through(stages: int, count: int) -> tuple[float, float]:
     q = 1 - 1 / count
     passes = 1 / (1 - q**stages)
     return passes, passes * (stages - 1 - sum(q**k for k in range(1, stages)))
+
+
+@lru_cache(maxsize=256)
+def largest_fill(schedule: str, virtual: int) -> float:
+    """The largest share of a rank's passes that its fill can be: convex, it is largest where one of them is all."""
+    fill_s = find_schedule(schedule).fill_s
+    return max(fill_s(1.0, 0.0, 0.0, virtual), fill_s(0.0, 1.0, 0.0, virtual), fill_s(0.0, 0.0, 1.0, virtual))

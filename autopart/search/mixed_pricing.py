@@ -141,7 +141,7 @@ class MixedPricing(Pricing):
         """Seconds that all units together compute again at the least, see `Pricing.again_s`."""
         if limit == float("inf"):
             return 0.0
-        own, (_, flying) = self._least_of(point).totals, self._in_flight(point)
+        own, flying = self._least_of(point).totals, self._in_flight(point).stages
         state, ranks = min(group.keeping(point).copies for group in self.groups) * own.held_bytes, flying[: point.pp]
         limits = [self._memory[group] * limit for group in self._rank_groups(point)]
         if point.virtual_stages > 1:
@@ -149,6 +149,10 @@ class MixedPricing(Pricing):
         evenly = (sum(limits) - state) / min(ranks)
         weighted = sum(each / count for each, count in zip(limits, ranks, strict=True)) - state / max(ranks)
         return own.again_s(own.kept_bytes - min(evenly, weighted))
+
+    def _best_cuts(self, point: Point, each: float, limit: float) -> tuple[int, ...] | None:
+        stages, flying = point.pp * point.virtual_stages, self._in_flight(point).stages
+        return self._cut_search(point).cuts(stages, flying, each)
 
     def recut(self, candidate: Candidate, cuts: tuple[int, ...], limit: float) -> Candidate:
         """The candidate with other cuts, units at the prices of their new stages, recomputed so that they fit."""
@@ -174,11 +178,11 @@ class MixedPricing(Pricing):
         return self._mixed_cuts[key]
 
     def _with_cuts(self, point: Point, cuts: tuple[int, ...], each: float) -> MixedCandidate:
-        kinds, (in_flight, flying) = self._pinned_kinds(point), self._in_flight(point)
+        kinds, flying = self._pinned_kinds(point), self._in_flight(point)
         if kinds is None:
-            kinds = self._cut_search(point).kinds(cuts, flying, each)
+            kinds = self._cut_search(point).kinds(cuts, flying.stages, each)
         plan, groups = self.layouts(point.cp).plan(*point.layout[1:]), self._rank_groups(point)
-        own = point, cuts, kinds, in_flight, plan
+        own = point, cuts, kinds, flying.ranks, plan
         views = tuple(Candidate(*own, group._stage_costs(point)) for group in self.groups)
         limits = tuple(self._limits[group] for group in groups)
         return MixedCandidate(*own, self._stage_costs(point), self._mixed, groups, views, limits)

@@ -61,7 +61,9 @@ class CutSearch:
         self._chosen: dict[tuple[int, float, float], tuple[str, ...]] = {}
         self._free: dict[int, tuple[int, ...] | None] = {}
 
-    def cuts(self, stages: int, in_flight: Sequence[float], limit_bytes: float) -> tuple[int, ...] | None:
+    def cuts(
+        self, stages: int, in_flight: Sequence[float], limit_bytes: float, least_s: float = 0.0
+    ) -> tuple[int, ...] | None:
         """The cuts that make the slowest stage fastest, and among those the other stages even; None if none fits.
 
             first[s][j]  = min over i of max(first[s-1][i], time(i, j))         the least slowest stage
@@ -76,16 +78,22 @@ class CutSearch:
             stages: how many stages.
             in_flight: for each stage, the most micro-batches in flight.
             limit_bytes: what tensors can have of a device.
+            least_s: where something has to be recomputed in any case, what the slowest stage takes at the least.
 
         Returns:
             The indices of the units that begin the second and later stages.
         """
         if stages > self._count:
             return None
-        free, room = self._free_cuts(stages), self._room(limit_bytes)
-        if free is None or self._fits(free, in_flight[:stages], room):
-            return free
-        for most_s in self._limits_s(stages) if self._may_fit(in_flight[:stages], room) else ():
+        room = self._room(limit_bytes)
+        if not least_s:
+            free = self._free_cuts(stages)
+            if free is None or self._fits(free, in_flight[:stages], room):
+                return free
+        if not self._may_fit(in_flight[:stages], room):
+            return None
+        *limits_s, all_s = self._limits_s(stages)
+        for most_s in (*(own for own in limits_s if own >= least_s), all_s):
             seconds = self._seconds(in_flight[:stages], limit_bytes, most_s)
             if (found := self._best_within(most_s, seconds)) is not None:
                 return found
