@@ -4,7 +4,7 @@ What can be shared is shared evenly, every kernel is launched all the same, prod
 is sent. That takes no search for a layout.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from autopart.estimate.node import Prices
@@ -33,7 +33,7 @@ class LeastWork:
 
 
 def least_work(
-    prices: Prices, units: Sequence[Unit], alone: dict[str, Strategy], divided: Collection[str], tp: int
+    prices: Prices, units: Sequence[Unit], alone: Mapping[str, Strategy], divided: Collection[str], tp: int
 ) -> LeastWork:
     """That of `tp` ranks.
 
@@ -64,7 +64,7 @@ def least_work(
     return LeastWork(forward_s, both_s, slowest_s, share)
 
 
-def _least(prices: Prices, node: Node, alone: dict[str, Strategy], tp: int) -> tuple[float, float]:
+def _least(prices: Prices, node: Node, alone: Mapping[str, Strategy], tp: int) -> tuple[float, float]:
     """Seconds of a node's forward pass and of both, shared by `tp` ranks."""
     cost = prices.node(node, alone[node.name])
     if tp == 1:
