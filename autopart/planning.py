@@ -136,7 +136,7 @@ def make_plan(
         placements=pinned_placements(prepared.folded, pins.placements or {}),
         stack=_stack(pins.stack),
     )
-    data = solve(prepared.folded, prepared.rules, prepared.batch, request, notes, pins.decisions)
+    data = solve(prepared.folded, prepared.units, prepared.rules, prepared.batch, request, notes, pins.decisions)
     return Plan(**{item.name: getattr(data, item.name) for item in fields(PlanData)})
 
 

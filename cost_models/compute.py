@@ -72,6 +72,13 @@ def matmul_s(
     return device.kernel_launch_s + max(best_s, moved_bytes / bytes_per_s)
 
 
+def least_matmul_s(flops: float, dtype: str, device: Device) -> float:
+    """Seconds that no matmul of so many floating-point operations takes less than: `matmul_s` with full tiles only."""
+    arithmetic = device.arithmetic(dtype)
+    fastest = max(tile.fraction for tile in device.matmul_tiles)
+    return device.kernel_launch_s + flops / (arithmetic.peak_flops_per_s * arithmetic.matmul_fraction * fastest)
+
+
 def memory_bound_s(moved_bytes: float, device: Device) -> float:
     """Seconds of one kernel that reads and writes `moved_bytes` of device memory and computes little.
 

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from autopart.estimate.attention_core import attention_cores, core_inputs
-from autopart.estimate.chain import Chain, Span, chain_of
+from autopart.estimate.attention_core import core_inputs
+from autopart.estimate.chain import Chain, Made, chain_of
 from autopart.estimate.conversions import Cost
 from autopart.estimate.node import Kept, Prices
 from autopart.estimate.work import Work, work_of
@@ -33,7 +33,8 @@ class UnitCost:
         full_s: seconds of what full recomputation computes again.
         transient_bytes: the most that exists only while one op runs backward.
         model_flops: of forward and backward, over all ranks; recomputation not counted.
-        parameters: (target, bytes on the rank, elements in all) of every parameter it uses.
+        parameters: (target, bytes on the rank, elements in all) of every parameter it uses; the target may be "" where
+            no other unit uses it.
         partial_bytes: of the parameters whose gradients are summed over tp once a step.
         crossing_bytes: a rank's bytes that cross a cut right after this unit.
         crossing_whole_bytes: of these, what every tp rank holds whole.
@@ -90,37 +91,37 @@ def unit_costs(
     layouts: Mapping[str, Layout],
     chain: Chain | None = None,
 ) -> tuple[UnitCost, ...]:
-    """The cost of every unit; runs of one loop are priced once. `chain` is that of the units, where it is known."""
+    """The cost of every unit; runs of one loop are priced once, and those alike are one object.
+
+    `chain` is that of the units, where it is known.
+    """
     chain = chain or chain_of(folded, units)
     walker = _Walker(folded, prices, strategies, layouts, chain)
-    crossing = walker.crossing(chain.spans, len(units))
-    once: dict[int, UnitCost] = {}
+    known: dict[tuple[object, ...], UnitCost] = {}
     costs = []
-    for unit, cut in zip(units, crossing, strict=True):
-        if unit.loop is None:
-            costs.append(_of_run(walker.unit(unit), None, cut))
-            continue
-        if unit.loop.start not in once:
-            once[unit.loop.start] = walker.unit(unit)
-        cost = once[unit.loop.start]
-        if unit.run == 0:
-            communication, sums = walker.entering(unit)
-            cost = replace(
+    for unit, made in zip(units, chain.crossing, strict=True):
+        key = unit.nodes, unit.run == 0, chain.targets[unit.nodes][unit.run], made
+        if key not in known:
+            cost = walker.priced(unit)
+            if unit.loop is not None and unit.run == 0:
+                communication, sums = walker.entering(unit)
+                cost = replace(
+                    cost,
+                    forward_s=cost.forward_s + communication.forward_s,
+                    backward_s=cost.backward_s + communication.backward_s + sums.backward_s,
+                    communication_s=cost.communication_s + communication.total_s,
+                    communication_forward_s=cost.communication_forward_s + communication.forward_s,
+                )
+            cut = walker.crossing(made)
+            known[key] = replace(
                 cost,
-                forward_s=cost.forward_s + communication.forward_s,
-                backward_s=cost.backward_s + communication.backward_s + sums.backward_s,
-                communication_s=cost.communication_s + communication.total_s,
-                communication_forward_s=cost.communication_forward_s + communication.forward_s,
+                parameters=walker.parameters(unit),
+                crossing_bytes=cut.bytes,
+                crossing_whole_bytes=cut.whole_bytes,
+                cut_behind=cut.even,
             )
-        costs.append(_of_run(cost, walker.parameters(unit), cut))
+        costs.append(known[key])
     return tuple(costs)
-
-
-def _of_run(cost: UnitCost, parameters: tuple[tuple[str, float, int], ...] | None, cut: Crossing) -> UnitCost:
-    """The cost of a unit as that of one run of its loop."""
-    own = cost.parameters if parameters is None else parameters
-    crossing = {"crossing_bytes": cut.bytes, "crossing_whole_bytes": cut.whole_bytes, "cut_behind": cut.even}
-    return replace(cost, parameters=own, **crossing)  # type: ignore[arg-type]
 
 
 class _Walker:
@@ -133,25 +134,34 @@ class _Walker:
         chain: Chain,
     ) -> None:
         self.folded, self.graph, self.prices = folded, folded.graph, prices
-        self.strategies, self.layouts, self.targets = strategies, layouts, chain.targets
+        self.strategies, self.layouts, self.targets, self.cores = strategies, layouts, chain.targets, chain.cores
         self._counted: set[tuple[str, bool]] = set()
         self._used: set[str] = set(folded.brought_in)
         self._sizes: dict[tuple[int, ...], tuple[list[float], list[int]]] = {}
+        self._units: dict[tuple[int, ...], UnitCost] = {}
 
     def layout(self, name: str) -> Layout | None:
         """How a value is held where it is made; None for inputs and constants."""
         if name in self.graph.producer:
             node = self.graph.nodes[self.graph.producer[name]]
-            slot = [value.name for value in node.outputs].index(name)
-            return self.strategies[node.name].outputs[slot]
+            made = self.strategies[node.name].outputs
+            return made[0 if len(made) == 1 else [value.name for value in node.outputs].index(name)]
         return self.layouts.get(name)
 
-    def unit(self, unit: Unit) -> UnitCost:
+    def priced(self, unit: Unit) -> UnitCost:
+        """The cost of a unit, which all runs of a loop share, but for what enters the first and what is cut."""
+        if unit.nodes not in self._units:
+            self._units[unit.nodes] = self._priced(unit)
+        return self._units[unit.nodes]
+
+    def _priced(self, unit: Unit) -> UnitCost:
         nodes = [self.graph.nodes[index] for index in unit.nodes]
         costs = [self.prices.node(node, self.strategies[node.name]) for node in nodes]
         conversions, sums_s = self._uses([*nodes, *self._leaves(unit)])
         communication = self._seconds(conversions)
-        total = sum(costs, Cost(backward_s=sums_s)) + communication
+        total = (
+            Cost(sum([own.forward_s for own in costs]), sum([own.backward_s for own in costs], sums_s)) + communication
+        )
         host_s = self.prices.stack.dispatch_s * sum(node.name in self.prices.fusion.launches for node in nodes)
         parameters = self.parameters(unit)
         entering = 0.0
@@ -176,9 +186,9 @@ class _Walker:
             entering,
             selective_bytes,
             selective_s,
-            sum(self.prices.weight_s(node, self.strategies[node.name]) for node in nodes),
+            sum([self.prices.weight_s(node, self.strategies[node.name]) for node in nodes]),
             max((self.prices.transient_bytes(node, self.strategies[node.name]) for node in nodes), default=0.0),
-            sum(self.prices.flops(node) + self.prices.backward_flops(node) for node in nodes),
+            sum([self.prices.flops(node) + self.prices.backward_flops(node) for node in nodes]),
             parameters,
             self._partial(nodes),
             0.0,
@@ -210,7 +220,7 @@ class _Walker:
 
     def _without_cores(self, unit: Unit, costs: Sequence[Cost]) -> tuple[float, float]:
         """What is kept when attention cores keep only what they take, and the seconds of their forward passes."""
-        cores = attention_cores(self.graph, unit.nodes)
+        cores = self.cores[unit.nodes]
         inside = {index for core in cores for index in core}
         taken = [
             self.prices.kept_input(node, self.strategies[node.name], slot)
@@ -313,17 +323,12 @@ class _Walker:
         names = {name for node in nodes for name in node.inputs if name in self.layouts}
         return sum(self.prices.bytes_of[n] for n in names if isinstance(self.layouts[n].gradient, Partial))
 
-    def crossing(self, spans: Sequence[Span], count: int) -> list[Crossing]:
-        """What crosses the cut after each of `count` units."""
-        after = [Crossing()] * count
-        for span in spans:
-            layout = self._made_in(span)
-            size = self.prices.local_bytes(span.value, layout)
-            own = Crossing(size, 0.0 if layout.shard else size, layout.shard is None or layout.shard.by is None)
-            for cut in range(span.start, span.stop):
-                after[cut] += own
-        return after
-
-    def _made_in(self, span: Span) -> Layout:
-        node = self.graph.nodes[span.node]
-        return self.strategies[node.name].outputs[span.output]
+    def crossing(self, every: Sequence[Made]) -> Crossing:
+        """What crosses a cut over which these values are passed on."""
+        cut = Crossing()
+        for made in every:
+            layout = self.strategies[self.graph.nodes[made.node].name].outputs[made.output]
+            size = self.prices.local_bytes(made.value, layout)
+            even = layout.shard is None or layout.shard.by is None
+            cut += Crossing(size, 0.0 if layout.shard else size, even)
+        return cut

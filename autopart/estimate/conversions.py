@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from autopart.estimate.sizes import Sizes
-from autopart.ir.placement import Layout, rows
+from autopart.ir.placement import Layout, Shard, rows
 from autopart.sharding.reshard import Conversion, conversion
 from cost_models.collective import Group, all_gather_s, all_reduce_s, all_to_all_s, reduce_scatter_s
 from cost_models.compute import memory_bound_s
@@ -51,7 +51,12 @@ class Conversions(Sizes):
         found = conversion(source, target, needs_gradient)
         if found is None:
             return None
-        rows_of = self._rows(name, source, target)
+        return self.converted(name, found, source.shard or target.shard)
+
+    def converted(self, name: str, found: Conversion, shard: Shard | None) -> Cost:
+        """Seconds of a conversion of a value from or to a shard, see `sharding.reshard`."""
+        needs_gradient = self.graph.values[name].requires_grad
+        rows_of = self._rows(name, shard)
         known = found, self.bytes_of[name], self._gathered_bytes(name), rows_of, needs_gradient
         if known not in self._conversions:
             self._conversions[known] = self._converted(*known)
@@ -114,7 +119,6 @@ class Conversions(Sizes):
             "all_rows": (size + piece, 0),
         }[found.call]
 
-    def _rows(self, name: str, source: Layout, target: Layout) -> int:
-        shard = source.shard or target.shard
+    def _rows(self, name: str, shard: Shard | None) -> int:
         element_bytes = dtype_bytes(self.graph.values[name].dtype)
         return rows(shard, self.shapes[name], element_bytes) if shard is not None else 1

@@ -99,16 +99,27 @@ class Keeping:
 
         Gathered parameters that exist while any unit of the stage computes are not in it, see `resident`.
         """
-        held = sum(size for _, size, _ in cost.parameters)
+        held = held_bytes(cost)
         if self.zero < 3 or self.stack.gathers_outside:
             gathered = UNITS_GATHERED * held if self.zero == 3 and is_repeated(cost) else 0.0
             return cost.transient_bytes + gathered + (BUCKET_BYTES if self.zero >= 2 and self.replicas > 1 else 0)
         return cost.transient_bytes + held * (UNITS_GATHERED + self.state.reduced_bytes / self.element_bytes)
 
 
+def held_bytes(cost: UnitCost) -> float:
+    """A rank's bytes of the parameters that a unit uses."""
+    return sum([size for _, size, _ in cost.parameters])
+
+
 def parameter_bytes(costs: Sequence[UnitCost]) -> tuple[float, int]:
     """A rank's bytes of the parameters that the units use, each once, and their elements in all."""
-    held = {own[0]: own for cost in costs for own in cost.parameters}.values()
+    seen, held = set[str](), list[tuple[str, float, int]]()
+    for cost in costs:
+        for own in cost.parameters:
+            if own[0] not in seen:
+                held.append(own)
+                if own[0]:
+                    seen.add(own[0])
     return sum([size for _, size, _ in held]), sum([elements for _, _, elements in held])
 
 

@@ -56,16 +56,31 @@ class Prices(Conversions):
 
         They depend on which tensors are sharded, and of a product on the letter; strategies alike are priced once.
         """
-        key = self._alike(node, strategy)
+        key = self.alike(node, strategy)
         if key not in self._costs:
             self._costs[key] = self._kernels(node, strategy) + self._inside(node, strategy)
         return self._costs[key]
 
-    def _alike(self, node: Node, strategy: Strategy) -> Hashable:
+    def alike(self, node: Node, strategy: Strategy) -> Hashable:
         """Equal for strategies of a node whose prices are."""
-        letter = strategy.letter if work_of(node) is Work.MATMUL else strategy.divided
-        inputs, outputs = ([isinstance(x.value, Shard) for x in own] for own in (strategy.inputs, strategy.outputs))
-        return node.name, letter, strategy.divided, strategy.call, *inputs, *outputs
+        place = node.name, id(strategy)  # what is asked for again and again is mostly the same object
+        if place not in self._keys:
+            letter = strategy.letter if work_of(node) is Work.MATMUL else strategy.divided
+            sharded = [isinstance(x.value, Shard) for x in (*strategy.inputs, *strategy.outputs)]
+            self._keys[place] = strategy, (node.name, letter, strategy.divided, strategy.call, *sharded)
+        return self._keys[place][1]
+
+    @cached_property
+    def _keys(self) -> dict[tuple[str, int], tuple[Strategy, Hashable]]:
+        return {}
+
+    @cached_property
+    def _transient(self) -> dict[Hashable, float]:
+        return {}
+
+    @cached_property
+    def _weights(self) -> dict[Hashable, float]:
+        return {}
 
     @cached_property
     def _costs(self) -> dict[Hashable, Cost]:
@@ -77,15 +92,24 @@ class Prices(Conversions):
 
     def flops(self, node: Node) -> float:
         """The floating-point operations of a node's forward pass over all ranks, matmuls and attention only."""
-        work = work_of(node)
-        if work is Work.MATMUL:
-            return 2.0 * prod(self.product_sizes(node, None)) * self._pieces(node)
-        return self._attention_sizes(node, None).flops * self.context.degree if work is Work.ATTENTION else 0.0
+        if node.name not in self._flops:
+            work, flops = work_of(node), 0.0
+            if work is Work.MATMUL:
+                flops = 2.0 * prod(self.product_sizes(node, None)) * self._pieces(node)
+            elif work is Work.ATTENTION:
+                flops = self._attention_sizes(node, None).flops * self.context.degree
+            self._flops[node.name] = flops
+        return self._flops[node.name]
+
+    @cached_property
+    def _flops(self) -> dict[str, float]:
+        return {}
 
     def backward_flops(self, node: Node) -> float:
         """The same for its backward pass."""
-        if work_of(node) is Work.ATTENTION:
-            return self.flops(node) * BACKWARD if node.output.requires_grad else 0.0
+        work = work_of(node)
+        if work is not Work.MATMUL:
+            return self.flops(node) * BACKWARD if work is Work.ATTENTION and node.output.requires_grad else 0.0
         wanted = sum(self.graph.values[name].requires_grad for name in self._operands(node)[:2])
         return self.flops(node) * wanted
 
@@ -120,7 +144,7 @@ class Prices(Conversions):
 
     def kept(self, node: Node, strategy: Strategy) -> tuple[Kept, ...]:
         """What autograd keeps of a node until its backward pass."""
-        key = self._alike(node, strategy)
+        key = self.alike(node, strategy)
         if key not in self._kept:
             self._kept[key] = self._kept_of(node, strategy)
         return self._kept[key]
@@ -159,6 +183,12 @@ class Prices(Conversions):
 
     def transient_bytes(self, node: Node, strategy: Strategy) -> float:
         """Bytes that exist only while the node runs backward: the gradients of what its kernel wrote and read."""
+        key = self.alike(node, strategy)
+        if key not in self._transient:
+            self._transient[key] = self._transient_of(node, strategy)
+        return self._transient[key]
+
+    def _transient_of(self, node: Node, strategy: Strategy) -> float:
         if work_of(node) is Work.VIEW:
             return 0.0
         pairs = list(zip(node.inputs, strategy.inputs, strict=True))
@@ -249,6 +279,12 @@ class Prices(Conversions):
         """Of a node's backward pass, the seconds of the product that gives the gradient of a weight."""
         if work_of(node) is not Work.MATMUL:
             return 0.0
+        key = self.alike(node, strategy)
+        if key not in self._weights:
+            self._weights[key] = self._weight_of(node, strategy)
+        return self._weights[key]
+
+    def _weight_of(self, node: Node, strategy: Strategy) -> float:
         second = self._operands(node)[1]
         if second not in self.graph.parameter_of or not self.graph.values[second].requires_grad:
             return 0.0

@@ -2,15 +2,37 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 
 from autopart.estimate.block import UnitCost
-from autopart.estimate.memory import Keeping, parameter_bytes
+from autopart.estimate.each_unit import each_unit
+from autopart.estimate.memory import Keeping, held_bytes, parameter_bytes
 from cost_models.cluster import Cluster
 from cost_models.collective import Group, all_gather_s, all_reduce_s, reduce_scatter_s
 from cost_models.compute import memory_bound_s
 
 # DeepSpeed's stage3_param_persistence_threshold: smaller parameters every rank keeps whole.
 PERSISTENT_ELEMENTS = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Exchanged:
+    """Seconds of what units exchange in a forward and a backward pass, for itself.
+
+    Attributes:
+        gathered_s: of gathering their parameters once.
+        resident_s: of that, what stands outside of layers and is gathered for a whole pass.
+        reduced_s: of reducing their gradients.
+        copied_forward_s, copied_backward_s: of copies beside these, in both passes.
+        largest_s: of gathering the parameters of one unit, at the most.
+    """
+
+    gathered_s: float = 0.0
+    resident_s: float = 0.0
+    reduced_s: float = 0.0
+    copied_forward_s: float = 0.0
+    copied_backward_s: float = 0.0
+    largest_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +63,10 @@ class Replicas:
             gather_s, stack.gather_overlap, forward_s
         )
 
+    def least_step_s(self, held_bytes: float) -> float:
+        """The least of it, however long the passes are."""
+        return self.step_s(held_bytes, inf, inf)
+
     def _exposed_s(self, seconds: float, overlap: float, beside_s: float) -> float:
         hidden = min(overlap * seconds, beside_s)
         return seconds - hidden + (self.keeping.stack.contention - 1) * hidden
@@ -63,31 +89,75 @@ class Replicas:
             scatter_s = self._reduced_s(reduced) if reduced else 0.0
             return forward_s, backward_s + self._exposed_s(scatter_s, self.keeping.stack.reduction_overlap, backward_s)
         if self.keeping.stack.gathers_in_lists:
-            ahead_s, back_s = (sum(own) for own in zip(*map(self._in_lists, stage), strict=True))
+            ahead_s, back_s = (sum(own) for own in zip(*each_unit(stage, self._in_lists), strict=True))
             return forward_s + ahead_s, backward_s + back_s
-        exposed_s = 0.0  # of gathering what stands outside of layers, before a pass
-        gathers_s, reduces_s, copies_s = [], [], []
-        for cost in stage:
-            held = sum(size for _, size, _ in cost.parameters)
-            gather_s = all_gather_s(held, self._sharers, self.cluster) if held else 0.0
-            resident = self.keeping.resident(cost)
-            exposed_s += gather_s if resident else 0.0
-            gathers_s.append(0.0 if resident else gather_s)
-            reduced = held * state.reduced_bytes / self.keeping.element_bytes
-            reduces_s.append(self._reduced_s(reduced) if held else 0.0)
-            device = self.cluster.device
-            gathered_s = memory_bound_s(2 * held, device) if held else 0.0
-            copies_s.append((gathered_s, gathered_s + memory_bound_s(held + reduced, device) if held else 0.0))
-        scale_f = forward_s / max(1e-30, sum(cost.forward_s for cost in stage))
-        scale_b = backward_s / max(1e-30, sum(cost.backward_s for cost in stage))
-        forward, backward = exposed_s + gathers_s[0], exposed_s + reduces_s[0]
-        for index, cost in enumerate(stage):
-            ahead = gathers_s[index + 1] if index + 1 < len(stage) else 0.0
-            forward += self._beside_s(cost.forward_s * scale_f + copies_s[index][0], ahead)
+        every = each_unit(stage, self._exchanged)
+        gathers_s = [0.0 if own.resident_s else own.gathered_s for own in every]
+        # Of gathering what stands outside of layers, before a pass.
+        exposed_s = sum([own.resident_s for own in every])
+        scale_f = forward_s / max(1e-30, sum([cost.forward_s for cost in stage]))
+        scale_b = backward_s / max(1e-30, sum([cost.backward_s for cost in stage]))
+        forward, backward = exposed_s + gathers_s[0], exposed_s + every[0].reduced_s
+        last = len(stage) - 1
+        for index, (cost, own) in enumerate(zip(stage, every, strict=True)):
+            ahead = gathers_s[index + 1] if index < last else 0.0
+            forward += self._beside_s(cost.forward_s * scale_f + own.copied_forward_s, ahead)
             before = gathers_s[index - 1] if index else 0.0
-            after = reduces_s[index + 1] if index + 1 < len(stage) else 0.0
-            backward += self._beside_s(cost.backward_s * scale_b + copies_s[index][1], before + after)
+            after = every[index + 1].reduced_s if index < last else 0.0
+            backward += self._beside_s(cost.backward_s * scale_b + own.copied_backward_s, before + after)
         return forward, backward
+
+    def least_exchanged(self, units: Sequence[tuple[UnitCost, int]], own_bytes: float) -> Exchanged:
+        """What units exchange in both passes at the least, however they are cut.
+
+        Args:
+            units: of each, how many there are.
+            own_bytes: of their parameters, each once.
+        """
+        if self.group.ranks == 1 or self.keeping.zero < 2 or self.keeping.stack.gathers_in_lists:
+            return Exchanged()
+        if self.keeping.zero == 2:  # a sum takes at least as long in parts as at once
+            element = self.keeping.element_bytes
+            reduced = own_bytes * self.keeping.state.reduced_bytes / element
+            return Exchanged(reduced_s=self._reduced_s(reduced) if reduced else 0.0)
+        every = [(self._exchanged(cost), count) for cost, count in units]
+        return Exchanged(
+            sum([own.gathered_s * count for own, count in every]),
+            sum([own.resident_s * count for own, count in every]),
+            sum([own.reduced_s * count for own, count in every]),
+            sum([own.copied_forward_s * count for own, count in every]),
+            sum([own.copied_backward_s * count for own, count in every]),
+            max((own.gathered_s for own, _ in every), default=0.0),
+        )
+
+    def least_passes_s(self, own: Exchanged, stages: int, forward_s: float, backward_s: float) -> float:
+        """Seconds that all stages together do not take less than for both passes, given those of computing.
+
+        Where what a unit exchanges is hidden by what it computes, it takes as long as the longer of both, and so do
+        all units at the least; but the last unit of a stage has been gathered when its backward pass begins.
+        """
+        if self.keeping.zero == 2:
+            shown_s = (1 - self.keeping.stack.reduction_overlap) * own.reduced_s
+            return forward_s + max(backward_s + shown_s, own.reduced_s)
+        sent_s = own.reduced_s + max(0.0, own.gathered_s - stages * own.largest_s)
+        forward_s = max(forward_s + own.copied_forward_s + own.resident_s, own.gathered_s)
+        return forward_s + max(backward_s + own.copied_backward_s + own.resident_s, sent_s)
+
+    def _exchanged(self, cost: UnitCost) -> Exchanged:
+        """What a unit exchanges under ZeRO-3."""
+        held, device = held_bytes(cost), self.cluster.device
+        if not held:
+            return Exchanged()
+        reduced = held * self.keeping.state.reduced_bytes / self.keeping.element_bytes
+        gathered_s, copied_s = all_gather_s(held, self._sharers, self.cluster), memory_bound_s(2 * held, device)
+        return Exchanged(
+            gathered_s,
+            gathered_s if self.keeping.resident(cost) else 0.0,
+            self._reduced_s(reduced),
+            copied_s,
+            copied_s + memory_bound_s(held + reduced, device),
+            gathered_s,
+        )
 
     def _in_lists(self, cost: UnitCost) -> tuple[float, float]:
         """Seconds in both passes of gathering a unit's parameters one by one, and of scattering their gradients so.

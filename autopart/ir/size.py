@@ -1,5 +1,6 @@
 """Size: a tensor dim, either an integer or an expression in the symbol of the batch."""
 
+from functools import lru_cache
 from typing import TypeAlias
 
 import sympy
@@ -11,7 +12,12 @@ BATCH = sympy.Symbol("b", integer=True, positive=True)
 
 def evaluate(size: Size, batch: int) -> int:
     """The integer that `size` is at `batch` samples."""
-    return size if isinstance(size, int) else int(size.subs(BATCH, batch))
+    return size if isinstance(size, int) else _evaluated(size, batch)
+
+
+@lru_cache(maxsize=4096)  # a graph has many tensors of few shapes
+def _evaluated(size: sympy.Expr, batch: int) -> int:
+    return int(size.subs(BATCH, batch))
 
 
 def product(sizes: tuple[Size, ...]) -> Size:

@@ -86,12 +86,8 @@ def _own_depth(paths: list[list[str]]) -> int | None:
 
 def own_weights(folded: Folded, loop: Loop, run: int) -> dict[str, str]:
     """The targets of the weights that run `run` has for itself, by the folded names."""
-    table = folded.renaming(loop, run)
-    return {
-        name: folded.source.targets[table[name]]
-        for name in table
-        if name in folded.graph.weights and folded.copies[name] > 1
-    }
+    table = folded.weights_in_runs[loop.start][run]
+    return {name: folded.source.targets[table[name]] for name in table if folded.copies[name] > 1}
 
 
 def relative_names(folded: Folded, loop: Loop) -> dict[str, tuple[int, str]]:

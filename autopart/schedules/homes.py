@@ -17,7 +17,6 @@ def rank_stages(schedule: str, ranks: int, virtual_stages: int) -> tuple[tuple[i
     """For each rank of a schedule, the stages that it has."""
     if virtual_stages == 1:
         return tuple((rank,) for rank in range(ranks))
-    return tuple(
-        tuple(sorted({action.stage for action in actions}))
-        for actions in find_schedule(schedule)(ranks, ranks, virtual_stages)
-    )
+    definition = find_schedule(schedule)
+    shortest = definition(ranks, ranks if definition.whole_rounds else 1, virtual_stages)
+    return tuple(tuple(sorted({action.stage for action in actions})) for actions in shortest)

@@ -35,17 +35,18 @@ def makespan_s(
     free_s, end_s = [0.0] * len(schedule), [0.0] * len(schedule)
     place = [0] * len(schedule)
     left = sum(map(len, schedule))
+    forward, backward = Kind.FORWARD, Kind.BACKWARD
     while left:
         before = left
         for rank, actions in enumerate(schedule):
-            now, index = free_s[rank], place[rank]
-            while index < len(actions):
+            now, index, count = free_s[rank], place[rank], len(actions)
+            while index < count:
                 action = actions[index]
                 stage, micro_batch = action.stage, action.micro_batch
-                if action.kind is Kind.FORWARD:
+                if action.kind is forward:
                     arrived_s = forward_arrival_s[stage][micro_batch]
                     compute_s, transfer_s, arrivals = forward_s[stage], sends[stage + 1], forward_arrival_s[stage + 1]
-                elif action.kind is Kind.BACKWARD:
+                elif action.kind is backward:
                     arrived_s = backward_arrival_s[stage + 1][micro_batch]
                     compute_s, transfer_s, arrivals = backward_s[stage], sends[stage], backward_arrival_s[stage]
                 else:

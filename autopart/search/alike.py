@@ -4,12 +4,13 @@ from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from autopart.estimate.block import UnitCost
+from autopart.estimate.each_unit import each_unit
 
 Places = NDArray[np.intp]
 
@@ -44,18 +45,17 @@ class UnitSorts:
     @classmethod
     def of(cls, costs: Sequence[UnitCost]) -> "UnitSorts":
         """Those of a chain."""
-        units = Counter(target for cost in costs for target in {own[0] for own in cost.parameters})
+        named = each_unit(costs, lambda cost: {target for target, _, _ in cost.parameters if target})
+        units = Counter(chain.from_iterable(named))
         tied = frozenset(target for target, count in units.items() if count > 1)
-        return cls(_numbered([_figures(cost, tied) for cost in costs]), tied)
+        numbers: dict[Hashable, int] = {}
+        return cls(tuple(each_unit(costs, lambda cost: numbers.setdefault(_figures(cost, tied), len(numbers)))), tied)
 
     def with_edges(self, edges: Sequence[Hashable]) -> tuple[int, ...]:
         """Numbers of units that besides have the same at both sides; `edges` are one more than the units."""
-        return _numbered(list(zip(self.numbers, pairwise(edges), strict=True)))
-
-
-def _numbered(keys: Sequence[Hashable]) -> tuple[int, ...]:
-    numbers: dict[Hashable, int] = {}
-    return tuple([numbers.setdefault(key, len(numbers)) for key in keys])
+        numbers: dict[Hashable, int] = {}
+        keys = zip(self.numbers, pairwise(edges), strict=True)
+        return tuple([numbers.setdefault(key, len(numbers)) for key in keys])
 
 
 def _figures(cost: UnitCost, tied: frozenset[str]) -> Hashable:

@@ -60,7 +60,7 @@ def unpinned(search: DegreeSearch, best: Candidate) -> tuple[Decision, ...]:
 def _of_one_kind(search: DegreeSearch, best: Candidate) -> list[Point]:
     """The point of `best` with one kind of recomputation for all layers; none where nothing is recomputed."""
     kinds = () if best.recompute == NONE else search.request.stack.space.recompute
-    return [replace(best.point, recompute=kind) for kind in kinds if kind != best.recompute]
+    return [best.point._replace(recompute=kind) for kind in kinds if kind != best.recompute]
 
 
 def _without_room(search: DegreeSearch, best: Candidate, name: str) -> Candidate | None:
@@ -68,14 +68,18 @@ def _without_room(search: DegreeSearch, best: Candidate, name: str) -> Candidate
     own, found = best.point, list[Candidate]()
     by_layer = name == "recompute" and own.recompute == BY_LAYER
     without = [point for point in _of_one_kind(search, best) if point.recompute == NONE]
+    same = [(read, read(own)) for other, read in _READ.items() if other not in (name, *_NEAR[name])]
     for point in without if by_layer else search.points:
-        same = all(read(point) == read(own) for other, read in _READ.items() if other not in (name, *_NEAR[name]))
-        if not same or _READ[name](point) == _READ[name](own) or point.variant not in (own.variant, FAST):
+        if point.variant not in (own.variant, FAST) or any(read(point) != value for read, value in same):
             continue
-        near = None if search.fitted(point) is not None else search.pricing.candidate(point, float("inf"))
-        if near is not None and near.step_s < best.step_s:
-            found.append(near)
-    return min(found, key=lambda near: near.peak_bytes, default=None)
+        if _READ[name](point) != _READ[name](own) and search.pricing.played_s(point) < best.step_s:
+            near = search.pricing.candidate(point, float("inf"))
+            if near is not None and near.least_step_s < best.step_s:
+                found.append(near)
+    for near in sorted(found, key=lambda near: near.peak_bytes):
+        if search.fitted(near.point) is None and near.step_s < best.step_s:
+            return near
+    return None
 
 
 def _told(name: str, candidate: Candidate) -> str:

@@ -1,8 +1,8 @@
 """The search over degrees and policies: every point that the request leaves open, with its best layout and cuts."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import dataclass, field
 from functools import cached_property
 from heapq import heapify, heappop, heappush
 
@@ -14,11 +14,13 @@ from autopart.schedules.find import find_schedule
 from autopart.search.any_cuts import least_of_any_cuts_s
 from autopart.search.candidate import Candidate
 from autopart.search.fitting import Fitting
+from autopart.search.group_bounds import GroupBounds
 from autopart.search.infeasible import explain_infeasible
 from autopart.search.mixed_pricing import MixedPricing
 from autopart.search.placements import check_placements
 from autopart.search.point import Point
-from autopart.search.points import DEFAULT_SCHEDULE, Choices
+from autopart.search.point_order import PointOrder
+from autopart.search.points import Choices, plain_points
 from autopart.search.polish import polished
 from autopart.search.pricing import Pricing
 from autopart.search.rank_groups import in_every_order
@@ -32,6 +34,7 @@ from cost_models.memory import reserve_bytes, usable_bytes
 REPLAYED, RUNNERS_UP = 4, 5
 POLISHED = 2  # besides the best
 MOST_PROVED = 2000  # steps of the proof, of a few milliseconds
+NONE_LEFT = float("inf"), -1
 
 
 @dataclass(frozen=True)
@@ -116,36 +119,36 @@ class DegreeSearch:
             find_schedule(request.schedule).check(1, 1, request.virtual_stages)
         self._check_tp()
         stop_s = float("inf") if request.search_seconds is None else time.monotonic() + request.search_seconds
-        shortlist, found = Shortlist(REPLAYED, RUNNERS_UP), dict[int, Candidate]()
+        shortlist, found, looked = Shortlist(REPLAYED, RUNNERS_UP), dict[int, Candidate](), set[int]()
 
-        def look(numbers: Iterable[int], worth: Callable[[int], bool]) -> list[int]:
-            left = []
-            for number in numbers:
-                over = shortlist.found and time.monotonic() > stop_s
-                if over or (self.prune and not worth(number)):
-                    left.append(number)
-                elif (candidate := self._fitted(number)) is not None:
-                    shortlist.add(candidate, number)
-                    found[number] = candidate
-            return left
+        def over() -> bool:
+            return shortlist.found and time.monotonic() > stop_s
 
-        several = [number for number in self._order if self._plain(number) != number]
-        plain = look(
-            (number for number in self._order if self._plain(number) == number),
-            lambda number: self._bounds[number] * (1 - ROUNDING) <= shortlist.fastest_s,
-        )
+        def look(number: int) -> None:
+            looked.add(number)
+            if (candidate := self._fitted(number)) is not None:
+                shortlist.add(candidate, number)
+                found[number] = candidate
+
+        for bound_s, number in self._order:  # with one stage a rank, up to the best
+            if over() or (self.prune and bound_s * (1 - ROUNDING) > shortlist.fastest_s):
+                break
+            if self._plain[number] == number:
+                look(number)
         self._reach_s = shortlist.fastest_s
-        left = look(
-            sorted((*several, *plain), key=lambda number: (self._bounds[number], number)),
-            lambda number: shortlist.may_take(self._bounds[number], self.points[number].degrees),
-        )
+        for bound_s, number in self._order:  # with several, and what may be among the first
+            if over() or (self.prune and shortlist.is_closed(bound_s)):
+                break
+            wanted = not self.prune or shortlist.may_take(bound_s, self.points[number].degrees)
+            if number not in looked and wanted:
+                look(number)
         if not shortlist.found:
             return None
-        best, least_s = self._proved(fastest(shortlist.first()), found, left, stop_s)
+        best, least_s = self._proved(fastest(shortlist.first()), found, looked, stop_s)
         best = self._polished(best, shortlist.first())
         least_of_any_cuts_s = self._least_of_any_cuts_s(best)
         others = shortlist.runners_up(best)
-        points = len(self.points) - len(self._passed_over)
+        points = len(self.points) - sum(map(self._groups.alike, self._passed_over))
         return Found(best, others, points, self._fitting.evaluated, least_s, least_of_any_cuts_s)
 
     def _polished(self, best: Candidate, others: Sequence[Candidate]) -> Candidate:
@@ -167,9 +170,7 @@ class DegreeSearch:
         if self.request.cuts is not None:
             return best.step_s
         least_s = best.step_s
-        for bound_s, number in sorted(
-            (self.pricing.played_s(point, self._limits[0]), k) for k, point in enumerate(self.points)
-        ):
+        for bound_s, number in self._by_step:
             if bound_s >= least_s:
                 break
             candidate = self._fitted(number)
@@ -178,29 +179,32 @@ class DegreeSearch:
         return least_s
 
     def _proved(
-        self, best: Candidate, found: Mapping[int, Candidate], left: Sequence[int], stop_s: float
+        self, best: Candidate, found: Mapping[int, Candidate], looked: Set[int], stop_s: float
     ) -> tuple[Candidate, float]:
         """The best of all when schedules are played out, and what none of those not played out takes less than.
 
         The estimate has chosen `best`. Of the others, those that may be faster are looked at, the most promising first:
-        points in `left` are cut, then played out, until a bound shows that the rest is slower; or `stop_s` is over, or
-        many were looked at.
+        points that were not `looked` at are cut, then played out, until a bound shows that the rest is slower; or
+        `stop_s` is over, or many were looked at.
         """
-        limit, _ = self._limits
-        bounds = [(own.least_step_s, number) for number, own in found.items() if own is not best]
-        bounds += [(self.pricing.played_s(self.points[number], limit), number) for number in left]
-        heapify(bounds)
         made = dict(found)
+        bounds = [(own.least_step_s, number) for number, own in found.items() if own is not best]
+        heapify(bounds)
+        left = (own for own in self._by_step if own[1] not in looked)
+        ahead = next(left, NONE_LEFT)
         for _ in range(MOST_PROVED):
-            if not bounds or bounds[0][0] * (1 + ROUNDING) >= best.step_s or time.monotonic() > stop_s:
+            least_s, number = min(bounds[0], ahead) if bounds else ahead
+            if least_s * (1 + ROUNDING) >= best.step_s or time.monotonic() > stop_s:
                 break
-            _, number = heappop(bounds)
-            if number in made:
+            if (least_s, number) == ahead:
+                ahead = next(left, NONE_LEFT)
+                if (candidate := self._fitted(number)) is not None:
+                    made[number] = candidate
+                    heappush(bounds, (candidate.least_step_s, number))
+            else:
+                heappop(bounds)
                 best = min(best, made[number], key=lambda own: own.step_s)
-            elif self.pricing.may_fit(self.points[number], limit) and (candidate := self._fitted(number)) is not None:
-                made[number] = candidate
-                heappush(bounds, (candidate.least_step_s, number))
-        return best, min((bound_s for bound_s, _ in bounds), default=float("inf"))
+        return best, min(bounds[0], ahead)[0] if bounds else ahead[0]
 
     def fastest_other(self, accept: Callable[[Point], bool], within_s: float = float("inf")) -> Candidate | None:
         """The fastest that fits among the points that `accept` takes, if it is estimated at no more than `within_s`.
@@ -208,13 +212,11 @@ class DegreeSearch:
         By the estimate, not by playing schedules out; what was looked at before is not looked at again.
         """
         best: Candidate | None = None
-        for number in self._order:
-            if not accept(self.points[number]):
-                continue
+        for bound_s, number in self._order if any(map(accept, self.points)) else ():
             known_s = within_s if best is None else min(within_s, best.estimated_s)
-            if self._bounds[number] * (1 - ROUNDING) > known_s:
+            if bound_s * (1 - ROUNDING) > known_s:
                 break
-            candidate = self._fitted(number)
+            candidate = self._fitted(number) if accept(self.points[number]) else None
             if candidate is not None and (best is None or candidate.estimated_s < best.estimated_s):
                 best = candidate
         return best
@@ -226,18 +228,24 @@ class DegreeSearch:
         return candidate if candidate is not None and candidate.fits(whole) else None
 
     @cached_property
-    def _bounds(self) -> list[float]:
-        return [self.pricing.bound_s(point, self._limits[0]) if self.prune else 0.0 for point in self.points]
+    def _groups(self) -> GroupBounds:
+        groups = GroupBounds(self.points, self.pricing, self._limits[0], self.prune)
+        groups.expect()
+        return groups
 
     @cached_property
-    def _order(self) -> list[int]:
-        bounds = self._bounds
-        return sorted(range(len(bounds)), key=lambda number: (bounds[number], number))
+    def _order(self) -> PointOrder:
+        return self._groups.by_estimate()
+
+    @cached_property
+    def _by_step(self) -> PointOrder:
+        return self._groups.by_step()
 
     @cached_property
     def _fitting(self) -> Fitting:
-        limit, pricing = self._limits[0], self.pricing  # not self, which would hold itself and not be freed at once
-        return Fitting(self.points, lambda point: pricing.candidate(point, limit), limit < float("inf"))
+        limit, pricing = self._limits[0], self.pricing
+        repeats = pricing.repeats if self.prune else lambda _: False
+        return Fitting(self.points, lambda point: pricing.candidate(point, limit), limit < float("inf"), repeats)
 
     @cached_property
     def _limits(self) -> tuple[float, float]:
@@ -245,30 +253,26 @@ class DegreeSearch:
         device, own = self.request.cluster.device, self.request.memory_limit_bytes
         return (usable_bytes(device), device.memory_bytes) if own is None else (own - reserve_bytes(device), own)
 
-    def _plain(self, number: int) -> int:
-        """The point that has one stage a rank in place of several, and is otherwise the same; or the point itself."""
-        point = self.points[number]
-        if point.virtual_stages == 1:
-            return number
-        return self._numbers.get(replace(point, schedule=DEFAULT_SCHEDULE, virtual_stages=1), number)
-
     @cached_property
-    def _numbers(self) -> dict[Point, int]:
-        return {point: number for number, point in enumerate(self.points)}
+    def _plain(self) -> list[int]:
+        return plain_points(self.points)
 
     def may_gain(self, number: int) -> bool:
         """Whether several stages a rank are looked at: where one fits, and would be the best with a bubble like theirs.
 
-        With v stages that is a v-th of it, by the estimate.
+        With v stages that is a v-th of it, by the estimate; of which a bound may show it before anything is cut.
         """
-        plain = self._plain(number)
+        plain, filled = self._plain[number], 1 / self.points[number].virtual_stages
         if plain == number:
             return True
+        if self.prune and self.pricing.bound_s(self.points[plain], self._limits[0], filled) > self._reach_s * (
+            1 + ROUNDING
+        ):
+            return False
         candidate = self._fitted(plain)
         if candidate is None:
             return self._reach_s == float("inf")  # where none fits, several may
-        filled_s = candidate.fill_s * (1 - 1 / self.points[number].virtual_stages)
-        return candidate.estimated_s - filled_s <= self._reach_s
+        return candidate.estimated_s - candidate.fill_s * (1 - filled) <= self._reach_s
 
     def _fitted(self, number: int) -> Candidate | None:
         if not self.may_gain(number):

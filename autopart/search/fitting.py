@@ -1,7 +1,6 @@
 """Fitting: the candidates of points, made only where they are asked for."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 from autopart.estimate.recompute import BY_LAYER, NONE
 from autopart.search.candidate import Candidate
@@ -9,18 +8,22 @@ from autopart.search.layouts import SPARING
 from autopart.search.point import Point
 
 Make = Callable[[Point], Candidate | None]
+Repeats = Callable[[Point], bool]
 
 
 class Fitting:
-    """Where memory is limited, layouts spare activations only where others do not fit, or only when recomputed."""
+    """Where memory is limited, layouts spare activations only where others do not fit, or only when recomputed.
 
-    def __init__(self, points: Sequence[Point], make: Make, limited: bool) -> None:
-        self._points, self._make, self._limited = points, make, limited
+    A point `repeats` an earlier one where its layout has come out the same.
+    """
+
+    def __init__(self, points: Sequence[Point], make: Make, limited: bool, repeats: Repeats) -> None:
+        self._points, self._make, self._limited, self._repeats = points, make, limited, repeats
         self._made: dict[Point, Candidate | None] = {}
         self._variants: dict[Point, list[Point]] = {}
         for point in points if limited else ():
             if point.variant != SPARING:
-                self._variants.setdefault(replace(point, variant=SPARING), []).append(point)
+                self._variants.setdefault(point._replace(variant=SPARING), []).append(point)
 
     @property
     def evaluated(self) -> int:
@@ -30,7 +33,8 @@ class Fitting:
     def candidate(self, number: int) -> Candidate | None:
         """The candidate of a point, or None where it does not fit or is left out."""
         point = self._points[number]
-        if point.variant == SPARING and any(self._fits_whole(other) for other in self._variants.get(point, ())):
+        others = self._variants.get(point, ()) if point.variant == SPARING else ()
+        if any(self._fits_whole(other) for other in others if not self._repeats(other)):
             return None
         return self._get(point)
 

@@ -46,7 +46,7 @@ def explain_infeasible(pricing: Pricing, points: Sequence[Point], again: Again) 
     # Of all schedules, the first one needs the least.
     first = [point for point in points if (point.schedule, point.virtual_stages) == _simplest(points)]
     if first[0].recompute == BY_LAYER:  # without a limit it recomputes nothing
-        first = [replace(point, recompute=kind) for point in first for kind in request.stack.space.recompute]
+        first = [point._replace(recompute=kind) for point in first for kind in request.stack.space.recompute]
     made = (pricing.candidate(point, float("inf")) for point in first)
     unlimited = [candidate for candidate in made if candidate is not None]
     if not unlimited:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from autopart.estimate.node import Prices
 from autopart.ir.folded import Folded
 from autopart.ir.placement import Layout, Shard
-from autopart.sharding.reshard import conversion
+from autopart.sharding.reshard import Conversion, conversion
 
 FREE, IMPOSSIBLE = 0, 1
 
@@ -25,7 +25,7 @@ class LayoutPrices:
     """Numbers for conversions and sums, under which `of` then gives their seconds."""
 
     folded: Folded
-    _conversions: list[tuple[str, Layout, Layout]] = field(default_factory=list)
+    _conversions: list[tuple[str, Conversion, Shard | None]] = field(default_factory=list)
     _sums: list[tuple[str, Layout]] = field(default_factory=list)
     _known: dict[Hashable, int] = field(default_factory=dict)
 
@@ -45,7 +45,7 @@ class LayoutPrices:
         key = ("conversion", value.shape, value.dtype, value.requires_grad, found, have.shard or want.shard)
         if key not in self._known:
             self._known[key] = len(self._conversions) + 2
-            self._conversions.append((name, have, want))
+            self._conversions.append((name, found, have.shard or want.shard))
         return self._known[key]
 
     def sum(self, name: str, layout: Layout) -> int:
@@ -62,9 +62,6 @@ class LayoutPrices:
 
     def of(self, prices: Prices) -> tuple[Seconds, Seconds]:
         """The seconds of all conversions, and of all sums, by their numbers."""
-        conversions = [0.0, float("inf")]
-        for name, have, want in self._conversions:
-            cost = prices.conversion(name, have, want)
-            conversions.append(float("inf") if cost is None else cost.total_s)
+        conversions = [0.0, float("inf"), *(prices.converted(*own).total_s for own in self._conversions)]
         sums = [0.0, *(prices.gradient_sum_s(name, layout) for name, layout in self._sums)]
         return np.array(conversions), np.array(sums)

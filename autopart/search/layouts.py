@@ -8,6 +8,7 @@ from autopart.errors import PlanningError
 from autopart.estimate.block import UnitCost, unit_costs
 from autopart.estimate.chain import Chain, chain_of
 from autopart.estimate.context import Context, find_context
+from autopart.estimate.least_work import LeastWork, least_work
 from autopart.estimate.node import Prices
 from autopart.ir.folded import Folded
 from autopart.ir.placement import Layout, Placement, Shard
@@ -33,7 +34,7 @@ FAST, LEAN, SPARING = "fast", "lean", "sparing"
 class Layouts:
     """Those at one degree of context parallelism.
 
-    Each tensor search is run once, for all micro-batches and variants of a tp degree together.
+    Each tensor search is set up once for a tp degree, and run once for all variants of a micro-batch together.
     """
 
     folded: Folded
@@ -47,6 +48,10 @@ class Layouts:
     _plans: dict[tuple[int, int, str], TensorPlan] = field(default_factory=dict)
     _costs: dict[tuple[int, int, str], tuple[UnitCost, ...]] = field(default_factory=dict)
     _keeps: dict[int, bool] = field(default_factory=dict)
+    _expected: dict[int, set[int]] = field(default_factory=dict)
+    _searches: dict[int, TensorSearch] = field(default_factory=dict)
+    _first: dict[tuple[int, int, str], str] = field(default_factory=dict)
+    _shared: dict[int, frozenset[str]] = field(default_factory=dict)
 
     def options(self, tp: int) -> dict[str, tuple[Strategy, ...]]:
         """Every node's strategies on `tp` ranks."""
@@ -89,13 +94,41 @@ class Layouts:
     def plan(self, tp: int, micro_batch: int, variant: str) -> TensorPlan:
         """The tensor plan."""
         if (tp, micro_batch, variant) not in self._plans:
-            sizes = micro_batches(self.request, self.request.global_batch)
+            sizes = sorted(self._expected.get(tp, set()) | {micro_batch})
+            self._expected.pop(tp, None)
             keys = [(tp, size, own) for size in sizes for own in variants(self.request, tp)]
-            objectives = [self._objective(*key) for key in keys]
-            pins = dict(self.request.placements) if tp > 1 else {}  # a device alone holds all, and is the measure
-            found = TensorSearch(self.folded, self.options(tp), pins).run(objectives)
+            if tp not in self._searches:
+                pins = dict(self.request.placements) if tp > 1 else {}  # a device alone holds all, and is the measure
+                self._searches[tp] = TensorSearch(self.folded, self.options(tp), pins)
+            found = self._searches[tp].run([self._objective(*key) for key in keys])
             self._plans.update(zip(keys, found, strict=True))
         return self._plans[tp, micro_batch, variant]
+
+    def expect(self, tp: int, micro_batch: int) -> None:
+        """Search the layouts of this micro-batch together with those of the first one that is asked for."""
+        self._expected.setdefault(tp, set()).add(micro_batch)
+
+    def first_alike(self, tp: int, micro_batch: int, variant: str) -> str:
+        """The first variant that has the same layout."""
+        key = (tp, micro_batch, variant)
+        if key not in self._first:
+            own, others = self.plan(*key), variants(self.request, tp)
+            before = others[: others.index(variant)] if variant in others else ()
+            alike = (other for other in before if self.plan(tp, micro_batch, other).is_alike(own))
+            self._first[key] = next(alike, variant)
+        return self._first[key]
+
+    def least_work(self, tp: int, micro_batch: int) -> LeastWork:
+        """What all units take at the least, before a layout is searched."""
+        alone = {name: options[0] for name, options in self.options(1).items()}
+        return least_work(self.prices(1, micro_batch), self.units, alone, self._divided(tp), tp)
+
+    def _divided(self, tp: int) -> frozenset[str]:
+        """The names of the nodes whose work `tp` ranks can share."""
+        if tp not in self._shared:
+            shared = (name for name, options in self.options(tp).items() if any(own.divided for own in options))
+            self._shared[tp] = frozenset(shared)
+        return self._shared[tp]
 
     def keeps_placements(self, tp: int) -> bool:
         """Whether `tp` ranks can hold all parameters as they are pinned; one rank shards nothing."""
@@ -121,7 +154,7 @@ class Layouts:
 
     def costs(self, tp: int, micro_batch: int, variant: str) -> tuple[UnitCost, ...]:
         """What each unit costs under it."""
-        key = (tp, micro_batch, variant)
+        key = (tp, micro_batch, self.first_alike(tp, micro_batch, variant))
         if key not in self._costs:
             plan, prices = self.plan(*key), self.prices(tp, micro_batch)
             self._costs[key] = unit_costs(

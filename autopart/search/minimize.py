@@ -70,11 +70,21 @@ def minimize(tables: Sequence[Table], largest: int = LARGEST_TABLE) -> Minimum:
     return best
 
 
-def minimize_each(tables: Sequence[Table], largest: int = LARGEST_TABLE) -> list[Minimum]:
-    """As `minimize`, for several problems of the same variables, whose costs have an axis more, before the others."""
-    count = max(len(table.costs) for table in tables)
+def order_of_each(tables: Sequence[Table]) -> tuple[Order, int]:
+    """The order of elimination for `minimize_each`, the same for all costs, and the entries of its largest table."""
     one = [Table(table.variables, table.costs[0]) for table in tables]
-    order, entries = elimination_order(neighbours_of(one), domain_sizes(one))
+    return elimination_order(neighbours_of(one), domain_sizes(one))
+
+
+def minimize_each(
+    tables: Sequence[Table], largest: int = LARGEST_TABLE, known: tuple[Order, int] | None = None
+) -> list[Minimum]:
+    """As `minimize`, for several problems of the same variables, whose costs have an axis more, before the others.
+
+    `known` is what `order_of_each` gave for tables of the same variables.
+    """
+    count = max(len(table.costs) for table in tables)
+    order, entries = known or order_of_each(tables)
     if entries > largest:
         return [minimize(_problem(tables, k), largest) for k in range(count)]
     together = max(1, ENTRIES_AT_ONCE // max(1, entries))

@@ -1,9 +1,10 @@
 """MixedPricing: what points cost where the ranks of a pipeline lie on different kinds of nodes."""
 
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 from autopart.estimate.block import UnitCost
+from autopart.estimate.each_unit import each_unit
 from autopart.ir.action import Kind
 from autopart.schedules.find import find_schedule
 from autopart.schedules.homes import rank_stages
@@ -97,8 +98,9 @@ class MixedPricing(Pricing):
             raise ValueError("the request has no mixed cluster")
         return self.request.mixed
 
-    def bound_s(self, point: Point, limit: float = float("inf")) -> float:
-        """Seconds that no candidate of `point` within `limit` bytes of tensors is estimated below.
+    def bound_s(self, point: Point, limit: float = float("inf"), filled: float = 1.0) -> float:
+        """Seconds that no candidate of `point` within `limit` bytes of tensors is estimated below, if of its fill this
+        share counts.
 
         The slowest rank sets the pace P, and each other one adds its fill: of a schedule with whole backward passes a
         share 1/v of both passes, with v stages a rank, of others at least that of its forward passes.
@@ -111,8 +113,9 @@ class MixedPricing(Pricing):
         if definition.splits_backward:
             share, fill_s = 1.0, own.forward_s / virtual
         pace_s = self._pace_s(point, least, again_s)
-        passes_s = max(point.micro_batches * pace_s, (point.micro_batches - share) * pace_s + fill_s)
-        return passes_s + 2 * (point.pp - 1) * self._least_send_s(point, own) + self._tail_s(point, own)
+        passes_s = max(point.micro_batches * pace_s, (point.micro_batches - filled * share) * pace_s + filled * fill_s)
+        sends_s = filled * 2 * (point.pp - 1) * self._least_send_s(point, own)
+        return passes_s + sends_s + self._tail_s(point, own)
 
     def played_s(self, point: Point, limit: float = float("inf")) -> float:
         """Seconds that no candidate of `point` within `limit` takes less than.
@@ -138,7 +141,7 @@ class MixedPricing(Pricing):
         """Seconds that all units together compute again at the least, see `Pricing.again_s`."""
         if limit == float("inf"):
             return 0.0
-        own, (_, flying) = self._least_of(point).totals, self._in_flight(point)
+        own, flying = self._least_of(point).totals, self._in_flight(point).stages
         state, ranks = min(group.keeping(point).copies for group in self.groups) * own.held_bytes, flying[: point.pp]
         limits = [self._memory[group] * limit for group in self._rank_groups(point)]
         if point.virtual_stages > 1:
@@ -146,6 +149,10 @@ class MixedPricing(Pricing):
         evenly = (sum(limits) - state) / min(ranks)
         weighted = sum(each / count for each, count in zip(limits, ranks, strict=True)) - state / max(ranks)
         return own.again_s(own.kept_bytes - min(evenly, weighted))
+
+    def _best_cuts(self, point: Point, each: float, limit: float) -> tuple[int, ...] | None:
+        stages, flying = point.pp * point.virtual_stages, self._in_flight(point).stages
+        return self._cut_search(point).cuts(stages, flying, each)
 
     def recut(self, candidate: Candidate, cuts: tuple[int, ...], limit: float) -> Candidate:
         """The candidate with other cuts, units at the prices of their new stages, recomputed so that they fit."""
@@ -171,11 +178,11 @@ class MixedPricing(Pricing):
         return self._mixed_cuts[key]
 
     def _with_cuts(self, point: Point, cuts: tuple[int, ...], each: float) -> MixedCandidate:
-        kinds, (in_flight, flying) = self._pinned_kinds(point), self._in_flight(point)
+        kinds, flying = self._pinned_kinds(point), self._in_flight(point)
         if kinds is None:
-            kinds = self._cut_search(point).kinds(cuts, flying, each)
+            kinds = self._cut_search(point).kinds(cuts, flying.stages, each)
         plan, groups = self.layouts(point.cp).plan(*point.layout[1:]), self._rank_groups(point)
-        own = point, cuts, kinds, in_flight, plan
+        own = point, cuts, kinds, flying.ranks, plan
         views = tuple(Candidate(*own, group._stage_costs(point)) for group in self.groups)
         limits = tuple(self._limits[group] for group in groups)
         return MixedCandidate(*own, self._stage_costs(point), self._mixed, groups, views, limits)
@@ -212,7 +219,8 @@ class MixedPricing(Pricing):
         if key not in self._least:
             kinds = self._pinned_kinds(point)
             every = [
-                [_paced(cost, group.pace) for cost in group._recomputed(point, kinds or ())] for group in self.groups
+                each_unit(group._recomputed(point, kinds or ()), partial(_paced, pace=group.pace))
+                for group in self.groups
             ]
             fastest = [_least_cost(own) for own in zip(*every, strict=True)]
             shares = tuple(_share(own, fastest) for own in every)

@@ -5,15 +5,16 @@ what the last ones keep is freed before the first are computed again.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from itertools import product
+from itertools import groupby, product
 from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
 
 from autopart.estimate.block import UnitCost
+from autopart.estimate.each_unit import each_unit
 from autopart.estimate.memory import Keeping
 from autopart.estimate.recompute import FULL, KINDS, NONE, is_repeated, recomputation
 
@@ -85,7 +86,7 @@ class Mixes:
     def __init__(self, costs: Sequence[UnitCost], keeping: Keeping, kinds: Sequence[str]) -> None:
         self.layers = equal_layers(costs, keeping, kinds)
         self._prefix = np.concatenate([[0.0], np.cumsum([cost.kept_bytes for cost in costs])])
-        self._temporary = np.array([keeping.temporary_bytes(cost) for cost in costs])
+        self._temporary = np.array(each_unit(costs, keeping.temporary_bytes))
         self._starts = np.array([own.start for own in self.layers], dtype=np.intp)
         self._stops = np.array([own.stop for own in self.layers], dtype=np.intp)
 
@@ -261,21 +262,20 @@ class Mixes:
 
 def equal_layers(costs: Sequence[UnitCost], keeping: Keeping, kinds: Sequence[str]) -> tuple[Layers, ...]:
     """The longest runs of equal layers that can be recomputed."""
-    found: list[Layers] = []
-    for index, cost in enumerate(costs):
+
+    def layer(cost: UnitCost) -> Layers | None:
         if not is_repeated(cost):
-            continue
-        last = found[-1] if found else None
-        own = Layers(index, index + 1, cost.kept_bytes, keeping.temporary_bytes(cost), worthwhile(cost, kinds))
-        if last is not None and last.stop == index and _facts(last) == _facts(own):
-            found[-1] = Layers(last.start, index + 1, own.kept, own.temporary, own.steps)
-        else:
-            found.append(own)
-    return tuple(own for own in found if own.steps)
+            return None
+        return Layers(0, 1, cost.kept_bytes, keeping.temporary_bytes(cost), worthwhile(cost, kinds))
 
-
-def _facts(layers: Layers) -> tuple[float, float, tuple[Step, ...]]:
-    return layers.kept, layers.temporary, layers.steps
+    found: list[Layers] = []
+    index = 0
+    for own, alike in groupby(each_unit(costs, layer)):
+        count = len(list(alike))
+        if own is not None and own.steps:
+            found.append(replace(own, start=index, stop=index + count))
+        index += count
+    return tuple(found)
 
 
 def worthwhile(cost: UnitCost, kinds: Sequence[str]) -> tuple[Step, ...]:

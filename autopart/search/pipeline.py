@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autopart.estimate.block import UnitCost
+from autopart.estimate.each_unit import each_unit
 from autopart.estimate.memory import BUCKET_BYTES, Keeping, crossing_bytes
 from autopart.estimate.recompute import NONE
 from autopart.search.alike import Alike, UnitSorts, alike_stages
@@ -60,7 +61,9 @@ class CutSearch:
         self._chosen: dict[tuple[int, float, float], tuple[str, ...]] = {}
         self._free: dict[int, tuple[int, ...] | None] = {}
 
-    def cuts(self, stages: int, in_flight: Sequence[float], limit_bytes: float) -> tuple[int, ...] | None:
+    def cuts(
+        self, stages: int, in_flight: Sequence[float], limit_bytes: float, least_s: float = 0.0
+    ) -> tuple[int, ...] | None:
         """The cuts that make the slowest stage fastest, and among those the other stages even; None if none fits.
 
             first[s][j]  = min over i of max(first[s-1][i], time(i, j))         the least slowest stage
@@ -75,16 +78,22 @@ class CutSearch:
             stages: how many stages.
             in_flight: for each stage, the most micro-batches in flight.
             limit_bytes: what tensors can have of a device.
+            least_s: where something has to be recomputed in any case, what the slowest stage takes at the least.
 
         Returns:
             The indices of the units that begin the second and later stages.
         """
         if stages > self._count:
             return None
-        free, room = self._free_cuts(stages), self._room(limit_bytes)
-        if free is None or self._fits(free, in_flight[:stages], room):
-            return free
-        for most_s in self._limits_s(stages) if self._may_fit(in_flight[:stages], room) else ():
+        room = self._room(limit_bytes)
+        if not least_s:
+            free = self._free_cuts(stages)
+            if free is None or self._fits(free, in_flight[:stages], room):
+                return free
+        if not self._may_fit(in_flight[:stages], room):
+            return None
+        *limits_s, all_s = self._limits_s(stages)
+        for most_s in (*(own for own in limits_s if own >= least_s), all_s):
             seconds = self._seconds(in_flight[:stages], limit_bytes, most_s)
             if (found := self._best_within(most_s, seconds)) is not None:
                 return found
@@ -242,14 +251,16 @@ class _Memory:
         start, stop = alike.start, alike.stop
         kept = _prefix([cost.kept_bytes for cost in costs])
         least = kept - np.concatenate([[0.0], np.cumsum(saved)])
-        beside = [cost.working_bytes + keeping.temporary_bytes(cost) for cost in costs]
-        cuts = np.array([(0.0, 0.0), *(crossing_bytes(cost, keeping) for cost in costs[:-1]), (0.0, 0.0)])
+        beside = each_unit(costs, lambda cost: cost.working_bytes + keeping.temporary_bytes(cost))
+        resident = each_unit(costs, lambda cost: cost.parameters if keeping.resident(cost) else ())
+        largest = each_unit(costs, lambda cost: max((size for _, size, _ in cost.parameters), default=0.0))
+        cuts = np.array([(0.0, 0.0), *each_unit(costs[:-1], lambda cost: crossing_bytes(cost, keeping)), (0.0, 0.0)])
         crossing = cuts[start, 1] + cuts[stop, 0]
         peaks = _largest([own + there for own, there in zip(beside, kept[1:].tolist(), strict=True)], alike)
         return cls(
             _held([cost.parameters for cost in costs], sorts.tied, alike),
-            _largest([max((size for _, size, _ in cost.parameters), default=0.0) for cost in costs], alike),
-            _held([cost.parameters if keeping.resident(cost) else () for cost in costs], sorts.tied, alike),
+            _largest(largest, alike),
+            _held(resident, sorts.tied, alike),
             kept[stop] - kept[start] + crossing,
             least[stop] - least[start] + crossing,
             np.maximum(0.0, peaks - kept[stop]),
@@ -268,7 +279,8 @@ class _Memory:
 
 def _held(parameters: Sequence[Parameters], tied: frozenset[str], alike: Alike) -> Values:
     """Bytes of the parameters of each sort of stages; `tied` ones, that several units use, are there once."""
-    held = _prefix([sum([size for _, size, _ in own]) for own in parameters])
+    sums = {id(own): sum([size for _, size, _ in own]) for own in parameters}
+    held = _prefix([sums[id(own)] for own in parameters])
     found = held[alike.stop] - held[alike.start]
     for name in sorted(tied):
         users = [(unit, size) for unit, every in enumerate(parameters) for own, size, _ in every if own == name]

@@ -1,11 +1,12 @@
 """Point: one combination of degrees, micro-batch, policies and layout, before anything of it is priced."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Point:
-    """`variant` says which of the layouts at this tp, cp and micro-batch, see `Layouts`.
+class Point(NamedTuple):
+    """One of thousands, and the key of most tables: so a tuple.
+
+    `variant` says which of the layouts at this tp, cp and micro-batch, see `Layouts`.
 
     `recompute` is as it is pinned, a kind for all layers, or `BY_LAYER`. `order` has the numbers of the groups of a
     mixed cluster as they come along the pipeline.

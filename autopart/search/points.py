@@ -1,6 +1,6 @@
 """all_points: what a request and the software leave open, multiplied out."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -84,6 +84,24 @@ class Choices:
 
     def _stage_counts(self, pp: int) -> tuple[tuple[str, int], ...]:
         return _stage_counts(self.request, pp, self.unit_count, self.layer_count)
+
+
+def plain_points(points: Sequence[Point]) -> list[int]:
+    """For every point, the number of that which has one stage a rank in place of several, and is otherwise the same; or
+    its own.
+    """
+    keys = [
+        (*point.degrees, point.micro_batch, point.variant, point.recompute, point.zero, point.order) for point in points
+    ]
+    plain = {
+        key: number
+        for number, (key, point) in enumerate(zip(keys, points, strict=True))
+        if (point.schedule, point.virtual_stages) == (DEFAULT_SCHEDULE, 1)
+    }
+    return [
+        number if point.virtual_stages == 1 else plain.get(key, number)
+        for number, (key, point) in enumerate(zip(keys, points, strict=True))
+    ]
 
 
 @lru_cache

@@ -6,14 +6,14 @@ from functools import cached_property
 
 from autopart.estimate.block import UnitCost
 from autopart.estimate.memory import Keeping
-from autopart.estimate.recompute import BY_LAYER, NONE, parse_recompute, recomputed
+from autopart.estimate.recompute import BY_LAYER, parse_recompute, recomputed
 from autopart.estimate.replicas import Replicas
 from autopart.ir.folded import Folded
 from autopart.ir.units import Unit
 from autopart.schedules.rank_peaks import rank_peaks
 from autopart.search.alike import UnitSorts
 from autopart.search.candidate import Candidate
-from autopart.search.layouts import Layouts
+from autopart.search.layouts import FAST, Layouts
 from autopart.search.least_step import LeastStep, Totals, totals
 from autopart.search.mixes import Mixes
 from autopart.search.pipeline import CutSearch
@@ -31,6 +31,29 @@ Layout = tuple[int, int, int, str]
 UNEVEN = 1.1  # what a rank may seem to need of its memory, if its stages were alike
 
 
+@dataclass(frozen=True, slots=True)
+class _InFlight:
+    """What a pipeline has in flight.
+
+    Attributes:
+        ranks: passes, on every rank.
+        stages: micro-batches, of every stage, where those of one rank are alike.
+        least, most: of the latter.
+        inverse: the sum of one over each rank's.
+    """
+
+    ranks: tuple[int, ...]
+    stages: tuple[float, ...]
+    least: float
+    most: float
+    inverse: float
+
+    @classmethod
+    def of(cls, ranks: tuple[int, ...], virtual: int) -> "_InFlight":
+        each = tuple(passes / virtual for passes in ranks)
+        return cls(ranks, each * virtual, min(each), max(each), sum([1 / count for count in each]))
+
+
 @dataclass
 class Pricing:
     """Of one model for one request; what points share is computed once."""
@@ -41,11 +64,12 @@ class Pricing:
     units: tuple[Unit, ...]
     request: Request
     _layouts: dict[int, Layouts] = field(default_factory=dict)
-    _flying: dict[tuple[str, int, int, int], tuple[tuple[int, ...], tuple[float, ...]]] = field(default_factory=dict)
+    _flying: dict[tuple[str, int, int, int], "_InFlight"] = field(default_factory=dict)
+    _copied: dict[tuple[int, int, int, int], float] = field(default_factory=dict)
     _totals: dict[tuple[Layout, str], Totals] = field(default_factory=dict)
     _keepings: dict[tuple[int, int], Keeping] = field(default_factory=dict)
     _cuts: dict[tuple[Layout, str, int, int], CutSearch] = field(default_factory=dict)
-    _again: dict[tuple[Layout, str, int], UnitCost] = field(default_factory=dict)
+    _again: dict[tuple[int, str], UnitCost] = field(default_factory=dict)
     _sorts: dict[Layout, UnitSorts] = field(default_factory=dict)
     _stages: dict[tuple[Layout, int, int], StageCosts] = field(default_factory=dict)
 
@@ -62,20 +86,26 @@ class Pricing:
         options = self.layouts(1).options(tp)
         return any(s.divided and any(x.shard for x in (*s.inputs, *s.outputs)) for own in options.values() for s in own)
 
-    def bound_s(self, point: Point, limit: float = float("inf")) -> float:
-        """Seconds that no candidate of `point` within `limit` bytes of tensors is estimated below."""
+    def repeats(self, point: Point) -> bool:
+        """Whether its layout has come out the same as that of an earlier variant."""
+        return self.layouts(point.cp).first_alike(*point.layout[1:]) != point.variant
+
+    def bound_s(self, point: Point, limit: float = float("inf"), filled: float = 1.0) -> float:
+        """Seconds that no candidate of `point` within `limit` bytes of tensors is estimated below, if of its fill this
+        share counts.
+        """
         again_s = self.again_s(point, limit)
         if again_s == float("inf"):
             return again_s
-        return self._least_step.estimated_s(point, self._total(point), self.keeping(point), again_s)
+        return self._least_step.estimated_s(point, self._total(point), self.keeping(point), again_s, filled)
 
     def played_s(self, point: Point, limit: float = float("inf")) -> float:
         """Seconds that no candidate of `point` within `limit` takes less than."""
         again_s = self.again_s(point, limit)
         if again_s == float("inf"):
             return again_s
-        ranks, _ = self._in_flight(point)
-        return self._least_step.played_s(point, self._total(point), self.keeping(point), max(ranks), again_s)
+        flying = max(self._in_flight(point).ranks)
+        return self._least_step.played_s(point, self._total(point), self.keeping(point), flying, again_s)
 
     def again_s(self, point: Point, limit: float) -> float:
         """Seconds that all units together compute again at the least, so that there may be cuts with which all stages
@@ -85,25 +115,38 @@ class Pricing:
         k. The largest of these is no less than their mean, with any weights: equal ones, or 1/n[s], of which the k sum
         up to that of all units. Where a rank has several stages, n[s] is their mean, and they need not be alike.
         """
-        if limit == float("inf"):
-            return 0.0
-        own, (_, flying) = self._total(point), self._in_flight(point)
-        state, ranks = self.keeping(point).copies * own.held_bytes, flying[: point.pp]
+        return self._again_s(point, self._total(point), limit) if limit < float("inf") else 0.0
+
+    def again_s_alone(self, point: Point, limit: float) -> float:
+        """Of what has to be computed again on tp ranks the least seconds that it takes on one: where all is shared
+        evenly, each byte there is one of tp on one rank.
+        """
+        alone = self._total(point._replace(tp=1, variant=FAST))
+        return self._again_s(point, alone, limit, point.tp) if limit < float("inf") else 0.0
+
+    def _again_s(self, point: Point, own: Totals, limit: float, ranks: int = 1) -> float:
+        """That of units that are shared by so many ranks beyond what `own` says, in the seconds of `own`."""
+        flying, state = self._in_flight(point), self._copies(point) * own.held_bytes / ranks
         limit *= 1.0 if point.virtual_stages == 1 else UNEVEN
-        evenly = (limit * point.pp - state) / min(ranks)
-        weighted = limit * sum(1 / count for count in ranks) - state / max(ranks)
-        return own.again_s(own.kept_bytes - min(evenly, weighted))
+        evenly = (limit * point.pp - state) / flying.least
+        weighted = limit * flying.inverse - state / flying.most
+        return own.again_s(own.kept_bytes - ranks * min(evenly, weighted))
+
+    def _copies(self, point: Point) -> float:
+        """Bytes of the state of parameters for each byte of them."""
+        key = point.tp, point.dp, point.cp, point.zero
+        if key not in self._copied:
+            self._copied[key] = self.keeping(point).copies
+        return self._copied[key]
 
     def may_fit(self, point: Point, limit: float) -> bool:
         """Whether there may be cuts with which all stages fit `limit` bytes of tensors; not looked at closely."""
         return self.again_s(point, limit) < float("inf")
 
-    def _in_flight(self, point: Point) -> tuple[tuple[int, ...], tuple[float, ...]]:
-        """Passes in flight on every rank, and micro-batches of every stage, where those of one rank are alike."""
+    def _in_flight(self, point: Point) -> "_InFlight":
         pipeline = (point.schedule, point.pp, point.micro_batches, point.virtual_stages)
         if pipeline not in self._flying:
-            ranks, virtual = rank_peaks(*pipeline), point.virtual_stages
-            self._flying[pipeline] = ranks, tuple(passes / virtual for passes in ranks) * virtual
+            self._flying[pipeline] = _InFlight.of(rank_peaks(*pipeline), point.virtual_stages)
         return self._flying[pipeline]
 
     def keeping(self, point: Point) -> Keeping:
@@ -120,15 +163,20 @@ class Pricing:
         """A point with its best cuts, and what is recomputed; None where nothing fits `limit` bytes of tensors."""
         if not self.may_fit(point, limit):
             return None
-        search, (_, flying) = self._cut_search(point), self._in_flight(point)
         found: Candidate | None = None
         for each in self._shares(point, limit):
-            cuts = search.cuts(point.pp * point.virtual_stages, flying, each)
+            cuts = self._best_cuts(point, each, limit)
             if cuts is not None:
                 found = self._with_cuts(point, cuts, each)
                 if self._is_within(found, limit):
                     break
         return found
+
+    def _best_cuts(self, point: Point, each: float, limit: float) -> tuple[int, ...] | None:
+        """The best cuts where each stage may have `each` bytes; None where none fit."""
+        again_s, own, flying = self.again_s(point, limit), self._total(point), self._in_flight(point).stages
+        least_s = (own.seconds + again_s) / point.pp if point.virtual_stages == 1 and again_s > 0 else 0.0
+        return self._cut_search(point).cuts(point.pp * point.virtual_stages, flying, each, least_s)
 
     def recut(self, candidate: Candidate, cuts: tuple[int, ...], limit: float) -> Candidate:
         """The candidate with other cuts, and what they need to be recomputed to fit `limit` bytes of tensors."""
@@ -153,11 +201,11 @@ class Pricing:
 
     def _with_cuts(self, point: Point, cuts: tuple[int, ...], each: float) -> Candidate:
         """A point with cuts, and what has to be recomputed so that each stage fits `each` bytes of tensors."""
-        kinds, (ranks, flying) = self._pinned_kinds(point), self._in_flight(point)
+        kinds, flying = self._pinned_kinds(point), self._in_flight(point)
         if kinds is None:
-            kinds = self._cut_search(point).kinds(cuts, flying, each)
+            kinds = self._cut_search(point).kinds(cuts, flying.stages, each)
         plan = self.layouts(point.cp).plan(*point.layout[1:])
-        return Candidate(point, cuts, kinds, ranks, plan, self._stage_costs(point))
+        return Candidate(point, cuts, kinds, flying.ranks, plan, self._stage_costs(point))
 
     def _stage_costs(self, point: Point) -> StageCosts:
         """What stages cost, that a point shares with others."""
@@ -199,14 +247,16 @@ class Pricing:
 
     def _recomputed(self, point: Point, kinds: Sequence[str]) -> tuple[UnitCost, ...]:
         """The costs of the units, each recomputed as `kinds` says; without kinds none is."""
-        costs = list(self.layouts(point.cp).costs(*point.layout[1:]))
-        for index, kind in enumerate(kinds):
-            if kind != NONE:
-                key = point.layout, kind, index
-                if key not in self._again:
-                    self._again[key] = recomputed(costs[index], kind)
-                costs[index] = self._again[key]
-        return tuple(costs)
+        costs = self.layouts(point.cp).costs(*point.layout[1:])
+        if not kinds:
+            return costs
+        found = []
+        for cost, kind in zip(costs, kinds, strict=True):
+            key = id(cost), kind  # the layouts hold the costs for as long as this lives
+            if key not in self._again:
+                self._again[key] = recomputed(cost, kind)
+            found.append(self._again[key])
+        return tuple(found)
 
     @cached_property
     def _least_step(self) -> LeastStep:

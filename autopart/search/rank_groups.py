@@ -1,7 +1,6 @@
 """rank_groups: which nodes the ranks of a pipeline lie on, in a cluster of several kinds of nodes."""
 
 from collections.abc import Iterable
-from dataclasses import replace
 from itertools import permutations
 
 from autopart.search.point import Point
@@ -16,7 +15,7 @@ def in_every_order(mixed: MixedCluster, points: Iterable[Point]) -> list[Point]:
     """
     orders = list(permutations(range(len(mixed.groups))))
     return [
-        replace(point, order=order)
+        point._replace(order=order)
         for point in points
         if all(group.devices % (point.tp * point.dp * point.cp) == 0 for group in mixed.groups)
         for order in orders

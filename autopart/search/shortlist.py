@@ -81,6 +81,10 @@ class Shortlist:
         known = self._of_degrees.get(degrees)
         return least_s <= self._slowest_other_s and (known is None or least_s <= known.estimated_s)
 
+    def is_closed(self, least_s: float) -> bool:
+        """Whether no candidate that takes at least `least_s` can change anything, whatever its degrees."""
+        return least_s * (1 - ROUNDING) > max(self._slowest_s, self._slowest_other_s)
+
     def first(self) -> list[Candidate]:
         """The fastest candidates, in order."""
         return [ranked.candidate for ranked in self._ranked]

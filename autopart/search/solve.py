@@ -10,7 +10,7 @@ from autopart.ir.kept import KEPT, function_name
 from autopart.ir.plan import DeviceGroup, LayerTraffic, NodeChoice, Note, ParameterChoice, PlanData
 from autopart.ir.prediction import Alternative, Prediction
 from autopart.ir.uncollected import uncollected
-from autopart.ir.units import Unit, units_of
+from autopart.ir.units import Unit
 from autopart.search.candidate import Candidate
 from autopart.search.decisions import decisions, unpinned
 from autopart.search.degrees import DegreeSearch, Found
@@ -31,6 +31,7 @@ PROVED = 1e-9  # a relative gap that rounding explains
 @uncollected()
 def solve(
     folded: Folded,
+    units: tuple[Unit, ...],
     rules: Mapping[str, Rule | None],
     batch: BatchSharding,
     request: Request,
@@ -41,6 +42,7 @@ def solve(
 
     Args:
         folded: the model.
+        units: its pieces.
         rules: of every node, by its name.
         batch: what mixes the samples, for the notes.
         request: world, batch, cluster and pins.
@@ -51,7 +53,7 @@ def solve(
         PlanningError: as `DegreeSearch.run`.
     """
     graph = folded.graph
-    axes, units = infer_axes(graph, rules), units_of(folded)
+    axes = infer_axes(graph, rules)
     search = DegreeSearch(folded, rules, axes, units, request)
     found = search.run()
     best, cluster = found.best, request.cluster

@@ -101,7 +101,7 @@ class StageCosts:
     def __init__(self, costs: Sequence[UnitCost], replicas: Replicas, pace: float, sorts: UnitSorts) -> None:
         self.costs, self.replicas, self.pace, self._sorts = tuple(costs), replicas, pace, sorts
         self._known: dict[tuple[object, ...], StageCost] = {}
-        self._again: dict[tuple[int, str], UnitCost] = {}
+        self._again: dict[tuple[int, str], UnitCost] = {}  # by the identity of the unit's cost
 
     @property
     def keeping(self) -> Keeping:
@@ -159,8 +159,10 @@ class StageCosts:
         return sums_s, moved * held_bytes / element / share / bandwidth
 
     def _unit(self, index: int, kind: str) -> UnitCost:
+        cost = self.costs[index]
         if kind == NONE:
-            return self.costs[index]
-        if (index, kind) not in self._again:
-            self._again[index, kind] = recomputed(self.costs[index], kind)
-        return self._again[index, kind]
+            return cost
+        key = id(cost), kind
+        if key not in self._again:
+            self._again[key] = recomputed(cost, kind)
+        return self._again[key]

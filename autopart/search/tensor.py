@@ -21,9 +21,9 @@ from autopart.estimate.node import Prices
 from autopart.ir.folded import ENTER, LEAVE, Folded
 from autopart.ir.graph import Node
 from autopart.ir.placement import PARTIAL_GRADIENT, REPLICATED, Layout, Placement
-from autopart.search.eliminate import Table
+from autopart.search.eliminate import Order, Table
 from autopart.search.layout_prices import FREE, IMPOSSIBLE, LayoutPrices
-from autopart.search.minimize import minimize_each
+from autopart.search.minimize import minimize_each, order_of_each
 from autopart.search.objective import Objective
 from autopart.sharding.strategies import Strategy, without_gradient
 
@@ -45,6 +45,10 @@ class TensorPlan:
     parameters: Mapping[str, Layout]
     seconds: float
     bound_s: float
+
+    def is_alike(self, other: "TensorPlan") -> bool:
+        """Whether all layouts are the same."""
+        return self.strategies == other.strategies and self.parameters == other.parameters
 
 
 def search_tensor(
@@ -90,6 +94,8 @@ class TensorSearch:
         self.runs = dict(zip((node.name for node in self.graph.nodes), folded.runs, strict=True))
         self.loop_variable = self._loop_variables()
         self.layout_prices = LayoutPrices(folded)
+        self._order: tuple[Order, int] | None = None
+        self._alike: dict[str, tuple[list[Strategy], NDArray[np.intp]]] = {}
         self.builds: list[tuple[tuple[Variable, ...], Build]] = []
         self.storage: dict[str, tuple[Layout, ...]] = {}
         self.wants: dict[str, list[tuple[Node, int]]] = {name: [] for name in self.graph.values}
@@ -121,8 +127,9 @@ class TensorSearch:
 
     def run(self, objectives: Sequence[Objective]) -> list[TensorPlan]:
         """The best choice under each of the objectives."""
-        plans = []
-        for found in minimize_each(self.tables(objectives)):
+        plans, tables = [], self.tables(objectives)
+        self._order = self._order or order_of_each(tables)
+        for found in minimize_each(tables, known=self._order):
             chosen = found.chosen
             strategies = {node.name: self.options[node.name][chosen[self.variable(node)]] for node in self.graph.nodes}
             parameters = {name: layouts[chosen[("parameter", name)]] for name, layouts in self.storage.items()}
@@ -144,15 +151,29 @@ class TensorSearch:
         for node in self.graph.nodes:
             if node.op == LEAVE:
                 continue
-            own = self.options[node.name]
-            alone = {key: np.array([each.node(node, x).total_s for x in own]) for key, each in prices.items()}
-            kept = {key: np.array([prices[key].kept_bytes(node, x) for x in own]) for key in keeping}
+            own, place = self._distinct(node, next(iter(prices.values())))
+            alone = {key: np.array([each.node(node, x).total_s for x in own])[place] for key, each in prices.items()}
+            kept = {key: np.array([prices[key].kept_bytes(node, x) for x in own])[place] for key in keeping}
             costs = np.array([alone[id(x.prices)] for x in objectives])
             for number, x in enumerate(objectives):
                 if x.seconds_per_kept_byte:
                     costs[number] += x.seconds_per_kept_byte * kept[id(x.prices)]
             tables.append(Table((self.variable(node),), costs * self.runs[node.name]))
         return tables
+
+    def _distinct(self, node: Node, prices: Prices) -> tuple[list[Strategy], NDArray[np.intp]]:
+        """Strategies of a node, one of those that are priced alike; and for each of all the number of that."""
+        if node.name not in self._alike:
+            first: dict[Hashable, int] = {}
+            own, numbers = list[Strategy](), []
+            for strategy in self.options[node.name]:
+                key = prices.alike(node, strategy)
+                if key not in first:
+                    first[key] = len(own)
+                    own.append(strategy)
+                numbers.append(first[key])
+            self._alike[node.name] = own, np.array(numbers, dtype=np.intp)
+        return self._alike[node.name]
 
     def _storage_tables(self, objectives: Sequence[Objective]) -> list[Table]:
         """What it costs to hold each parameter in each of its layouts."""

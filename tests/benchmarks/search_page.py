@@ -18,7 +18,7 @@ those of the clock; each is of a fresh process, without imports, with nothing ca
 ## How long it takes
 A candidate is a combination of degrees, micro-batch, schedule, stages a rank, recomputation, ZeRO stage and layout.
 For those in the column `cut`, stages were cut by the dynamic program; of the others a bound had shown that they are
-neither the best nor among the runners-up, or do not fit the memory.
+neither the best nor among the runners-up, or do not fit the memory; of many before their layout was searched.
 ```
 {speed}
 ```

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cost_models.compute import attention_s, matmul_s, memory_bound_s
+from cost_models.compute import attention_s, least_matmul_s, matmul_s, memory_bound_s
 from cost_models.device import device_names, load_device
 from cost_models.dtype import dtype_bytes
 from cost_models.errors import UnknownCostModelError
@@ -13,6 +13,14 @@ DEVICES = {name: load_device(name) for name in device_names()}
 H100 = DEVICES["h100-sxm-80gb"]
 A100 = DEVICES["a100-sxm-80gb"]
 sizes = st.integers(1, 20000)
+
+
+@given(
+    st.sampled_from(sorted(DEVICES)), st.integers(1, 64), sizes, sizes, sizes, st.sampled_from(("bfloat16", "float32"))
+)
+def test_no_matmul_takes_less_than_the_least(name: str, batch: int, m: int, n: int, k: int, dtype: str) -> None:
+    least_s = least_matmul_s(2.0 * batch * m * n * k, dtype, DEVICES[name])
+    assert least_s <= matmul_s(batch, m, n, k, dtype, DEVICES[name]) * (1 + 1e-12)
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def test_groups_of_equal_nodes_are_one_cluster(name: str) -> None:
         for point in grouped.points[::3]:
             if point.pp != 2 or point.zero > 1:
                 continue
-            one = plain.pricing.candidate(replace(point, order=()), limit)
+            one = plain.pricing.candidate(point._replace(order=()), limit)
             other = grouped.pricing.candidate(point, limit)
             assert (one is None) == (other is None)
             if one is None or other is None:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Any
 
 import pytest
@@ -14,6 +14,8 @@ from torch import nn
 from autopart.errors import PlanningError
 from autopart.search.candidate import Candidate
 from autopart.search.degrees import DegreeSearch, Found
+from autopart.search.group_bounds import GroupBounds
+from autopart.search.point_order import PointOrder
 from autopart.search.shortlist import fastest
 from tests.capture.models import tiny_gpt, tiny_llama, token_batch
 from tests.search.problems import Problem, problem
@@ -112,16 +114,58 @@ def test_the_bounds_hold(name: str) -> None:
         search = model(name).search(world, batch, cluster, **pins)
         if run(search) is None:
             continue
+        groups = GroupBounds(search.points, search.pricing, float("inf"))
         for point in search.points:
             candidate = search.pricing.candidate(point, float("inf"))
             if candidate is None:
                 continue
+            group = point.cp, point.tp, point.micro_batch
+            assert groups.estimated_s(group) <= candidate.estimated_s * (1 + 1e-9), point
             assert search.pricing.bound_s(point) <= candidate.estimated_s * (1 + 1e-9), point
             if candidate.micro_batches * candidate.pp < 200:
                 assert candidate.least_step_s <= candidate.step_s * (1 + 1e-9), point
+                assert groups.played_s(group) <= candidate.step_s * (1 + 1e-9), point
                 assert search.pricing.played_s(point) <= candidate.step_s * (1 + 1e-9), point
             checked += 1
     assert checked > 50
+
+
+@pytest.mark.parametrize("name", ["wide gpt", "deep gpt"])
+def test_the_bounds_of_groups_hold_within_a_limit(name: str) -> None:
+    """Where memory is short: of what fits, nothing is below what its group says before a layout is searched."""
+    raised = checked = 0
+    for limit in (4e9, 10e9, 25e9):
+        search = model(name).search(8, 64, memory_limit_bytes=limit + 2e9)
+        groups, free = (GroupBounds(search.points, search.pricing, own) for own in (limit, float("inf")))
+        for point in search.points[::3]:
+            group = point.cp, point.tp, point.micro_batch
+            raised += groups.estimated_s(group) > free.estimated_s(group)
+            candidate = search.pricing.candidate(point, limit)
+            if candidate is not None and candidate.virtual_stages == 1:
+                assert groups.estimated_s(group) <= candidate.estimated_s * (1 + 1e-9), point
+                if candidate.micro_batches * candidate.pp < 100:
+                    assert groups.played_s(group) <= candidate.step_s * (1 + 1e-9), point
+                checked += 1
+    assert checked > 100
+    assert raised > 100, "memory says nothing"
+
+
+def test_groups_are_priced_when_their_turn_comes() -> None:
+    rng = default_rng(0)
+    every = {(1, 1, size): sorted(rng.random(6) + size) for size in range(20)}
+    numbers = {group: range(6 * place, 6 * place + 6) for place, group in enumerate(every)}
+    priced: list[tuple[int, int, int]] = []
+
+    def bounds(group: tuple[int, int, int]) -> list[tuple[float, int]]:
+        priced.append(group)
+        return list(zip(every[group], numbers[group], strict=True))
+
+    order = PointOrder(every, lambda group: every[group][0], bounds)
+    first = list(islice(order, 10))
+    assert len(priced) < 4, "groups were priced before their turn"
+    whole = list(order)
+    assert whole[:10] == first
+    assert whole == sorted((bound, n) for group in every for bound, n in zip(every[group], numbers[group], strict=True))
 
 
 def test_the_fastest_is_that_of_playing_all_out() -> None:

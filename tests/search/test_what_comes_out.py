@@ -177,7 +177,7 @@ def planned(
         device = replace(request.cluster.device, memory_bytes=memory_bytes)
         request = replace(request, cluster=replace(request.cluster, device=device))
     batch = batch_sharding(whole.folded.graph, whole.rules)
-    return Found(whole, solve(whole.folded, whole.rules, batch, request))
+    return Found(whole, solve(whole.folded, whole.units, whole.rules, batch, request))
 
 
 @pytest.mark.parametrize("name", MODELS)
