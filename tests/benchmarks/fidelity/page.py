@@ -140,7 +140,7 @@ Tried and not kept:
 - **torch's stacks.** torchtitan, fms-fsdp and llm-foundry are a tenth slower than NeMo's products and their
   collectives explain, which `product_speed` and `contention` take up. Near the memory limit the caching allocator frees
   and allocates again, which is not modelled (the llm-foundry rows on 40 GB).
-- **Context parallelism of torchtitan.** Over 2, 4 and 8 ranks it is predicted 14 % too slow and 13 and 16 % too
+- **Context parallelism of torchtitan.** Over 2, 4 and 8 ranks it is predicted 15 % too slow and 13 and 15 % too
   fast: measured times go from 12.9 to 30.6 s between 2 and 4 ranks, where attention, a part of it, doubles. The times
   of 1, 4 and 8 ranks (8.4, 30.6, 59.8 s) are those of a ring whose last rank does all of its rows of the triangle, at
   0.35 of peak, what FlashAttention-2 reaches elsewhere; torch deals the triangle out evenly unless told otherwise, so
