@@ -41,8 +41,9 @@ class LayoutPrices:
         found = conversion(have, want, value.requires_grad)
         if found is None:
             return IMPOSSIBLE
-        # What a price depends on; of the shard, how many rows it leaves.
-        key = ("conversion", value.shape, value.dtype, value.requires_grad, found, have.shard or want.shard)
+        # What a price depends on; of the shard, how many rows it leaves. Under float8 repeated layers send less.
+        repeated = graph.producer.get(name) in self.folded.loop_of
+        key = ("conversion", value.shape, value.dtype, value.requires_grad, repeated, found, have.shard or want.shard)
         if key not in self._known:
             self._known[key] = len(self._conversions) + 2
             self._conversions.append((name, found, have.shard or want.shard))
