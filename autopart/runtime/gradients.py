@@ -52,8 +52,8 @@ class Gradients:
         self._passing = False
         own = weakref.ref(self)  # a hook that held its owner would keep all groups of the job, and their threads, alive
         for bucket in buckets:
-            for parameter in bucket.parameters.values():
-                parameter.register_post_accumulate_grad_hook(partial(_hooked, own))
+            for name, parameter in bucket.parameters.items():
+                parameter.register_post_accumulate_grad_hook(partial(_hooked, own, name))
 
     def begin(self, actions: Sequence[Action], in_use: frozenset[str], most: int) -> None:
         """Before the passes of a step, when no parameter and no leaf has a `grad`.
@@ -103,13 +103,16 @@ class Gradients:
     def arrived(self, parameter: nn.Parameter) -> None:
         """The `grad` of `parameter` has all that this pass gives it."""
         name = self._names.get(id(parameter))
-        if name is None:
-            return
+        if name is not None:
+            self._arrived(name)
+
+    def _arrived(self, name: str) -> None:
         own = self._homes[name]
         own.take(name)
         if own.missing and name not in self._late:
             own.missing.discard(name)
-            self._start_complete()
+            if not own.missing:
+                self._start_complete()
 
     def finish(self) -> None:
         """Wait for all sums, and give the leaves their `grad`."""
@@ -130,10 +133,10 @@ class Gradients:
                     share = own.total, name, self._mesh.replica, self._mesh.size("dp")
                     self._leaves[name].grad = own.bucket.piece(*share)
 
-    def hooked(self, parameter: nn.Parameter) -> None:
-        """Autograd has added to the `grad` of `parameter`."""
+    def hooked(self, name: str) -> None:
+        """Autograd has added to the `grad` of a parameter."""
         if self._passing:
-            self.arrived(parameter)
+            self._arrived(name)
 
     def _start_complete(self) -> None:
         while self._queue and self._queue[0].missing is not None and not self._queue[0].missing:
@@ -144,7 +147,7 @@ class Gradients:
                 self._under_way.popleft().wait()
 
 
-def _hooked(gradients: "weakref.ref[Gradients]", parameter: nn.Parameter) -> None:
+def _hooked(gradients: "weakref.ref[Gradients]", name: str, _: nn.Parameter) -> None:
     own = gradients()
     if own is not None:
-        own.hooked(parameter)
+        own.hooked(name)
