@@ -59,6 +59,8 @@ class Summing:
 def begin_sum(x: torch.Tensor, group: dist.ProcessGroup | None) -> Summing:
     """Begin to sum `x` over the ranks of a group; `x` must stay as it is until then."""
     x = x.contiguous()
+    if dist.get_world_size(group) == 1:
+        return Summing([x], Works([]), torch.add)
     if _is_exchanged(x, group):
         return _exchange(x, group, torch.add)
     total = x.clone()
@@ -102,7 +104,7 @@ def is_slow(group: dist.ProcessGroup | None) -> bool:
 def _is_exchanged(x: torch.Tensor, group: dist.ProcessGroup | None) -> bool:
     """Whether ranks had better send each other `x` whole."""
     small = is_slow(group) and x.nbytes <= MOST_EXCHANGED_BYTES
-    return small and 2 <= dist.get_world_size(group) <= MOST_EXCHANGING_RANKS
+    return small and dist.get_world_size(group) <= MOST_EXCHANGING_RANKS
 
 
 def _exchange(
@@ -115,6 +117,4 @@ def _exchange(
 
 def _broadcast(parts: Sequence[torch.Tensor], group: dist.ProcessGroup | None) -> Works:
     """Each part from the rank that has its number."""
-    return Works(
-        [dist.broadcast(part, group_src=rank, group=group, async_op=True) for rank, part in enumerate(parts)]
-    )
+    return Works([dist.broadcast(part, group_src=rank, group=group, async_op=True) for rank, part in enumerate(parts)])

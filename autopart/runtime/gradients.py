@@ -114,14 +114,17 @@ class Gradients:
             if not own.missing:
                 self._start_complete()
 
-    def finish(self) -> None:
-        """Wait for all sums, and give the leaves their `grad`."""
+    def start_all(self) -> None:
+        """After the last pass: start what sums are left to start."""
         for own in self._queue:  # of passes that the schedule has and this rank has nothing to do in
             own.missing = set()
         self._start_complete()
         for _ in range(self._rounds_left):
             self._queue.extend(self._sums)
             self._start_complete()
+
+    def finish(self) -> None:
+        """Wait for all sums, and give the leaves their `grad`."""
         while self._under_way:
             self._under_way.popleft().wait()
         for own in sorted(self._sums, key=lambda own: (own.bucket.tied, *own.bucket.parameters)):
