@@ -56,9 +56,7 @@ class BucketSum:
                 parameter.grad = places[name]
 
     def take(self, name: str) -> None:
-        """A gradient has come: from ZeRO-2 on move it into the buffer, or add it to those of the same pass there."""
-        if self._kept_whole:
-            return
+        """From ZeRO-2 on: move a gradient into the buffer, or add it to those of the same pass there."""
         self.wait()  # for the sum of the pass before, which has the buffer
         parameter = self.bucket.parameters[name]
         place = self.bucket.view(self._whole(), name)

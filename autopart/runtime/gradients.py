@@ -104,15 +104,7 @@ class Gradients:
         """The `grad` of `parameter` has all that this pass gives it."""
         name = self._names.get(id(parameter))
         if name is not None:
-            self._arrived(name)
-
-    def _arrived(self, name: str) -> None:
-        own = self._homes[name]
-        own.take(name)
-        if own.missing and name not in self._late:
-            own.missing.discard(name)
-            if not own.missing:
-                self._start_complete()
+            self.hooked(name)
 
     def start_all(self) -> None:
         """After the last pass: start what sums are left to start."""
@@ -137,9 +129,16 @@ class Gradients:
                     self._leaves[name].grad = own.bucket.piece(*share)
 
     def hooked(self, name: str) -> None:
-        """Autograd has added to the `grad` of a parameter."""
-        if self._passing:
-            self._arrived(name)
+        """Autograd has added to the `grad` of a parameter: called for each of them in each pass."""
+        if not self._passing:
+            return
+        own = self._homes[name]
+        if self._zero >= 2:
+            own.take(name)
+        if own.missing and name not in self._late:
+            own.missing.discard(name)
+            if not own.missing:
+                self._start_complete()
 
     def _start_complete(self) -> None:
         while self._queue and self._queue[0].missing is not None and not self._queue[0].missing:
