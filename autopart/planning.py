@@ -17,6 +17,7 @@ from autopart.search.request import Request
 from autopart.search.solve import solve, unit_named
 from autopart.sharding.ruled import Ruled
 from cost_models.cluster import Cluster, load_cluster
+from cost_models.device import Device
 from cost_models.errors import UnknownCostModelError
 from cost_models.mixed_cluster import MixedCluster, is_mixed, load_mixed_cluster, mixed_cluster_names
 from cost_models.precision import check_precision
@@ -28,6 +29,7 @@ DEFAULT_TOKENS = 4 * 2**20
 DEFAULT_SAMPLES_PER_DEVICE = 32
 _DEGREES = ("tp", "pp", "dp", "cp", "micro_batch")
 _POLICIES = ("recompute", "schedule", "virtual_stages", "zero", "sequence_parallel", "cuts")
+FASTER = 2  # from here on a dtype is worth a note
 RUN_PRECISIONS = ("as-built", "bf16-mixed", "fp16-mixed")  # of those that can be planned
 
 
@@ -103,6 +105,7 @@ def make_plan(
     if prepared.kept_unasked:
         text = "as they cannot be captured, keep_whole='auto' keeps these, each computed by every tensor-parallel rank"
         notes.append(Note("keep_whole", f"{text}: {', '.join(prepared.kept_unasked)}"))
+    notes += _precision_notes(prepared, pins, known.device)
     kept = [node.scope for node in prepared.folded.graph.nodes if node.op == KEPT and not function_name(node)]
     if kept:
         guess = (
@@ -135,6 +138,21 @@ def make_plan(
     )
     data = solve(prepared.folded, prepared.rules, prepared.batch, request, notes, pins.decisions)
     return Plan(**{item.name: getattr(data, item.name) for item in fields(PlanData)})
+
+
+def _precision_notes(prepared: Ruled, pins: Pins, device: Device) -> list[Note]:
+    """What float32 costs where the device multiplies halves much faster, and nothing was said of precision."""
+    dtypes = [parameter.value.dtype for parameter in prepared.folded.graph.parameters]
+    if pins.precision is not None or not dtypes or max(set(dtypes), key=dtypes.count) != "float32":
+        return []
+    whole, half = device.peak("float32"), device.peak("bfloat16")
+    if half < FASTER * whole:
+        return []
+    text = (
+        f"left out: products in float32, at most {whole / 1e12:.0f} TFLOP/s a device; precision='bf16-mixed' computes "
+        f"them in bfloat16, at most {half / 1e12:.0f}"
+    )
+    return [Note("precision", text)]
 
 
 def _cluster(cluster: str | Path | Cluster | MixedCluster | None, notes: list[Note]) -> Cluster | MixedCluster:

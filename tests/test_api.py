@@ -191,6 +191,24 @@ def test_prediction_is_consistent() -> None:
     assert predicted.step_time_s >= plan.micro_batches * slowest
 
 
+def test_a_precision_is_what_products_are_computed_in() -> None:
+    """Use of a device is of its peak in that dtype; where none is asked for, the plan says what float32 costs."""
+    ready = autopart.prepare(tiny_gpt(), token_batch())
+    plain, mixed = (
+        autopart.plan(ready, 8, cluster="dgx-a100", global_batch=64, precision=precision)
+        for precision in (None, "bf16-mixed")
+    )
+    for plan, peak in ((plain, 19.5e12), (mixed, 312e12)):
+        assert plan.predicted.model_flops_per_gpu_per_s == pytest.approx(plan.predicted.mfu * peak)
+    printed = " ".join(str(plain).split())
+    assert (
+        "precision: left out: products in float32, at most 20 TFLOP/s a device; precision='bf16-mixed' computes "
+        "them in bfloat16, at most 312" in printed
+    )
+    slow = autopart.plan(ready, 8, cluster="local-cpu", global_batch=64)
+    assert not any("precision" in note.subject for plan in (mixed, slow) for note in plan.notes)
+
+
 def test_nodes_of_several_kinds(tmp_path: Path) -> None:
     """Each stage says what it is on; the file keeps it; a smaller world takes the first nodes."""
     ready = autopart.prepare(tiny_gpt(hidden=1024, context=128), token_batch(128))

@@ -28,6 +28,28 @@ class P2P:
         self._shapes: dict[tuple[int, int], tuple[int, ...]] = {}
         self._laid_down: dict[tuple[str, int], torch.Tensor] = {}
         self._sending: list[tuple[dist.Work | None, torch.Tensor]] = []
+        self._meet(transfers)
+
+    def _meet(self, transfers: Sequence[Transfer]) -> None:
+        """Send a first message every way that will be used, all ranks in one order.
+
+        NCCL makes a communicator for two ranks when the first message between them is posted, and there each waits for
+        the other. In the middle of a step one would wait that has posted a receive ahead, for what its peer can send
+        only after what the first has yet to compute.
+        """
+        ways: set[tuple[int, int, str]] = set()
+        for transfer in transfers:
+            source = self._mesh.homes[transfer.source]
+            for target in (self._mesh.homes[stage] for stage in transfer.targets):
+                ways.add((source, target, FORWARD))
+                if transfer.requires_grad:
+                    ways.add((target, source, BACKWARD))
+        message, own = torch.zeros(1, device=self._mesh.device), self._mesh.pp_rank
+        for source, target, way in sorted(ways):
+            if source != target and own in (source, target):
+                group = self._mesh.transfers[way, source < target]
+                exchange, other = (dist.send, target) if own == source else (dist.recv, source)
+                exchange(message, self._mesh.rank_at(other, self._mesh.replica, self._mesh.tp_rank), group=group)
 
     def send_value(self, transfer: Transfer, value: torch.Tensor, micro_batch: int) -> None:
         """Start to send an activation to every stage that takes it."""

@@ -65,7 +65,8 @@ def explain_infeasible(pricing: Pricing, points: Sequence[Point], again: Again) 
         f"{memory.activations_bytes / gib:.1f}, temporary {memory.temporary_bytes / gib:.1f}, reserve "
         f"{memory.reserve_bytes / gib:.1f}), {device.name} has {device.memory_bytes / gib:.1f}, with tp={least.tp} "
         f"pp={least.pp} "
-        f"dp={least.dp} micro_batch={least.micro_batch} recompute={least.recompute!r}: {_remedies(pricing, again)}"
+        f"dp={least.dp} micro_batch={least.micro_batch} recompute={least.recompute!r} zero={least.keeping.zero}: "
+        f"{_remedies(pricing, again)}"
     )
 
 

@@ -30,6 +30,7 @@ from autopart.sharding.infer_axes import Axes, infer_axes
 from autopart.sharding.rule import Rule
 from autopart.sharding.strategies import Strategy
 from cost_models.device import Device
+from cost_models.precision import computed_dtype
 
 OWN_BACKWARD = "a torch.autograd.Function, called as it is: only it knows its backward"
 PROVED = 1e-9  # a relative gap that rounding explains
@@ -190,7 +191,7 @@ def _prediction(best: Candidate, request: Request, folded: Folded) -> Prediction
     flops = sum(cost.model_flops for cost in best.costs) * best.micro_batches * best.dp
     per_device = flops / step_s / request.world
     busiest = [node.output.dtype for node in folded.graph.nodes if work_of(node) is Work.MATMUL]
-    dtype = max(set(busiest), key=busiest.count) if busiest else "float32"
+    dtype = computed_dtype(request.precision, max(set(busiest), key=busiest.count) if busiest else "float32")
     devices = [best.device_of(rank) for rank in range(best.pp)]
     return Prediction(
         step_time_s=step_s,

@@ -1,5 +1,6 @@
 """The parallel side of an equality proof: plan and write out here, train on the ranks of a pool."""
 
+from collections.abc import Callable
 from dataclasses import fields, replace
 from functools import cache
 from typing import Any
@@ -51,20 +52,23 @@ def recomputing(plan: PlanData, kinds: Kinds) -> PlanData:
     return replace(plan, stages=tuple(stages), recompute="as the test says")
 
 
-def train_plan(pool: WorkerPool, name: str, dtype: torch.dtype, data: PlanData) -> Trace:
-    """Train `name` as a plan says; what rank 0 gathered."""
+def train_plan(
+    pool: WorkerPool, name: str, dtype: torch.dtype, data: PlanData, on_rank: Callable[..., Any] | None = None
+) -> Trace:
+    """Train `name` as a plan says; what rank 0 gathered. `on_rank` is called in place of `train`."""
     ready = prepared(name, dtype)
     program = api.make_program(data, ready)
     args = (name, dtype, data, program, ready.captured.graph, dict(ready.captured.constants))
-    results = pool.run(_train, data.world, *args)
+    results = pool.run(on_rank or train, data.world, *args)
     losses = {result[0] for result in results}
     assert len(losses) == 1, f"ranks disagree on the loss: {losses}"
     return Trace(*results[0])
 
 
-def _train(
+def train(
     name: str, dtype: torch.dtype, plan: PlanData, program: Program, graph: Graph, constants: dict[str, torch.Tensor]
 ) -> tuple[Any, ...]:
+    """What a rank does: losses, whole gradients and the state after all steps."""
     par = Parallel(plan, program, graph, build(name, dtype), constants)
     batch = case_of(name).batch(dtype)
     stepper = optimizer(par.parameters())
