@@ -1,5 +1,7 @@
 """BucketSum: the gradients of a bucket's parameters in one step after another, and their sums over replicas."""
 
+from collections.abc import Mapping
+
 import torch
 import torch.distributed as dist
 
@@ -9,13 +11,14 @@ from autopart.runtime.mesh import Mesh
 
 
 class BucketSum:
-    """Gradients are made in their places in a buffer, or moved there once, and are summed there.
+    """Gradients are added up in their places in a buffer, and are summed there.
 
     Args:
         bucket: of the parameters.
         mesh: where this rank stands.
         zero: the ZeRO stage. 0: every replica gets the whole sum. 1: its share of it, at its place in the buffer. From
-            2 on no buffer is kept, and the shares of one sum after another add up.
+            2 on no buffer is kept: gradients are moved into one as they come, and the shares of one sum after another
+            add up.
 
     Attributes:
         missing: the parameters whose gradients are to come before the sum may start; None where that is not known yet.
@@ -28,47 +31,53 @@ class BucketSum:
         self._shared, self._kept_whole, self._group = zero >= 1, zero < 2, mesh.group("dp")
         self._rank, self._ranks = mesh.replica, mesh.size("dp")
         self._kept: torch.Tensor | None = None
+        self._places: Mapping[str, torch.Tensor] = {}  # in the buffer that is kept
         self._buffer: torch.Tensor | None = None
-        self._made: set[str] = set()
+        self._moved: set[str] = set()
         self._work: dist.Work | Works | None = None
         self._started = False
         self.total: torch.Tensor
 
     def begin(self, in_use: bool) -> None:
         """Before the passes of a step; what was kept of the one before may still be `in_use`."""
-        kept = self.bucket.empty(1 if self._kept_whole else self._ranks) if in_use or self._kept is None else self._kept
+        shares = 1 if self._kept_whole else self._ranks
         if self._kept is None:
-            self._kept = kept
+            self._kept = self.bucket.empty(shares)
+            self._places = self._views(self._kept) if self._kept_whole else {}
+        kept = self.bucket.empty(shares) if in_use else self._kept
         self._buffer = kept if self._kept_whole else None
         self.total = self._share(kept) if self._shared and self._kept_whole else kept
         self.missing, self._started = None, False
-        self._made.clear()
+        self._moved.clear()
+        if self._kept_whole:  # zeros for autograd to add to, so that nothing has to be moved
+            kept.zero_()
+            places = self._views(kept) if in_use else self._places
+            for name, parameter in self.bucket.parameters.items():
+                parameter.grad = places[name]
 
     def take(self, name: str) -> None:
-        """Move a gradient to its place in the buffer, if it is not there; further ones are added to it there."""
-        if self._kept_whole and name in self._made:
-            return  # autograd added it there
-        if not self._kept_whole:
-            self.wait()  # for the sum of the pass before, which has the buffer
+        """From ZeRO-2 on: move a gradient into the buffer, or add it to those of the same pass there."""
+        self.wait()  # for the sum of the pass before, which has the buffer
         parameter = self.bucket.parameters[name]
         place = self.bucket.view(self._whole(), name)
         if parameter.grad is None:
             place.zero_()
-        elif name in self._made:
+        elif name in self._moved:
             place.add_(parameter.grad)
         else:
             place.copy_(parameter.grad)
-        parameter.grad = place if self._kept_whole else None
-        self._made.add(name)
+        parameter.grad = None
+        self._moved.add(name)
 
     def start(self) -> None:
         """Start to sum what is there over the replicas; zeros of parameters that got no gradient."""
-        for name, parameter in self.bucket.parameters.items():
-            if name not in self._made:
+        if not self._kept_whole:
+            for name in self.bucket.parameters.keys() - self._moved:
                 self.take(name)
-            if self._shared:
+            self._moved.clear()
+        elif self._shared:
+            for parameter in self.bucket.parameters.values():
                 parameter.grad = None
-        self._made.clear()
         whole = self._whole()
         if self._ranks == 1:
             return
@@ -90,6 +99,9 @@ class BucketSum:
             else:
                 self.total.copy_(share)
             self._started, self._buffer = True, None
+
+    def _views(self, buffer: torch.Tensor) -> Mapping[str, torch.Tensor]:
+        return {name: self.bucket.view(buffer, name) for name in self.bucket.parameters}
 
     def _whole(self) -> torch.Tensor:
         if self._buffer is None:

@@ -23,6 +23,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 
 from autopart.ir.placement import Shard, rows
+from autopart.runtime.flat_collectives import all_gather, gather_shares, is_slow, reduce_scatter, summed
 from autopart.runtime.grouped_mm import grouped_mm
 from autopart.runtime.pieces import join, own_piece, pad_piece, stacked
 from autopart.runtime.seeded import seeded
@@ -30,10 +31,6 @@ from autopart.runtime.sharded_bag import sharded_bag
 from autopart.runtime.vocabulary import ShardedCrossEntropy
 
 Parts = tuple[int, ...]
-
-# Collectives on one tensor, which copy nothing besides; torch 2.13 has new names for them, and warns of the old ones.
-_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
-_reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
 
 
 class Comm:
@@ -185,9 +182,7 @@ def _applied(function: type[torch.autograd.Function], *args: Any) -> torch.Tenso
 
 def all_reduced(x: torch.Tensor, comm: Comm) -> torch.Tensor:
     """A new tensor with the sum over the ranks."""
-    result = x.contiguous().clone()
-    dist.all_reduce(result, group=comm.group)
-    return result
+    return summed(x, comm.group)
 
 
 def all_gathered(x: torch.Tensor, comm: Comm, shard: Shard) -> torch.Tensor:
@@ -197,22 +192,31 @@ def all_gathered(x: torch.Tensor, comm: Comm, shard: Shard) -> torch.Tensor:
     if count := rows(shard, shape, x.element_size()):
         whole = x.new_empty(shape)
         for row, piece in zip(whole.view(count, -1), x.view(count, -1), strict=True):
-            _all_gather(row, piece, group=comm.group)
+            _gather(row, piece, comm)
         return whole
     pieces = x.new_empty((comm.size, *x.shape))
-    _all_gather(pieces.view(-1), x.view(-1), group=comm.group)
+    _gather(pieces.view(-1), x.view(-1), comm)
     return join(pieces.unbind(), shard)
+
+
+def _gather(whole: torch.Tensor, own: torch.Tensor, comm: Comm) -> None:
+    if is_slow(comm.group):
+        gather_shares(whole, own, comm.group).wait()
+    else:
+        all_gather(whole, own, group=comm.group)
 
 
 def reduce_scattered(x: torch.Tensor, comm: Comm, shard: Shard) -> torch.Tensor:
     """This rank's piece of the sum."""
+    if is_slow(comm.group):
+        return own_piece(summed(x, comm.group), shard, comm.rank, comm.size)
     shape = (*x.shape[: shard.dim], x.shape[shard.dim] // comm.size, *x.shape[shard.dim + 1 :])
     result = x.new_empty(shape)
     if count := rows(shard, x.shape, x.element_size()):
         for piece, row in zip(result.view(count, -1), x.contiguous().view(count, -1), strict=True):
-            _reduce_scatter(piece, row, group=comm.group)
+            reduce_scatter(piece, row, group=comm.group)
         return result
-    _reduce_scatter(result.view(-1), stacked(x, shard, comm.size).view(-1), group=comm.group)
+    reduce_scatter(result.view(-1), stacked(x, shard, comm.size).view(-1), group=comm.group)
     return result
 
 

@@ -14,6 +14,8 @@ from torch.overrides import TorchFunctionMode
 
 from autopart.runtime.precision import as_computed
 
+Added = Callable[[torch.Tensor | None], torch.Tensor]  # computes a gradient, and adds it to what is there
+
 
 class Deferred(TorchFunctionMode):
     """While it is entered, products with a parameter leave the parameter's gradient to `add_gradients`.
@@ -24,7 +26,7 @@ class Deferred(TorchFunctionMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self._pending: list[Callable[[], torch.Tensor]] = []
+        self._pending: list[Added] = []
         self._weights: list[nn.Parameter] = []
 
     def __torch_function__(
@@ -39,8 +41,8 @@ class Deferred(TorchFunctionMode):
                 return _applied(_Product, *operands, self)
         return func(*args, **named)  # most calls: every op of a forward pass comes here
 
-    def put_off(self, weight: nn.Parameter, gradient: Callable[[], torch.Tensor]) -> None:
-        """Keep how a gradient of `weight` is computed."""
+    def put_off(self, weight: nn.Parameter, gradient: "Added") -> None:
+        """Keep how a gradient of `weight` is computed, and added to the `grad` that it is given, if there is one."""
         self._weights.append(weight)
         self._pending.append(gradient)
 
@@ -56,9 +58,8 @@ class Deferred(TorchFunctionMode):
         `added` is told of each weight that gets no more.
         """
         last = {id(weight): position for position, weight in enumerate(self._weights)}
-        for position, (weight, compute) in enumerate(zip(self._weights, self._pending, strict=True)):
-            gradient = compute().to(weight.dtype)
-            weight.grad = gradient if weight.grad is None else weight.grad.add_(gradient)
+        for position, (weight, added_to) in enumerate(zip(self._weights, self._pending, strict=True)):
+            weight.grad = added_to(weight.grad).to(weight.dtype)
             if last[id(weight)] == position:
                 added(weight)
         self._weights.clear()
@@ -137,9 +138,15 @@ class _Product(torch.autograd.Function):
         return x_gradient, None, bias_gradient, None, None
 
 
-def _outer(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """(..., n), (..., m) -> (n, m), the sum over all other dims."""
-    return left.reshape(-1, left.shape[-1]).t() @ right.reshape(-1, right.shape[-1])
+def _outer(left: torch.Tensor, right: torch.Tensor, total: torch.Tensor | None) -> torch.Tensor:
+    """(..., n), (..., m) -> (n, m), the sum over all other dims, and over what is in the `total`.
+
+    Added up inside the product where dtypes are the same, as in Megatron-LM's fused accumulation.
+    """
+    left, right = left.reshape(-1, left.shape[-1]).t(), right.reshape(-1, right.shape[-1])
+    if total is None:
+        return left @ right
+    return total.addmm_(left, right) if total.dtype == left.dtype else total.add_(left @ right)
 
 
 class _Convolution(torch.autograd.Function):
@@ -164,5 +171,10 @@ class _Convolution(torch.autograd.Function):
             torch.ops.aten.convolution_backward.default, gradient, x, own, [weight.shape[0]], *ctx.geometry
         )
         x_gradient, _, bias_gradient = gradients([ctx.needs_input_grad[1], False, ctx.needs_input_grad[3]])
-        ctx.deferred.put_off(weight, lambda: gradients([False, True, False])[1])
+
+        def added(total: torch.Tensor | None) -> torch.Tensor:
+            gradient: torch.Tensor = gradients([False, True, False])[1]
+            return gradient if total is None else total.add_(gradient)
+
+        ctx.deferred.put_off(weight, added)
         return None, x_gradient, None, bias_gradient, None, None, None, None, None

@@ -86,7 +86,7 @@ class Evaluation:
     ) -> torch.Tensor:
         """The mean loss over the global batch, on every rank."""
         results = self._run(batch, batched, schedule)
-        return self._executor.total([result[0] for result in results])
+        return self._executor.begin_total([result[0] for result in results]).wait()
 
     @torch.no_grad()
     def outputs(
@@ -103,7 +103,8 @@ class Evaluation:
             value = graph.values[name]
             shape = [evaluate(size, samples) for size in value.shape]
             if name == graph.loss or name in self._variant.sums:
-                found.append(self._executor.total(pieces, shape).to(getattr(torch, value.dtype)))
+                total = self._executor.begin_total(pieces, shape).wait()
+                found.append(total.to(getattr(torch, value.dtype)))
                 continue
             whole = torch.empty(shape, dtype=getattr(torch, value.dtype), device=self._mesh.device)
             if pieces:
@@ -151,11 +152,10 @@ class Evaluation:
     def _run(
         self, batch: Mapping[str, torch.Tensor], batched: Mapping[str, int], schedule: StepSchedule
     ) -> list[tuple[torch.Tensor, ...]]:
-        sizes = schedule.sizes
         self._refresh_constants()
-        micro_batches = self._worker.micro_batches(batch, batched, sizes)
+        micro_batches = self._worker.micro_batches(batch, batched, schedule.sizes)
         with self._worker.random("evaluation"), self._worker.precision.computing(self._mesh.device):
-            return self._executor.forward(schedule.actions[self._mesh.pp_rank], micro_batches, sizes)
+            return self._executor.forward(schedule, micro_batches)
 
     @torch.no_grad()
     def _refresh_constants(self) -> None:

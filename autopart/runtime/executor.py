@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from autopart.ir.action import Action, Kind
@@ -14,11 +13,13 @@ from autopart.ir.program import Program, StageProgram, Transfer
 from autopart.runtime.comm import Comm
 from autopart.runtime.deferred import Deferred
 from autopart.runtime.failure import located
+from autopart.runtime.flat_collectives import Summing, begin_sum
 from autopart.runtime.gradients import Gradients
 from autopart.runtime.mesh import Mesh
 from autopart.runtime.p2p import P2P, Pending, dtype_of
 from autopart.runtime.precision import without_autocast
 from autopart.runtime.recorder import Recorder
+from autopart.runtime.step_schedule import StepSchedule
 from autopart.runtime.unsharder import Unsharder
 
 MicroBatch = Mapping[str, torch.Tensor]
@@ -37,6 +38,22 @@ class _InFlight:
     given: list[tuple[GradientEdge, torch.dtype] | None]
     results: tuple[torch.Tensor, ...]
     deferred: Deferred | None
+
+
+@dataclass(frozen=True)
+class _Counting:
+    """Counts and totals of this replica, of which those of one dtype are being summed over all replicas together."""
+
+    totals: list[torch.Tensor]
+    sums: list[tuple[list[torch.Tensor], Summing]]
+
+    def wait(self) -> list[torch.Tensor]:
+        """Those of the global batch."""
+        for own, summing in self.sums:
+            whole = summing.wait().split([total.numel() for total in own])
+            for total, summed in zip(own, whole, strict=True):
+                total.copy_(summed.view_as(total))
+        return self.totals
 
 
 @dataclass(frozen=True)
@@ -60,25 +77,24 @@ class Executor:
 
     def run(
         self,
-        actions: Sequence[Action],
+        schedule: StepSchedule,
         micro_batches: Sequence[MicroBatch],
-        sizes: Sequence[int],
         gradients: Gradients,
         scale: float = 1.0,
         recorder: Recorder | None = None,
     ) -> torch.Tensor:
-        """All actions of a step; gradients are left summed over micro-batches and ranks.
+        """This rank's actions of a step; gradients are left summed over micro-batches and ranks.
 
-        `sizes` are the samples of each micro-batch; gradients are those of the loss times `scale`. `gradients` are told
-        of backward passes, and finish them, and a `recorder` when each action begins and ends.
+        Gradients are those of the loss times `scale`. `gradients` are told of backward passes, and finish them, and a
+        `recorder` when each action begins and ends.
 
         Returns the loss over the global batch, on every rank.
         """
         flying: dict[tuple[int, int], _InFlight] = {}
         deferred: dict[tuple[int, int], Deferred] = {}
-        splits = any(action.kind is Kind.WEIGHT for action in actions)
+        splits = any(action.kind is Kind.WEIGHT for action in schedule.actions[self._mesh.pp_rank])
         losses: list[torch.Tensor] = []
-        for action, arrived in self._arrivals(actions, micro_batches, sizes, recorder):
+        for action, arrived in self._arrivals(schedule, micro_batches, recorder):
             key = action.stage, action.micro_batch
             if action.kind is Kind.FORWARD:
                 batch = micro_batches[action.micro_batch]
@@ -94,16 +110,16 @@ class Executor:
                 put_off = deferred.pop(key)
                 with without_autocast(self._mesh.device), gradients.passing(action, put_off.weights):
                     put_off.add_gradients(gradients.arrived)
+        gradients.start_all()
+        total = self.begin_total(losses)
         gradients.finish()
-        return self.total(losses)
+        return total.wait()
 
     @torch.no_grad()
-    def forward(
-        self, actions: Sequence[Action], micro_batches: Sequence[MicroBatch], sizes: Sequence[int]
-    ) -> list[tuple[torch.Tensor, ...]]:
+    def forward(self, schedule: StepSchedule, micro_batches: Sequence[MicroBatch]) -> list[tuple[torch.Tensor, ...]]:
         """Forward passes alone: what the model returns, of each micro-batch; nothing where it is not returned."""
         found: dict[int, tuple[torch.Tensor, ...]] = {}
-        for action, arrived in self._arrivals(actions, micro_batches, sizes):
+        for action, arrived in self._arrivals(schedule, micro_batches):
             batch = micro_batches[action.micro_batch]
             flight = self._forward(action, batch, [group[0] for group in arrived], splits=False)
             if self._stages[action.stage].program.outputs:
@@ -111,16 +127,13 @@ class Executor:
         return [found[micro_batch] for micro_batch in sorted(found)]
 
     def _arrivals(
-        self,
-        actions: Sequence[Action],
-        micro_batches: Sequence[MicroBatch],
-        sizes: Sequence[int],
-        recorder: Recorder | None = None,
+        self, schedule: StepSchedule, micro_batches: Sequence[MicroBatch], recorder: Recorder | None = None
     ) -> Iterator[tuple[Action, list[list[torch.Tensor]]]]:
         """Each action in turn, with what it receives; at the end everything has been sent."""
-        fractions = self._fractions(sizes)
-        for stage in self._stages.values():
-            stage.comm.totals = self._count(stage, micro_batches, fractions)
+        actions, sizes = schedule.actions[self._mesh.pp_rank], schedule.sizes
+        # The part that each micro-batch has of the global batch's samples; replicas may have different shares.
+        fractions = torch.tensor(sizes, dtype=torch.float64, device=self._mesh.device) / schedule.samples
+        counting = {number: self._begin_count(own, micro_batches, fractions) for number, own in self._stages.items()}
         if self._unsharder is not None:  # after what all wait for anyway, so as not to be in its way
             self._unsharder.renew()
         ahead = self._receive(actions[0], sizes) if actions else []
@@ -130,6 +143,8 @@ class Executor:
                 arrived = [[item.wait() for item in group] for group in pending]
             # Posted before the computation, so that the next input travels while this action computes.
             ahead = self._receive(actions[position + 1], sizes) if position + 1 < len(actions) else []
+            if (counts := counting.pop(action.stage, None)) is not None:
+                self._stages[action.stage].comm.totals = counts.wait()
             # Before a backward pass too, in which parts of the forward may be computed again.
             self._stages[action.stage].comm.fraction = fractions[action.micro_batch]
             if recorder is not None:
@@ -148,33 +163,23 @@ class Executor:
         stage = self._stages[action.stage]
         return located(stage.module, stage.program, action, doing)
 
-    def _fractions(self, sizes: Sequence[int]) -> list[torch.Tensor]:
-        """The part that each micro-batch has of the global batch's samples; replicas may have different shares."""
-        own = torch.tensor(sizes, dtype=torch.float64, device=self._mesh.device)
-        total = own.sum()
-        if self._mesh.size("dp") > 1:
-            dist.all_reduce(total, group=self._mesh.group("dp"))
-        return list(own / total)
-
     @torch.no_grad()
-    def _count(
-        self, stage: RankStage, micro_batches: Sequence[MicroBatch], fractions: Sequence[torch.Tensor]
-    ) -> list[torch.Tensor]:
-        """How many targets of the global batch each averaged loss of this stage counts, and its totals."""
+    def _begin_count(
+        self, stage: RankStage, micro_batches: Sequence[MicroBatch], fractions: torch.Tensor
+    ) -> "_Counting | None":
+        """Begin to count the targets of the global batch, those of each averaged loss of this stage, and its totals."""
         if not stage.program.counts:
-            return []
+            return None
         parts: list[list[torch.Tensor]] = []
         for batch, stage.comm.fraction in zip(micro_batches, fractions, strict=True):
             parts.append(stage.module.counts(*(batch[name] for name in stage.program.count_inputs)))  # type: ignore[operator]
         totals = [torch.stack(same).sum(dim=0, dtype=same[0].dtype) for same in zip(*parts, strict=True)]
-        if self._mesh.size("dp") > 1:
-            for dtype in dict.fromkeys(total.dtype for total in totals):  # on all ranks in one order
-                same = [total for total in totals if total.dtype == dtype]
-                flat = torch.cat([total.flatten() for total in same])
-                dist.all_reduce(flat, group=self._mesh.group("dp"))
-                for total, summed in zip(same, flat.split([total.numel() for total in same]), strict=True):
-                    total.copy_(summed.view_as(total))
-        return totals
+        alike: dict[torch.dtype, list[torch.Tensor]] = {}  # on all ranks in one order
+        for total in totals:
+            alike.setdefault(total.dtype, []).append(total)
+        group = self._mesh.group("dp")
+        sums = [(own, begin_sum(torch.cat([x.flatten() for x in own]), group)) for own in alike.values()]
+        return _Counting(totals, sums)
 
     def _receive(self, action: Action, sizes: Sequence[int]) -> list[list[Pending]]:
         program, index = self._stages[action.stage].program, action.micro_batch
@@ -235,16 +240,14 @@ class Executor:
                 self._p2p.send_gradient(transfer, gradient, action.stage, action.micro_batch)
         return flight.deferred
 
-    def total(self, losses: Sequence[torch.Tensor], shape: Sequence[int] = ()) -> torch.Tensor:
-        """The sum of the losses, or of what has `shape`, of all stages and replicas; one tp rank each counts."""
+    def begin_total(self, losses: Sequence[torch.Tensor], shape: Sequence[int] = ()) -> Summing:
+        """Begin to sum the losses, or what has `shape`, of all stages and replicas; one tp rank each counts."""
         kind = torch.float64 if self._mesh.device.type == "cpu" else torch.float32
         total = torch.zeros(tuple(shape), dtype=kind, device=self._mesh.device)
         if self._mesh.tp_rank == 0:
             for loss in losses:
                 total += loss
-        if dist.get_world_size() > 1:
-            dist.all_reduce(total)
-        return total
+        return begin_sum(total, group=None)
 
 
 def _putting_off(program: StageProgram, deferred: Deferred | None) -> AbstractContextManager[object]:

@@ -14,7 +14,7 @@ from autopart.runtime.mesh import Mesh
 from autopart.runtime.unsharder import blocks_of
 
 MOST_BYTES = 25 * 2**20  # the size that DDP found best
-LEAST_BYTES = 64 * 2**10
+LEAST_BYTES = 2**20  # the size of DDP's first bucket: to begin a sum takes as long as to sum so many
 BUCKETS = 8  # at least, where they are not smaller than that: nothing computes beside the sum of the last one
 ALIGNED_BYTES = 128  # where a parameter may begin: kernels read lines of so many
 

@@ -52,8 +52,8 @@ class Gradients:
         self._passing = False
         own = weakref.ref(self)  # a hook that held its owner would keep all groups of the job, and their threads, alive
         for bucket in buckets:
-            for parameter in bucket.parameters.values():
-                parameter.register_post_accumulate_grad_hook(partial(_hooked, own))
+            for name, parameter in bucket.parameters.items():
+                parameter.register_post_accumulate_grad_hook(partial(_hooked, own, name))
 
     def begin(self, actions: Sequence[Action], in_use: frozenset[str], most: int) -> None:
         """Before the passes of a step, when no parameter and no leaf has a `grad`.
@@ -103,22 +103,20 @@ class Gradients:
     def arrived(self, parameter: nn.Parameter) -> None:
         """The `grad` of `parameter` has all that this pass gives it."""
         name = self._names.get(id(parameter))
-        if name is None:
-            return
-        own = self._homes[name]
-        own.take(name)
-        if own.missing and name not in self._late:
-            own.missing.discard(name)
-            self._start_complete()
+        if name is not None:
+            self.hooked(name)
 
-    def finish(self) -> None:
-        """Wait for all sums, and give the leaves their `grad`."""
+    def start_all(self) -> None:
+        """After the last pass: start what sums are left to start."""
         for own in self._queue:  # of passes that the schedule has and this rank has nothing to do in
             own.missing = set()
         self._start_complete()
         for _ in range(self._rounds_left):
             self._queue.extend(self._sums)
             self._start_complete()
+
+    def finish(self) -> None:
+        """Wait for all sums, and give the leaves their `grad`."""
         while self._under_way:
             self._under_way.popleft().wait()
         for own in sorted(self._sums, key=lambda own: (own.bucket.tied, *own.bucket.parameters)):
@@ -130,10 +128,17 @@ class Gradients:
                     share = own.total, name, self._mesh.replica, self._mesh.size("dp")
                     self._leaves[name].grad = own.bucket.piece(*share)
 
-    def hooked(self, parameter: nn.Parameter) -> None:
-        """Autograd has added to the `grad` of `parameter`."""
-        if self._passing:
-            self.arrived(parameter)
+    def hooked(self, name: str) -> None:
+        """Autograd has added to the `grad` of a parameter: called for each of them in each pass."""
+        if not self._passing:
+            return
+        own = self._homes[name]
+        if self._zero >= 2:
+            own.take(name)
+        if own.missing and name not in self._late:
+            own.missing.discard(name)
+            if not own.missing:
+                self._start_complete()
 
     def _start_complete(self) -> None:
         while self._queue and self._queue[0].missing is not None and not self._queue[0].missing:
@@ -144,7 +149,7 @@ class Gradients:
                 self._under_way.popleft().wait()
 
 
-def _hooked(gradients: "weakref.ref[Gradients]", parameter: nn.Parameter) -> None:
+def _hooked(gradients: "weakref.ref[Gradients]", name: str, _: nn.Parameter) -> None:
     own = gradients()
     if own is not None:
-        own.hooked(parameter)
+        own.hooked(name)

@@ -259,17 +259,19 @@ class Parallel(ParallelState, Generic[PlanT]):
             named = self._batches.named(batch)
             return named, schedule(self._batches.share(named), count)
 
-        taken, least, most = agreed(read, lambda own: len(own[1].sizes), device)
-        if least != most and (alike or self.plan.zero == 3):
-            taken, _, _ = agreed(partial(read, most), lambda _: 0, device)
-        return taken[0], replace(taken[1], most=most)
+        taken, shares = agreed(read, device, lambda own: (len(own[1].sizes), own[1].samples))
+        counts = [count for count, _ in shares]
+        if min(counts) != max(counts) and (alike or self.plan.zero == 3):
+            taken, _ = agreed(partial(read, max(counts)), device)
+        samples = sum(size for _, size in shares) * self.plan.dp // self.plan.world  # all ranks of a replica have its
+        return taken[0], replace(taken[1], most=max(counts), samples=samples)
 
     def _evaluated(self, batch: Any, returns: bool) -> tuple[Evaluation, dict[str, torch.Tensor], StepSchedule]:
         """The model in evaluation mode, and this replica's share, which it can take on all ranks."""
         mesh = self._inside().mesh
         named, schedule = self._taken(batch, partial(evaluation_schedule, self.plan, mesh.homes))
         evaluation = self._evaluation(returns)
-        agreed(partial(evaluation.check, schedule, self.plan.micro_batch), lambda _: 0, mesh.device)
+        agreed(partial(evaluation.check, schedule, self.plan.micro_batch), mesh.device)
         return evaluation, named, schedule
 
     def _check_loss(self) -> None:

@@ -16,17 +16,19 @@ from autopart.schedules.forward_passes import forward_passes
 
 @dataclass(frozen=True)
 class StepSchedule:
-    """How a replica's batch is worked through.
+    """How a replica's batch is worked through; as long as it is the only one known, `most` and `samples` are its own.
 
     Attributes:
         sizes: the samples of each micro-batch, in order.
         actions: what every pipeline rank does with them.
         most: micro-batches of the replica that has the most.
+        samples: of all replicas together.
     """
 
     sizes: tuple[int, ...]
     actions: Schedule
     most: int
+    samples: int
 
 
 def micro_batch_sizes(samples: int, micro_batch: int) -> tuple[int, ...]:
@@ -55,7 +57,7 @@ def training_schedule(plan: PlanData, program: Program, samples: int, count: int
         ) from error
     if dist.is_initialized() and dist.get_backend() == "nccl":
         check_message_order(program, actions)
-    return StepSchedule(sizes, actions, len(sizes))
+    return StepSchedule(sizes, actions, len(sizes), samples)
 
 
 def evaluation_schedule(plan: PlanData, homes: Sequence[int], samples: int, count: int | None = None) -> StepSchedule:
@@ -65,7 +67,7 @@ def evaluation_schedule(plan: PlanData, homes: Sequence[int], samples: int, coun
         BatchError: too few samples for the `count` micro-batches of another replica.
     """
     sizes = _sizes(plan, samples, count)
-    return StepSchedule(sizes, forward_passes(homes, len(sizes)), len(sizes))
+    return StepSchedule(sizes, forward_passes(homes, len(sizes)), len(sizes), samples)
 
 
 def _sizes(plan: PlanData, samples: int, count: int | None) -> tuple[int, ...]:

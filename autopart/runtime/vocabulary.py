@@ -5,6 +5,8 @@ from typing import Any, Protocol
 import torch
 import torch.distributed as dist
 
+from autopart.runtime.flat_collectives import summed
+
 
 class Group(Protocol):
     """What is needed of a `Comm`."""
@@ -22,16 +24,14 @@ class ShardedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: torch.Tensor, targets: torch.Tensor, comm: Group, ignore_index: int) -> torch.Tensor:
         """logits: (rows, classes / ranks), targets: (rows,) -> (rows,), zero where the target is `ignore_index`."""
-        highest = logits.amax(dim=-1)
-        dist.all_reduce(highest, op=dist.ReduceOp.MAX, group=comm.group)
+        highest = summed(logits.amax(dim=-1), comm.group, largest=True)
         shifted = logits - highest.unsqueeze(-1)
         exponentials = shifted.exp()
         first = comm.rank * logits.shape[-1]
         outside = (targets < first) | (targets >= first + logits.shape[-1])
         local = (targets - first).masked_fill(outside, 0)
         own_logit = shifted.gather(-1, local.unsqueeze(-1)).squeeze(-1).masked_fill(outside, 0)
-        sums = torch.stack([exponentials.sum(dim=-1), own_logit])
-        dist.all_reduce(sums, group=comm.group)
+        sums = summed(torch.stack([exponentials.sum(dim=-1), own_logit]), comm.group)
         ignored = targets == ignore_index
         ctx.save_for_backward(exponentials.div_(sums[0].unsqueeze(-1)), local, outside, ignored)
         return (sums[0].log() - sums[1]).masked_fill(ignored, 0)

@@ -168,7 +168,7 @@ class Worker:
         self._gradients.begin(passes, frozenset(before), schedule.most)
         with self.random(str(self._steps)), self.precision.computing(self.mesh.device):
             factor = scale.value if scale else 1.0
-            loss = self._executor.run(actions, micro_batches, schedule.sizes, self._gradients, factor, recorder)
+            loss = self._executor.run(schedule, micro_batches, self._gradients, factor, recorder)
         self._steps += 1
         if scale is not None:
             scale.unscale(self._leaves.values(), self.mesh.device)

@@ -70,6 +70,21 @@ def test_products(name: str, x_shape: tuple[int, ...], w_shape: tuple[int, ...],
     torch.testing.assert_close(w.grad, w_gradient, rtol=1e-12, atol=1e-12)
     deferred.add_gradients()
     torch.testing.assert_close(w.grad, w_gradient, rtol=1e-12, atol=1e-12)  # each is added once
+    total = w.grad
+    backward(function, x, w).add_gradients()
+    torch.testing.assert_close(w.grad, 2 * w_gradient, rtol=1e-12, atol=1e-12)
+    assert w.grad is total, "further ones are added where the first is"
+
+
+def test_products_in_half_are_added_up_in_full() -> None:
+    x, w = drawn(8, 4).float(), nn.Parameter(drawn(5, 4).float())
+    with torch.autocast("cpu", torch.bfloat16):
+        passes = [backward(lambda x, w: F.linear(x, w).float(), rows, w) for rows in (x[:3], x[3:])]
+    for deferred in passes:
+        deferred.add_gradients()
+    assert w.grad is not None and w.grad.dtype == torch.float32
+    (expected,) = torch.autograd.grad(F.linear(x, w).tanh().sum(), w)
+    torch.testing.assert_close(w.grad, expected, rtol=2e-2, atol=2e-2)
 
 
 @pytest.mark.parametrize(("name", "x_shape", "w_shape", "function"), KEPT_WHOLE, ids=[case[0] for case in KEPT_WHOLE])

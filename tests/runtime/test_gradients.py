@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 
 import autopart
+from autopart.runtime import fill_buckets
 from tests.models import CASES, build
 from tests.one_capture import one_capture
 from tests.worker_pool import WorkerPool
@@ -22,7 +23,10 @@ Sum = tuple[bool, int]  # whether it began in a pass, and bytes
 def _sums(world: int, pins: dict[str, Any]) -> tuple[list[Sum], int, int]:
     """Sums of gradients in a step, in order; the bytes of all gradients, and of the storages that have them."""
     batch = CASES["gpt"].batch(torch.float64)
-    par = autopart.parallelize(build("gpt", torch.float64), world, inputs=batch, global_batch=8, micro_batch=1, **pins)
+    with mock.patch.object(fill_buckets, "LEAST_BYTES", 64 * 2**10):  # this model has less than a MiB
+        par = autopart.parallelize(
+            build("gpt", torch.float64), world, inputs=batch, global_batch=8, micro_batch=1, **pins
+        )
     found: list[Sum] = []
     plain = dist.all_reduce
 
