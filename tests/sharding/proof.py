@@ -44,7 +44,7 @@ def together(rank_run: RankRun, local: list[list[torch.Tensor]]) -> list[Tensors
             results[rank] = error
             barrier.abort()
 
-    with patch.object(dist, "all_reduce", all_reduce):
+    with patch.multiple(dist, all_reduce=all_reduce, get_backend=lambda group=None: "threads"):
         threads = [threading.Thread(target=work, args=(rank,)) for rank in range(degree)]
         for thread in threads:
             thread.start()
