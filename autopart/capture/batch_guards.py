@@ -22,8 +22,10 @@ ADVICE = (
 )
 
 
-def check_batch_guards(exported: Any, model: str) -> None:
+def check_batch_guards(exported: Any, model: str, rows: int = 1) -> None:
     """Whether the model's own code does the same for all batch sizes, as far as it was seen to ask for them.
+
+    A size may be that of a tensor of which every sample has up to `rows` rows.
 
     Raises:
         CaptureError: it does not; the message has the lines.
@@ -31,7 +33,7 @@ def check_batch_guards(exported: Any, model: str) -> None:
     places = {}
     for guard in _guards(exported):
         frame = getattr(getattr(guard, "sloc", None), "framework_loc", None)
-        if frame is None or frame.filename.startswith(TORCH) or _holds(guard.expr):
+        if frame is None or frame.filename.startswith(TORCH) or _holds(guard.expr, rows):
             continue
         line = linecache.getline(frame.filename, frame.lineno).strip()
         if not line.startswith("assert"):
@@ -54,7 +56,8 @@ def _guards(exported: Any) -> Iterator[Any]:
             return
 
 
-def _holds(condition: Any) -> bool:
+def _holds(condition: Any, rows: int) -> bool:
     """Whether it holds at many batch sizes."""
     symbols = condition.free_symbols
-    return all(condition.xreplace(dict.fromkeys(symbols, sympy.Integer(size))) != sympy.false for size in SIZES)
+    sizes = (sympy.Integer(rows * size) for size in SIZES)
+    return all(condition.xreplace(dict.fromkeys(symbols, size)) != sympy.false for size in sizes)

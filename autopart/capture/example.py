@@ -20,7 +20,7 @@ class Example:
     """The tensors of a batch by name: what to export with, which of their dims are free, and the way back.
 
     Attributes:
-        repeats: whether some tensors have several rows a sample.
+        most_rows: how many rows a sample has of the tensor of which it has most.
     """
 
     names: list[str]
@@ -28,7 +28,12 @@ class Example:
     dims: tuple[dict[int, Any], ...]
     batch_size: int
     rebuild: Callable[..., Batch]
-    repeats: bool = False
+    most_rows: int = 1
+
+    @property
+    def repeats(self) -> bool:
+        """Whether some tensors have several rows a sample."""
+        return self.most_rows > 1
 
 
 def example_of(model: nn.Module, batch: Batch, repeats: bool = False) -> Example:
@@ -60,10 +65,10 @@ def example_of(model: nn.Module, batch: Batch, repeats: bool = False) -> Example
         for tensor, count in zip(tensors, rows, strict=True)
     )
     samples = Dim("samples")
-    several = any(count > 1 for count in rows)
-    free = {count: (samples if count == 1 else count * samples) if several else Dim.AUTO for count in {*rows}}
+    most_rows = max(rows, default=1)
+    free = {count: (samples if count == 1 else count * samples) if most_rows > 1 else Dim.AUTO for count in {*rows}}
     dims = tuple({0: free[count]} if count else {} for count in rows)
-    return Example(names, examples, dims, batch_size, rebuild, several)
+    return Example(names, examples, dims, batch_size, rebuild, max(1, most_rows))
 
 
 def _rows(tensor: torch.Tensor, batch_size: int, repeats: bool) -> int:

@@ -137,7 +137,7 @@ def _lowered(model: nn.Module, example: Example, wrapper: WithLoss, hidden: Hidd
     for name, dims, size in zip(example.names, example.dims, _first_sizes(exported), strict=True):
         if dims and isinstance(size, int):
             raise _FixedBatchError(f"the batch size of {name!r} is fixed to {size}")
-    check_batch_guards(exported, type(model).__name__)
+    check_batch_guards(exported, type(model).__name__, example.most_rows)
     return _captured(model, exported, example, hidden or HiddenLayers())
 
 

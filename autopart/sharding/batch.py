@@ -16,7 +16,7 @@ from autopart.ir.kept import KEPT
 from autopart.sharding.dispatch import Dispatch
 from autopart.sharding.rule import Rule
 from autopart.sharding.sample_order import SampleOrder
-from autopart.sharding.separable import counts_samples, has_batch, is_zero, letters_separate
+from autopart.sharding.separable import counts_samples, has_batch, is_zero, letters_separate, reads_samples
 
 SUMS = frozenset({"aten.add.Tensor", "aten.sub.Tensor"})
 OFFSETS = SUMS | {"aten.rsub.Scalar", "aten.add.Scalar", "aten.sub.Scalar"}
@@ -155,9 +155,11 @@ class _Walk:
         graph, rule = self.graph, self.rules.get(node.name)
         batched = [name for name in node.inputs if has_batch(graph.values[name].shape)]
         inherited = frozenset(name for name in node.inputs if name in self.partial)
+        if not reads_samples(node):
+            batched, inherited = [], frozenset()
         shared = self._share_others(node, inherited)
         inherited |= shared
-        local = not self.local.isdisjoint(frozenset(node.inputs) - shared)
+        local = reads_samples(node) and not self.local.isdisjoint(frozenset(node.inputs) - shared)
         spreads = any(has_batch(value.shape) for value in node.outputs)
         outputs = [value.name for value in node.outputs]
         if node.op in (ENTER, LEAVE):

@@ -12,6 +12,8 @@ from autopart.sharding.rules import elementwise, reshape
 NUMERICAL = frozenset(elementwise.RULES) | {"aten.full.default", "aten.new_full.default", "aten.scalar_tensor.default"}
 # Ops that scale one of their inputs by the others: a sum over samples stays one.
 SCALED = {"aten.mul.Tensor": (0, 1), "aten.div.Tensor": (0,)}
+# Take of a tensor its dtype and device alone, no value.
+NEW = frozenset(f"aten.new_{name}.default" for name in ("empty", "full", "ones", "zeros"))
 ZEROS = frozenset({"aten.zeros.default", "aten.zeros_like.default", "aten.new_zeros.default"})
 
 
@@ -39,6 +41,11 @@ def letters_separate(node: Node, graph: Graph, rule: Rule | None, inherited: fro
 def counts_samples(node: Node) -> bool:
     """Whether the number of samples is computed with."""
     return node.op in NUMERICAL and any(is_batched(arg) for arg in node.args if isinstance(arg, sympy.Expr))
+
+
+def reads_samples(node: Node) -> bool:
+    """Whether values of batched inputs, or how many there are, matter to the node."""
+    return node.op not in NEW or counts_samples(node)
 
 
 def is_zero(graph: Graph, name: str) -> bool:

@@ -72,6 +72,16 @@ def test_what_inputs_add_up_to_is_known_before() -> None:
     assert found.mixing and not found.totals
 
 
+def test_a_new_tensor_takes_no_values_of_another() -> None:
+    for loss in (
+        lambda x, y: torch.where(y.unsqueeze(1) > 1, x, y.new_full((), 3)).sum(),
+        lambda x, y: (x.sum(-1) * (y + y.new_ones(()))).sum(),
+        lambda x, y: torch.where(y.unsqueeze(1) > 1, x, x.detach().new_full((), 3)).sum(),
+    ):
+        found = _batch(Of(loss), X, Y)
+        assert not found.totals and not found.mixing and not found.weighted and not found.shares
+
+
 def test_a_sum_of_which_something_else_is_made_is_that_of_the_part() -> None:
     found = _batch(Of(lambda x, y: (x - x.mean(0)).square().mean()), X, Y)
     assert [item.op for item in found.mixing] == ["aten.sub.Tensor"] and len(found.shares) == 1
