@@ -44,7 +44,6 @@ LATENT = {
 # The sizes of a model and how many of its layers are like an earlier one. Falcon's layers hold data: all are traced.
 TRANSFORMERS: dict[str, tuple[dict[str, Any], int]] = {
     "Gemma3": ({**WINDOWED, "sliding_window_pattern": 3}, 3),
-    "Qwen2Moe": ({**GROUPED, **FOUR, "decoder_sparse_step": 2, "num_experts": 4, "moe_intermediate_size": 16}, 2),
     "DeepseekV3": (LATENT, 2),
     "GPTNeoX": ({}, 2),
     "Mamba": ({"state_size": 4}, 2),
