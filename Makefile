@@ -16,7 +16,7 @@ demo: $(INSTALLED)  ## plan a 70B Llama for 64 H100s, then train a small GPT on 
 	$(BIN)/python examples/train_gpt.py
 
 test: $(INSTALLED)  ## run the whole test suite
-	$(BIN)/python -m pytest -q -n $$($(BIN)/python -c 'import os; print(min(4, os.cpu_count() + 1))') --dist worksteal
+	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal
 
 check: $(INSTALLED)  ## lint, format, import contracts, types
 	$(BIN)/ruff check

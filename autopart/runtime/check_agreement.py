@@ -24,8 +24,8 @@ def check_agreement(fingerprint: str) -> None:
     if different:
         raise LaunchError(
             f"ranks {different} have another plan than rank 0: every rank must call parallelize with the same model, "
-            "inputs and arguments, and the same versions of autopart and torch. Where the model's code walks a set, its "
-            "order is another in every process: set PYTHONHASHSEED to one number for all"
+            "inputs and arguments, and the same versions of autopart and torch. Where the model's code walks a set, "
+            "its order is another in every process: set PYTHONHASHSEED to one number for all"
         )
 
 
