@@ -29,6 +29,7 @@ DEFAULT_TOKENS = 4 * 2**20
 DEFAULT_SAMPLES_PER_DEVICE = 32
 _DEGREES = ("tp", "pp", "dp", "cp", "micro_batch")
 _POLICIES = ("recompute", "schedule", "virtual_stages", "zero", "sequence_parallel", "cuts")
+_MOST_PLACES = 12  # of which an error lists all
 FASTER = 2  # from here on a dtype is worth a note
 RUN_PRECISIONS = ("as-built", "bf16-mixed", "fp16-mixed")  # of those that can be planned
 
@@ -66,8 +67,7 @@ def check_names(cluster: str | Path | Cluster | MixedCluster | None, pins: Pins)
     """Whether names and policies are known, before a large model is captured for nothing.
 
     Raises:
-        UnknownNameError: no such cluster, front end or schedule.
-        UnsupportedError: a ZeRO stage.
+        UnknownNameError: no such cluster, schedule, stack or precision.
     """
     _cluster(cluster, [])
     if pins.schedule is not None:
@@ -141,16 +141,28 @@ def make_plan(
 
 
 def _precision_notes(prepared: Ruled, pins: Pins, device: Device) -> list[Note]:
-    """What float32 costs where the device multiplies halves much faster, and nothing was said of precision."""
+    """Which precision the device multiplies much faster in, where nothing was said or bfloat16 is asked of a device
+    from before it had that.
+    """
     dtypes = [parameter.value.dtype for parameter in prepared.folded.graph.parameters]
-    if pins.precision is not None or not dtypes or max(set(dtypes), key=dtypes.count) != "float32":
+    if not dtypes or max(set(dtypes), key=dtypes.count) != "float32":
         return []
-    whole, half = device.peak("float32"), device.peak("bfloat16")
-    if half < FASTER * whole:
+    whole, brain, half = (device.peak(dtype) for dtype in ("float32", "bfloat16", "float16"))
+    if half >= FASTER * brain:
+        precision, dtype, peak = "fp16-mixed", "float16", half
+    else:
+        precision, dtype, peak = "bf16-mixed", "bfloat16", brain
+    if pins.precision is None:
+        said, dtype_now, now = "left out", "float32", whole
+    elif pins.precision == "bf16-mixed":
+        said, dtype_now, now = pins.precision, "bfloat16", brain
+    else:
+        return []
+    if peak < FASTER * now:
         return []
     text = (
-        f"left out: products in float32, at most {whole / 1e12:.0f} TFLOP/s a device; precision='bf16-mixed' computes "
-        f"them in bfloat16, at most {half / 1e12:.0f}"
+        f"{said}: products in {dtype_now}, at most {now / 1e12:.0f} TFLOP/s a device; precision={precision!r} computes "
+        f"them in {dtype}, at most {peak / 1e12:.0f}"
     )
     return [Note("precision", text)]
 
@@ -204,7 +216,18 @@ def _tokens_per_sample(prepared: Ruled) -> int:
 
 
 def _default_batch(tokens: int, world: int) -> int:
-    return max(1, DEFAULT_TOKENS // tokens) if tokens else DEFAULT_SAMPLES_PER_DEVICE * world
+    """A batch of the usual size that many numbers of replicas and micro-batches share evenly.
+
+    A multiple of the world, or of its largest divisor that is no larger than the batch; the multiple has four
+    significant bits, which takes at most a ninth of the batch away.
+    """
+    if not tokens:
+        return DEFAULT_SAMPLES_PER_DEVICE * world
+    most = max(1, DEFAULT_TOKENS // tokens)
+    replicas = max(divisor for divisor in range(1, min(world, most) + 1) if world % divisor == 0)
+    each = most // replicas
+    step = 1 << max(0, each.bit_length() - 4)
+    return replicas * (each // step * step)
 
 
 def _cut_indices(units: tuple[Unit, ...], cuts: tuple[str, ...] | None) -> tuple[int, ...] | None:
@@ -214,13 +237,17 @@ def _cut_indices(units: tuple[Unit, ...], cuts: tuple[str, ...] | None) -> tuple
     for name in cuts:
         index = unit_named(units, name)
         if index is None or index == 0:
-            raise PinError(
-                f"no stage can begin at {name!r}: the places are {', '.join(unit.name for unit in units[1:])}"
-            )
+            raise PinError(f"no stage can begin at {name!r}: the places are {_place_names(units)}")
         found.append(index)
     if sorted(set(found)) != found:
         raise PinError(f"cuts must be in the order of the model, each once: {', '.join(cuts)}")
     return tuple(found)
+
+
+def _place_names(units: tuple[Unit, ...]) -> str:
+    """Where stages can begin, each once; of many the first and the last."""
+    found = list(dict.fromkeys(unit.name for unit in units[1:]))
+    return ", ".join(found if len(found) <= _MOST_PLACES else [*found[:3], "...", *found[-3:]])
 
 
 def check_runnable(plan: PlanData) -> None:

@@ -170,9 +170,10 @@ def test_a_model_without_a_loss_says_so() -> None:
     ("build", "batch"),
     [
         (lambda: tiny_llama(max_position_embeddings=4096), 1024),  # 4 Mi tokens of 4096
+        (lambda: tiny_llama(max_position_embeddings=448), 9216),  # of 9362 = 2 x 31 x 151 samples
         (sequential, 4 * 32),
     ],
-    ids=["tokens", "samples"],
+    ids=["tokens", "odd tokens", "samples"],
 )
 def test_the_batch_where_none_is_given(build: Callable[[], nn.Module], batch: int) -> None:
     assert autopart.plan(build(), 4).global_batch == batch
@@ -189,6 +190,8 @@ def test_prediction_is_consistent() -> None:
     assert 0 <= predicted.bubble_fraction < 1
     slowest = max(stage.forward_s + stage.backward_s for stage in plan.stages)
     assert predicted.step_time_s >= plan.micro_batches * slowest
+    slower = [other.step_time_s for other in plan.alternatives]
+    assert slower == sorted(slower)
 
 
 def test_a_precision_is_what_products_are_computed_in() -> None:
@@ -205,6 +208,11 @@ def test_a_precision_is_what_products_are_computed_in() -> None:
         "precision: left out: products in float32, at most 20 TFLOP/s a device; precision='bf16-mixed' computes "
         "them in bfloat16, at most 312" in printed
     )
+    old = autopart.plan(ready, 8, cluster="dgx-1", global_batch=64, precision="bf16-mixed")
+    assert [note.text for note in old.notes if note.subject == "precision"] == [
+        "bf16-mixed: products in bfloat16, at most 16 TFLOP/s a device; precision='fp16-mixed' computes them in "
+        "float16, at most 125"
+    ]
     slow = autopart.plan(ready, 8, cluster="local-cpu", global_batch=64)
     assert not any("precision" in note.subject for plan in (mixed, slow) for note in plan.notes)
 

@@ -69,7 +69,7 @@ def test_plan_passes_everything_on(tiny: str, asked: dict[str, Any]) -> None:
     flags = "--world 16 --cluster dgx-a100 --global-batch 32 --tp 2 --pp 4 --dp 2 "
     flags += "--stack megatron-core --precision bf16-mixed --cp 1 --zero 1 --virtual-stages 2 "
     flags += "--front-end fx_trace --micro-batch 1 --recompute full --schedule gpipe --no-sequence-parallel"
-    flags += " --search-seconds 2 --strict --placement a.*.weight=S(0) --placement b.weight=R"
+    flags += " --search-seconds 2 --memory-limit 40 --strict --placement a.*.weight=S(0) --placement b.weight=R"
     assert main(["plan", f"{tiny}:with_batch", *flags.split(), "--cuts", "a.1, a.2,b", "--keep-whole", "a.*.c"]) == 0
     assert asked.pop("inputs").shape == (4, 16)
     del asked["model"]
@@ -93,6 +93,7 @@ def test_plan_passes_everything_on(tiny: str, asked: dict[str, Any]) -> None:
         "sequence_parallel": False,
         "keep_whole": ("a.*.c",),
         "search_seconds": 2.0,
+        "memory_limit_bytes": 40 * 2**30,
         "strict": True,
         "placements": {"a.*.weight": "S(0)", "b.weight": "R"},
     }
@@ -161,6 +162,9 @@ def test_sweep(tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     ]
     assert [line[:20] for line in lines[-2:]] == ["dgx-h100, 7 devices:", "dgx-a100, 7 devices:"]
     assert picture.stat().st_size > 1000
+    assert main([*argv, "--tp", "2", "--precision", "bf16-mixed"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"^dgx-a100 +2 +2 × 1 × 1", out, re.MULTILINE) and "1 devices: tp=2 does not divide world=1" in out
     assert main([*argv, "--price", "2"]) == 2
     assert "--price needs --tokens" in capsys.readouterr().err
 

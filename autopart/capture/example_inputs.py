@@ -1,15 +1,13 @@
 """Example inputs: the batch that the caller gave, or one derived from the model itself."""
 
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
+from autopart.capture.hf_batch import hf_batch
 from autopart.errors import InputsError
-
-DERIVED_SEQUENCE = 4096
 
 Batch = Mapping[str, Any] | tuple[Any, ...]
 
@@ -20,8 +18,8 @@ def example_inputs(model: nn.Module, inputs: object | None) -> Batch:
     Args:
         model: the model, possibly on `meta`.
         inputs: a mapping of keyword arguments, a tuple of positional ones, a tensor, or None to derive one: a Hugging
-            Face model from its config (sequence of at most 4096 tokens), a Lightning module from its
-            `example_input_array`, a `Sequential` from its first layer.
+            Face model from its config (tokens, at most 4096 a sample; images; spectra of sound), a Lightning module
+            from its `example_input_array`, a `Sequential` from its first layer.
 
     Raises:
         InputsError: nothing was given and nothing can be derived.
@@ -53,23 +51,16 @@ def _derive(model: nn.Module) -> Batch:
     array = getattr(model, "example_input_array", None)
     if array is not None:
         return as_batch(array)
-    config = getattr(model, "config", None)
-    if hasattr(config, "vocab_size") and "input_ids" in inspect.signature(model.forward).parameters:
-        return _token_batch(config)
+    batch = hf_batch(model)
+    if batch is not None:
+        return batch
     if isinstance(model, nn.Sequential):
         return _first_layer_batch(model)
     raise InputsError(
         f"no example batch can be derived for {type(model).__name__}: pass inputs=, one batch as the model takes it "
-        "(a dict of keyword arguments, a tuple, or a tensor; tensors may be on the meta device)"
+        "(a dict of keyword arguments, a tuple, or a tensor; tensors may be on the meta device). A function that is "
+        "named on the command line returns (model, batch)"
     )
-
-
-def _token_batch(config: Any) -> Batch:
-    """Tokens and labels for a causal language model: two tensors, since export merges one passed twice."""
-    limit = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None) or DERIVED_SEQUENCE
-    sequence = min(int(limit), DERIVED_SEQUENCE)
-    tokens = torch.empty(2, sequence, dtype=torch.long, device="meta")
-    return {"input_ids": tokens, "labels": torch.empty_like(tokens)}
 
 
 def _first_layer_batch(model: nn.Sequential) -> Batch:

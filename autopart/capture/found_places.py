@@ -41,8 +41,8 @@ class FoundPlaces:
     def error(self, model: str) -> CaptureError:
         """The report: every place, what to write instead, and which modules to keep whole for the time being."""
         places = self.places()
-        count = "a place" if len(places) == 1 else f"{len(places)} places"
-        lines = [f"{model} cannot be captured, for {count} in its code:"]
+        count = "one place" if len(places) == 1 else f"{len(places)} places"
+        lines = [f"{model} cannot be captured because of {count} in its code:"]
         for number, place in enumerate(places, 1):
             inside = f", in module {place.module}" if place.module else ""
             lines += [

@@ -7,20 +7,24 @@ from typing import Any
 import torch
 from torch import nn
 
+from autopart.capture.hf_batch import hf_batch
 from autopart.errors import CaptureError, InputsError, UnknownNameError
 
 
 def load_hf(place: str, sequence_length: int | None = None) -> tuple[nn.Module, object | None]:
     """The model that the config in `place` describes, on the meta device in the config's dtype.
 
+    It is of the class that the config's `architectures` names; without one that transformers has, the causal language
+    model of the config's kind; and if there is none either, the bare model, with a warning.
+
     Args:
         place: a directory with a config.json, or a json file.
-        sequence_length: if given, a batch of tokens and labels of this length is made too.
+        sequence_length: if given, a batch with samples of so many tokens is made too.
 
     Raises:
         UnknownNameError: there is no such directory or file.
         CaptureError: transformers is not installed, or cannot make the model.
-        InputsError: a sequence length for a model that is no causal language model.
+        InputsError: a sequence length for a model that takes no tokens.
     """
     path = Path(place)
     file = path / "config.json" if path.is_dir() else path
@@ -30,38 +34,53 @@ def load_hf(place: str, sequence_length: int | None = None) -> tuple[nn.Module, 
             "file, on this machine; nothing is downloaded"
         )
     try:
-        from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
-        from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+        from transformers import AutoConfig
+        from transformers.utils import logging
     except ImportError as error:
         raise CaptureError("hf: targets need transformers: pip install 'autopart[hf]'") from error
+    logging.set_verbosity_error()  # its advice is for those who go on to train or generate with the model
     config: Any = _tried(
         file, lambda: AutoConfig.from_pretrained(str(file), local_files_only=True, trust_remote_code=False)
     )
-    causal = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
-    if not causal:
-        _refuse_length(file, sequence_length, config)
-        warnings.warn(
-            f"{file}: {type(config).__name__} has no causal language model in transformers, so this plans the bare "
-            "model (AutoModel), which returns no loss. For another head or a loss, name a function that "
-            "returns your model",
-            stacklevel=3,
-        )
     dtype = config.dtype or torch.get_default_dtype()
-    auto: Any = AutoModelForCausalLM if causal else AutoModel
     with torch.device("meta"):
-        model = _tried(file, lambda: auto.from_config(config, dtype=dtype, trust_remote_code=False))
+        model: nn.Module = _tried(file, lambda: _build(config, dtype))
+    _warn_without_loss(file, model, config)
     if sequence_length is None:
         return model, None
-    # Two tensors: one passed twice would be captured as one input.
-    batch = {name: torch.empty(2, sequence_length, dtype=torch.long, device="meta") for name in ("input_ids", "labels")}
+    batch = hf_batch(model, sequence_length)
+    if batch is None:
+        raise InputsError(
+            f"{file}: a sequence length of {sequence_length} was given, but {type(model).__name__} takes no tokens, or "
+            "they cannot be told from its config. Leave it out, or name a function that returns (model, batch)"
+        )
     return model, batch
 
 
-def _refuse_length(file: Path, sequence_length: int | None, config: Any) -> None:
-    if sequence_length is not None:
-        raise InputsError(
-            f"{file}: a sequence length of {sequence_length} was given, but {type(config).__name__} has no causal "
-            "language model in transformers. Name a function that returns (model, batch)"
+def _build(config: Any, dtype: torch.dtype) -> Any:
+    """The model of the class that stands for `config`."""
+    import transformers
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    for name in config.architectures or ():
+        named: Any = getattr(transformers, name, None)
+        if isinstance(named, type) and issubclass(named, transformers.PreTrainedModel):
+            return named._from_config(config, dtype=dtype)
+    causal = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
+    auto: Any = transformers.AutoModelForCausalLM if causal else transformers.AutoModel
+    return auto.from_config(config, dtype=dtype, trust_remote_code=False)
+
+
+def _warn_without_loss(file: Path, model: nn.Module, config: Any) -> None:
+    """Say so where the model is a bare one, whose output no loss can be taken of."""
+    from transformers.models.auto.modeling_auto import MODEL_MAPPING
+
+    bare: Any = MODEL_MAPPING.get(type(config), None)
+    if type(model) is bare:
+        warnings.warn(
+            f"{file}: this plans {type(model).__name__}, a bare model that returns no loss. For one with a head and a "
+            'loss name its class in the config, as in "architectures": ["BertForMaskedLM"]',
+            stacklevel=4,
         )
 
 

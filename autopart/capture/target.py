@@ -142,6 +142,7 @@ def _guarded(doing: str, action: Callable[[], Any], file: str | None, hint: str 
         raise
     except (Exception, SystemExit) as error:
         text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        hint = "" if isinstance(error, ImportError) else hint
         raise CaptureError(f"{doing} failed{_place(error, file)}: {text}{hint}") from error
 
 

@@ -2,7 +2,7 @@
 
 import argparse
 
-from autopart.arguments import TARGET, keep_whole, load_ruled_model, positive
+from autopart.arguments import TARGET, add_capture_options, load_ruled_model
 
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -15,9 +15,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     )
     parser.add_argument("target", metavar="TARGET", help="which model; see above")
     parser.add_argument("--save", metavar="FILE", required=True, help="write the graph to this file")
-    parser.add_argument("--sequence-length", type=positive, metavar="S", help="tokens a sample, for hf: targets")
-    parser.add_argument("--front-end", metavar="NAME", help="what captures the model: torch_export (default), fx_trace")
-    parser.add_argument("--keep-whole", type=keep_whole, metavar="A,B", help="modules that are not looked into")
+    add_capture_options(parser)
     parser.set_defaults(command=_capture)
 
 

@@ -4,18 +4,16 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from autopart.arguments import (
     GRAPH,
     TARGET,
-    amount,
-    keep_whole,
+    add_capture_options,
+    add_search_options,
     load_model,
     load_ruled_model,
-    names,
-    placement,
+    pins_of,
     positive,
     warnings_in_a_line,
 )
@@ -49,52 +47,13 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         "--cluster", metavar="NAME", help="a name that 'autopart clusters' lists, or the path of a .toml file"
     )
     parser.add_argument("--global-batch", type=positive, metavar="B", help="samples a step")
-    parser.add_argument("--sequence-length", type=positive, metavar="S", help="tokens a sample, for hf: targets")
-    parser.add_argument("--front-end", metavar="NAME", help="what captures the model: torch_export (default), fx_trace")
-    parser.add_argument(
-        "--stack", metavar="NAME", help="the software whose behaviour is predicted (default: autopart's own runtime)"
-    )
-    parser.add_argument(
-        "--search-seconds", type=amount, metavar="S", help="end the search after this time with the best so far"
-    )
-    parser.add_argument("--precision", metavar="NAME", help="as-built (default), bf16-mixed, fp16-mixed or fp8-mixed")
-    pins = parser.add_argument_group("pins", "each fixes one decision; all others are searched")
-    pins.add_argument("--tp", type=positive, metavar="N", help="tensor parallel degree")
-    pins.add_argument("--pp", type=positive, metavar="N", help="pipeline parallel degree")
-    pins.add_argument("--dp", type=positive, metavar="N", help="data parallel degree")
-    pins.add_argument("--micro-batch", type=positive, metavar="N", help="samples a micro-batch")
-    pins.add_argument("--cp", type=positive, metavar="N", help="context parallel degree")
-    pins.add_argument("--recompute", metavar="WHAT", help="activation recomputation: none, selective, full, full:1/2")
-    pins.add_argument("--zero", type=int, choices=(0, 1, 2, 3), help="ZeRO stage")
-    pins.add_argument("--virtual-stages", type=positive, metavar="N", help="stages each rank of the pipeline has")
-    pins.add_argument("--schedule", metavar="NAME", help="pipeline schedule")
-    pins.add_argument("--cuts", type=names, metavar="A,B", help="names of the modules at which the later stages begin")
-    pins.add_argument(
-        "--placement",
-        dest="placements",
-        action="append",
-        type=placement,
-        metavar="NAME=S(0)",
-        help="how the tp ranks hold a parameter: R whole, S(0) its first dim sharded; 'model.layers.*.up.weight=S(0)' "
-        "pins those of all layers; may be given several times",
-    )
-    pins.add_argument(
-        "--sequence-parallel",
-        action=argparse.BooleanOptionalAction,
-        help="shard what goes from layer to layer along the sequence, or nothing along it",
-    )
-    parser.add_argument(
-        "--keep-whole",
-        type=keep_whole,
-        metavar="A,B",
-        help="names of modules that are not looked into, as in 'model.layers.*.mlp'; each is called as it is. 'auto' "
-        "keeps those that cannot be captured",
-    )
+    add_capture_options(parser)
     parser.add_argument(
         "--strict",
         action="store_true",
         help="refuse a model that mixes the samples of a batch, as a batch norm does; else the plan notes it",
     )
+    add_search_options(parser)
     output = parser.add_argument_group("output")
     output.add_argument("--save", metavar="FILE", help="write the plan to this file")
     output.add_argument("--json", action="store_true", help="print the plan as JSON")
@@ -103,10 +62,8 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
 
 def _plan(arguments: argparse.Namespace) -> str:
     from autopart.ir.plan_json import plan_to_json
-    from autopart.planning import Pins
 
-    pins = {item.name: getattr(arguments, item.name) for item in fields(Pins) if hasattr(arguments, item.name)}
-    pins["placements"] = dict(arguments.placements) if arguments.placements else None
+    pins = pins_of(arguments)
     plan = _of_graph(arguments, pins) if arguments.target.startswith(GRAPH) else _of_model(arguments, pins)
     if arguments.save is not None:
         plan.save(arguments.save)

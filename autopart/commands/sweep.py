@@ -2,7 +2,17 @@
 
 import argparse
 
-from autopart.arguments import TARGET, amount, counts, load_ruled_model, names, positive
+from autopart.arguments import (
+    TARGET,
+    add_capture_options,
+    add_search_options,
+    amount,
+    counts,
+    load_ruled_model,
+    names,
+    pins_of,
+    positive,
+)
 from autopart.errors import PinError, PlanningError
 
 
@@ -16,19 +26,22 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     )
     parser.add_argument("target", metavar="TARGET", help="which model; see above")
     parser.add_argument("--world", type=counts, required=True, metavar="N,M", help="numbers of devices")
-    parser.add_argument("--cluster", type=names, default=("dgx-h100",), metavar="A,B", help="names or paths")
+    parser.add_argument(
+        "--cluster", type=names, default=("dgx-h100",), metavar="A,B", help="names or paths (default: dgx-h100)"
+    )
     parser.add_argument("--global-batch", type=positive, metavar="B", help="samples a step, for all")
-    parser.add_argument("--sequence-length", type=positive, metavar="S", help="tokens a sample, for hf: targets")
+    add_capture_options(parser)
     parser.add_argument("--tokens", type=amount, metavar="T", help="to train on, as 1e12: prints GPU-hours")
     parser.add_argument(
         "--price", type=amount, metavar="P", help="of a GPU for an hour, with --tokens: prints the cost"
     )
     parser.add_argument("--plot", metavar="FILE", help="draw the sweep into a .png or .svg file")
+    add_search_options(parser)
     parser.set_defaults(command=_sweep)
 
 
 def _sweep(arguments: argparse.Namespace) -> str:
-    from autopart.planning import Pins, make_plan
+    from autopart.planning import Pins, check_names, make_plan
     from autopart.report.sweep import Budget, SweepPoint, sweep_table
     from autopart.report.sweep_plot import check_plot, sweep_plot
 
@@ -36,11 +49,14 @@ def _sweep(arguments: argparse.Namespace) -> str:
         raise PinError("--price needs --tokens: how many are to be trained on")
     if arguments.plot is not None:
         check_plot(arguments.plot)
+    pins = Pins(**pins_of(arguments))
+    for cluster in arguments.cluster:
+        check_names(cluster, pins)
     ruled = load_ruled_model(arguments)
     points, budget = [], Budget(arguments.tokens, arguments.price)
     for cluster, world in [(x, y) for x in arguments.cluster for y in arguments.world]:
         try:
-            plan = make_plan(ruled, world, cluster, arguments.global_batch, Pins())
+            plan = make_plan(ruled, world, cluster, arguments.global_batch, pins)
             points.append(SweepPoint(cluster, world, plan))
         except PlanningError as error:
             points.append(SweepPoint(cluster, world, None, str(error)))

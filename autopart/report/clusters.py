@@ -6,7 +6,7 @@ from cost_models.cluster import cluster_names, load_cluster
 from cost_models.device import device_names, load_device
 from cost_models.mixed_cluster import load_mixed_cluster, mixed_cluster_names
 
-_DTYPES = ("bfloat16", "tf32", "float32", "float64")
+_DTYPES = ("bfloat16", "float16", "tf32", "float32", "float64")
 
 
 def clusters() -> str:

@@ -47,6 +47,7 @@ _NAMES = {
     "order": "devices",
 }
 _FULL = 0.9  # of the memory: a stage that uses more is called full
+_ROUNDING = 1e-9  # of the step: no part, but what is left over when the parts are added up
 _TOLD = 0.1  # a part is named if it makes so much of a difference
 
 
@@ -75,7 +76,8 @@ def _time(plan: PlanData) -> list[str]:
     told = plan.predicted
     step_s = told.step_time_s
     own = {item.name: getattr(told.parts, item.name) for item in fields(Parts)}
-    known = [(name, part_s) for name, part_s in sorted(own.items(), key=lambda item: -item[1]) if part_s > 0]
+    known = [(name, part_s) for name, part_s in sorted(own.items(), key=lambda item: -item[1])]
+    known = [(name, part_s) for name, part_s in known if part_s > _ROUNDING * step_s]
     if not known or step_s <= 0:
         return []
     most, most_s = known[0]

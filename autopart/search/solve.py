@@ -299,7 +299,7 @@ def _alternatives(found: Found) -> tuple[Alternative, ...]:
             step_time_s=own.step_s,
             peak_memory_bytes=own.peak_bytes,
         )
-        for own in found.others
+        for own in sorted(found.others, key=lambda own: own.step_s)  # they were found by the estimate of it
     )
 
 

@@ -45,6 +45,9 @@ def reads_values():
 def leaves():
     raise SystemExit(1)
 
+def needs_more():
+    import not_installed
+
 def returns_dict():
     return {}
 
@@ -153,6 +156,7 @@ def test_a_batch_comes_along(folder: Path) -> None:
         ("mine.py:needs", CaptureError, "is called without arguments, but needs config: give them defaults"),
         ("mine.py:fails", CaptureError, r"calling mine.py:fails failed at .*mine.py:25: KeyError: 'no such layer'"),
         ("mine.py:reads_values", CaptureError, r"failed at .*mine.py:28: .*It runs under torch.device.'meta'."),
+        ("mine.py:needs_more", CaptureError, r"No module named 'not_installed'$"),
         ("mine.py:leaves", CaptureError, r"mine.py:31: SystemExit: 1"),
         ("mine.py:returns_dict", CaptureError, "returned a dict: return a torch.nn.Module, or"),
         ("mine.py:returns_three", CaptureError, "returned .Linear, int, int.: return"),
@@ -197,14 +201,27 @@ class TestHuggingFace:
             "labels": ((2, 96), True),
         }
 
-    def test_no_causal_head(self, folder: Path) -> None:
+    def test_the_class_that_the_config_names(self, folder: Path) -> None:
+        bert = {"model_type": "bert", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}
+        for named, built in (("BertForMaskedLM", "BertForMaskedLM"), ("OfMyOwn", "BertLMHeadModel")):
+            model, batch = load_target(hf(folder, **bert, architectures=[named]), 24)
+            assert type(model).__name__ == built
+            assert isinstance(batch, dict)
+            assert batch["input_ids"].shape == batch["labels"].shape == (2, 24)
+
+    def test_a_bare_model(self, folder: Path) -> None:
         target = hf(
             folder, model_type="vit", hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=64
         )
-        with pytest.warns(UserWarning, match=r"ViTConfig has no causal language model .* returns no loss"):
+        with pytest.warns(
+            UserWarning, match=r"this plans ViTModel, a bare model that returns no loss. .*architectures"
+        ):
             model, _ = load_target(target)
         assert type(model).__name__ == "ViTModel"
-        with pytest.raises(InputsError, match="a sequence length of 8 was given, but ViTConfig"):
+        with (
+            pytest.warns(UserWarning),
+            pytest.raises(InputsError, match="length of 8 was given, but ViTModel takes no"),
+        ):
             load_target(target, 8)
 
     @pytest.mark.parametrize("place", ["", "no/such/folder", "a_package"])
