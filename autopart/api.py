@@ -17,13 +17,10 @@ from autopart.capture.keep_as_needed import AUTO
 from autopart.capture.keep_whole import KeepWhole
 from autopart.capture.returned import Returned
 from autopart.capture.torch_export import Captured
-from autopart.emit.function import Sharded
-from autopart.emit.stages import emit_program
-from autopart.errors import LaunchError, PinError, PlanMismatchError
+from autopart.emission import make_program
+from autopart.errors import LaunchError, PinError
 from autopart.evaluation import evaluation_variant
-from autopart.ir.placement import REPLICATED
 from autopart.ir.plan import PlanData
-from autopart.ir.program import Program
 from autopart.planning import Pins, check_names, check_plan, check_runnable, make_plan
 from autopart.prepared import LossFunction, Prepared, capture, prepare
 from autopart.report.load import load_plan
@@ -31,10 +28,8 @@ from autopart.report.printed_plan import Plan
 from autopart.runtime.launch import run
 from autopart.runtime.parallel import Parallel
 from autopart.sharding.find_rule import RuleSource
-from autopart.sharding.infer_axes import infer_axes
 from autopart.sharding.load_ruled import load_ruled as load_graph
 from autopart.sharding.ruled import Ruled
-from autopart.sharding.strategies import Strategy, strategies
 from autopart.sharding.strict import refuse_mixing
 from cost_models.cluster import Cluster
 from cost_models.mixed_cluster import MixedCluster
@@ -206,11 +201,13 @@ def parallelize(
     The arguments are those of `plan`. With `plan=`, pins are left out, and the model, the `rules` and `keep_whole` must
     be those that it was made for.
     Under `torchrun` the process group is started if it is not running yet.
+    There is no `search_seconds`: ranks that stop by the clock could find different plans. Make the plan first, then.
 
     Raises:
         PlanMismatchError: the plan was made for another model, graph or world.
         LaunchError: ranks of the job disagree.
-        UnsupportedError: a schedule without a backward pass.
+        UnsupportedError: the plan can be made but not run yet: cp above 1, fp8-mixed, ZeRO-2 or 3 under a schedule that
+            puts weights' gradients off.
         and what `plan` raises.
     """
     names = tuple(cuts) if cuts is not None else None
@@ -260,42 +257,6 @@ def parallelize(
 def _texts(placements: Mapping[str, object] | None) -> Mapping[str, str] | None:
     """Placements in the notation that `Shard(0)` of `torch.distributed.tensor` prints as: "S(0)"."""
     return None if placements is None else {name: str(own) for name, own in placements.items()}
-
-
-def make_program(plan: PlanData, prepared: Prepared) -> Program:
-    """The sources of a plan. Only choices that the rules allow are written: a plan file cannot bring in others."""
-    graph, rules = prepared.folded.graph, prepared.rules
-    axes = infer_axes(graph, rules)
-    chosen: dict[str, Strategy] = {}
-    wanted = {choice.node: choice for choice in plan.nodes}
-    for node in graph.nodes:
-        options = strategies(node, graph, rules[node.name], axes.parts_of, plan.tp)
-        if plan.tp == 1:
-            chosen[node.name] = options[0]
-            continue
-        choice = wanted.get(node.name)
-        match = [
-            o
-            for o in options
-            if choice
-            and (o.letter, o.inputs, o.outputs, o.call) == (choice.letter, choice.inputs, choice.outputs, choice.call)
-        ]
-        if not match:
-            raise PlanMismatchError(
-                f"the plan's choice for {node.name} ({node.op}) is none that this version knows: plan again, or pass "
-                "the rules= that it was made with"
-            )
-        chosen[node.name] = match[0]
-    layouts = {choice.name: choice.layout for choice in plan.parameters}
-    if plan.tp == 1:
-        layouts = {parameter.value.name: REPLICATED for parameter in graph.parameters}
-    sharded = Sharded(prepared.folded, rules, chosen, layouts, prepared.batch, plan.tp)
-    facts = (
-        f"Plan: tp={plan.tp} pp={plan.pp} dp={plan.dp}, micro-batches of {plan.micro_batch}, schedule {plan.schedule}, "
-        f"recompute {plan.recompute}.\nModel graph {plan.fingerprint}. Shapes are a rank's own; b is the micro-batch "
-        "size."
-    )
-    return emit_program(sharded, prepared.units, plan.cuts, plan.layers_recomputed, facts)
 
 
 def _join_job(world: int) -> None:
