@@ -12,6 +12,7 @@ from autopart.errors import (
     InfeasiblePlanError,
     InputsError,
     LaunchError,
+    MixingError,
     PinError,
     PlanFileError,
     PlanMismatchError,
@@ -35,6 +36,7 @@ __all__ = [
     "InfeasiblePlanError",
     "InputsError",
     "LaunchError",
+    "MixingError",
     "Parallel",
     "PinError",
     "Plan",
@@ -64,3 +66,8 @@ def __getattr__(name: str) -> Any:
 
         return getattr(api, name)
     raise AttributeError(f"module 'autopart' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """The public names, imported already or not."""
+    return __all__

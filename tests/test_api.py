@@ -153,7 +153,8 @@ def test_a_loss_function() -> None:
             return self.layers(x)  # type: ignore[no-any-return]
 
     batch = {"x": torch.zeros(4, 16), "target": torch.zeros(4, dtype=torch.long)}
-    par = autopart.parallelize(Classifier(), 4, inputs=batch, loss=loss, global_batch=16, pp=2)
+    par = autopart.parallelize(Classifier(), 4, inputs=batch, loss=loss, global_batch=16, pp=2, tp=1, schedule="1f1b")
+    assert repr(par) == "Parallel(Classifier, tp=1, pp=2, dp=2, 1f1b; outside a job)"
     assert par.program.has_loss
     assert not any(note.subject == "loss" for note in par.plan.notes)
     assert par.program.stages[-1].inputs == ("target",)

@@ -14,9 +14,9 @@ ROOT = Path(__file__).parents[1]
 
 NAMES = [
     "AutopartError", "BatchError", "CaptureError", "CheckpointError", "GraphFileError", "InfeasiblePlanError",
-    "InputsError", "LaunchError", "Parallel", "PinError", "Plan", "PlanFileError", "PlanMismatchError", "PlanningError",
-    "RuleError", "UnknownNameError", "UnsupportedError", "WorkerError", "load_graph", "load_plan", "parallelize",
-    "plan", "prepare", "rules", "run",
+    "InputsError", "LaunchError", "MixingError", "Parallel", "PinError", "Plan", "PlanFileError", "PlanMismatchError",
+    "PlanningError", "RuleError", "UnknownNameError", "UnsupportedError", "WorkerError", "load_graph", "load_plan",
+    "parallelize", "plan", "prepare", "rules", "run",
 ]  # fmt: skip
 PINS = ["tp", "pp", "dp", "micro_batch", "recompute", "schedule", "cuts", "placements", "zero", "sequence_parallel"]
 PINS += ["cp", "virtual_stages", "precision", "stack", "memory_limit_bytes"]
@@ -35,6 +35,7 @@ def parameters(function: object) -> list[str]:
 def test_names() -> None:
     assert autopart.__all__ == NAMES
     assert all(getattr(autopart, name) is not None for name in NAMES)
+    assert dir(autopart) == NAMES, "also before any of them is used"
 
 
 def test_unknown_name() -> None:
@@ -121,7 +122,7 @@ def test_methods_of_a_plan() -> None:
 
 def test_every_error_is_an_autopart_error() -> None:
     errors = [getattr(autopart, name) for name in NAMES if name.endswith("Error")]
-    assert len(errors) == 16
+    assert len(errors) == 17
     assert all(issubclass(error, autopart.AutopartError) for error in errors)
     assert issubclass(autopart.InputsError, autopart.CaptureError)
     assert issubclass(autopart.InfeasiblePlanError, autopart.PlanningError)

@@ -86,6 +86,11 @@ class Parallel(ParallelState, Generic[PlanT]):
                 program, share.actions, directory, model, constants, plan.dp, precision_named(plan.precision), plan.zero
             )
 
+    def __repr__(self) -> str:
+        plan = self.plan
+        where = "outside a job" if self._worker is None else f"rank {dist.get_rank()} of {plan.world}"
+        return f"Parallel({plan.model}, tp={plan.tp}, pp={plan.pp}, dp={plan.dp}, {plan.schedule}; {where})"
+
     @property
     def module(self) -> nn.Module | None:
         """This rank's stage (a ModuleList where it has several), or None outside a job."""

@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from autopart import api
+from autopart.ir.program import Program
 from tests.equality.parallel import prepared, recomputing
 from tests.models import CASES, SAMPLES
 
 
-def _program(name: str, **pins: object) -> api.Program:
+def _program(name: str, **pins: object) -> Program:
     ready = prepared(name, torch.float32)
     world = 1
     for degree in ("tp", "pp", "dp"):
