@@ -100,7 +100,7 @@ def load_ruled_model(arguments: argparse.Namespace) -> "Ruled":
     """The model that is asked for, captured and with its rules; or the graph that was saved of one.
 
     Raises:
-        PinError: an option that says how to capture a model, for a graph that has been.
+        PinError: an option that says how to capture a model, for a graph that was saved.
     """
     from autopart.sharding.load_ruled import load_ruled
 
@@ -109,7 +109,10 @@ def load_ruled_model(arguments: argparse.Namespace) -> "Ruled":
         given = [name for name, value in how.items() if value is not None]
         if given:
             option = given[0].replace("_", "-")
-            raise PinError(f"--{option} says how to capture a model, and {arguments.target} has been: capture it again")
+            raise PinError(
+                f"--{option} says how to capture a model, and {arguments.target} is captured already: give it to "
+                "'autopart capture'"
+            )
         return load_ruled(arguments.target.removeprefix(GRAPH))
     from autopart import api
 

@@ -30,8 +30,8 @@ def make_program(plan: PlanData, prepared: Prepared) -> Program:
         match = next((own for own in options if choice and _decisions(own) == _decisions(choice)), None)
         if match is None:
             raise PlanMismatchError(
-                f"the plan's choice for {node.name} ({node.op}) is none that this version knows: plan again, or pass "
-                "the rules= that it was made with"
+                f"the plan's choice for {node.name} ({node.op}) is not one that this version knows: plan again, or "
+                "pass the rules= that it was made with"
             )
         chosen[node.name] = match
     layouts = {choice.name: choice.layout for choice in plan.parameters}

@@ -176,7 +176,9 @@ def _cluster(cluster: str | Path | Cluster | MixedCluster | None, notes: list[No
     try:
         return load_mixed_cluster(cluster) if is_mixed(cluster) else load_cluster(cluster)
     except UnknownCostModelError as error:
-        raise UnknownNameError(f"{error}; of several kinds of nodes: {', '.join(mixed_cluster_names())}") from error
+        raise UnknownNameError(
+            f"{error}. Clusters of several kinds of nodes: {', '.join(mixed_cluster_names())}"
+        ) from error
 
 
 def _nodes(cluster: Cluster | MixedCluster, world: int) -> tuple[Cluster, MixedCluster | None]:
@@ -185,7 +187,7 @@ def _nodes(cluster: Cluster | MixedCluster, world: int) -> tuple[Cluster, MixedC
         return cluster, None
     if world > cluster.devices:
         groups = " + ".join(f"{own.devices} {own.cluster.device.name}" for own in cluster.groups)
-        raise PinError(f"world={world}: {cluster.name} has {cluster.devices} devices, {groups}: world can be no more")
+        raise PinError(f"world={world}: {cluster.name} has {cluster.devices} devices, {groups}: ask for no more")
     mixed = cluster.first(max(1, world))
     return mixed.busiest, mixed if len(mixed.groups) > 1 else None
 
@@ -300,7 +302,7 @@ def check_plan(plan: PlanData, prepared: Ruled, world: int | None, global_batch:
     layers = sum(unit.loop is not None for unit in prepared.units)
     if len(plan.layers_recomputed) != layers:
         raise PlanMismatchError(
-            f"the plan says of {len(plan.layers_recomputed)} layers how they are recomputed, and this version of "
+            f"the plan says how {len(plan.layers_recomputed)} layers are recomputed, and this version of "
             f"autopart sees {layers} in {graph.name}: plan again"
         )
     find_schedule(plan.schedule)

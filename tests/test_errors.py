@@ -198,7 +198,7 @@ class TestPlansOfOthers:
         data = json.loads(path.read_text())
         data["nodes"][0]["call"] = "os.system"
         path.write_text(json.dumps(data))
-        with pytest.raises(autopart.PlanMismatchError, match="is none that this version knows: plan again"):
+        with pytest.raises(autopart.PlanMismatchError, match="is not one that this version knows: plan again"):
             autopart.parallelize(mlp(), plan=autopart.load_plan(path), inputs=BATCH, loss=mean)
 
     @staticmethod

@@ -90,7 +90,7 @@ class TestInAJob:
     def test_ranks_that_disagree(self, worker_pool: WorkerPool, pins: list[dict[str, Any]]) -> None:
         for name, message in worker_pool.run(_different_pins, 2, pins):
             assert name == "LaunchError"
-            assert "ranks [1] have another plan than rank 0: every rank must call parallelize with the same" in message
+            assert "ranks [1] have a different plan from rank 0: every rank must call parallelize with the" in message
 
     def test_a_job_of_another_size(self, worker_pool: WorkerPool) -> None:
         for name, message in worker_pool.run(_another_world, 2):

@@ -223,7 +223,7 @@ def _size(path: str, large: int, small: int) -> Size:
         raise not_kept(
             path,
             f"a size of its output is {large} for {BATCH_SIZE} samples and {small} for "
-            f"{BATCH_SIZE // 2}, which is no multiple of the batch size. Keep a larger module whole",
+            f"{BATCH_SIZE // 2}, which is not a multiple of the batch size. Keep a larger module whole",
         )
     return slope * BATCH
 

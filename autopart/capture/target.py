@@ -97,7 +97,7 @@ def _import_file(target: str, path: Path) -> ModuleType:
 def _import_module(target: str, name: str) -> ModuleType:
     _put_first(Path.cwd())
     if not all(part.isidentifier() for part in name.split(".")):
-        raise UnknownNameError(f"target {target!r}: {name!r} is no Python module: {_FORMS}")
+        raise UnknownNameError(f"target {target!r}: {name!r} is not the name of a Python module: {_FORMS}")
     try:
         module: ModuleType = _guarded(f"importing {name}", lambda: importlib.import_module(name), None)
     except CaptureError as error:
@@ -118,7 +118,9 @@ def _put_first(folder: Path) -> None:
 
 def _call(target: str, function: Any, module: ModuleType) -> object:
     if not callable(function):
-        raise CaptureError(f"target {target!r} is a {type(function).__name__}, not a function that returns a model")
+        raise CaptureError(
+            f"target {target!r} is of type {type(function).__name__}, not a function that returns a model"
+        )
     try:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):  # Some builtins have no signature.

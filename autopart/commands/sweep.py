@@ -46,7 +46,7 @@ def _sweep(arguments: argparse.Namespace) -> str:
     from autopart.report.sweep_plot import check_plot, sweep_plot
 
     if arguments.price is not None and arguments.tokens is None:
-        raise PinError("--price needs --tokens: how many are to be trained on")
+        raise PinError("--price needs --tokens, the number of tokens to train on")
     if arguments.plot is not None:
         check_plot(arguments.plot)
     pins = Pins(**pins_of(arguments))

@@ -152,7 +152,7 @@ def parse_layout(text: str) -> Layout:
     """
     value, separator, gradient = text.partition("|")
     if not separator:
-        raise ValueError(f"{text!r} is no layout, which is two placements, as in 'R|P'")
+        raise ValueError(f"{text!r} is not a layout, which is two placements, as in 'R|P'")
     return Layout(parse_placement(value), parse_placement(gradient))
 
 
@@ -168,6 +168,6 @@ def parse_placement(text: str) -> Placement:
         return Partial()
     match = _SHARD.fullmatch(text)
     if match is None:
-        raise ValueError(f"{text!r} is no placement, which is R, P, S(dim), S(dim,part:part:...) or S(dim@value)")
+        raise ValueError(f"{text!r} is not a placement, which is R, P, S(dim), S(dim,part:part:...) or S(dim@value)")
     parts = tuple(int(part) for part in match["parts"].split(":")) if match["parts"] else (1,)
     return Shard(int(match["dim"]), parts, match["by"])

@@ -56,7 +56,7 @@ def _overload(op: Any) -> Any:
     elif isinstance(op, torch._ops.OpOverloadPacket):
         known = [getattr(op, overload) for overload in op.overloads()]
     else:
-        raise RuleError(f"{op!r} is no torch operator: pass it as torch.ops.mylib.my_op")
+        raise RuleError(f"{op!r} is not a torch operator: pass it as torch.ops.mylib.my_op")
     functional = [overload for overload in known if not overload._schema.is_mutable]
     if not functional:
         raise RuleError(

@@ -36,5 +36,5 @@ def load_plan(path: str | Path) -> Plan:
             f"{where} is not JSON: {error.msg} at line {error.lineno}, column {error.colno}. Plan again and save it"
         ) from error
     except (ValueError, RecursionError) as error:
-        raise PlanFileError(f"{where} is no JSON that a plan has: {error}. Plan again and save it") from error
+        raise PlanFileError(f"{where} holds JSON that no plan has: {error}. Plan again and save it") from error
     return Plan(**plan_from_json(data, where))

@@ -23,9 +23,9 @@ def check_agreement(fingerprint: str) -> None:
     different = [rank for rank, value in enumerate(values) if value != values[0]]
     if different:
         raise LaunchError(
-            f"ranks {different} have another plan than rank 0: every rank must call parallelize with the same model, "
-            "inputs and arguments, and the same versions of autopart and torch. Where the model's code walks a set, "
-            "its order is another in every process: set PYTHONHASHSEED to one number for all"
+            f"ranks {different} have a different plan from rank 0: every rank must call parallelize with the same "
+            "model, inputs and arguments, and the same versions of autopart and torch. Where the model's code walks a "
+            "set, its order is another in every process: set PYTHONHASHSEED to one number for all"
         )
 
 

@@ -41,7 +41,7 @@ def clip_gradients(
     """
     order = float(norm_type)
     if not order > 0:
-        raise UnsupportedError(f"norm_type={norm_type!r} is no order of a norm: pass a number above 0, or 'inf'")
+        raise UnsupportedError(f"norm_type={norm_type!r} is not the order of a norm: pass a number above 0, or 'inf'")
     gradients = {name: parameter.grad for name, parameter in own.items() if parameter.grad is not None}
     pieces = [gradients[name] for name in sorted(counted & gradients.keys())]
     norms = [torch.linalg.vector_norm(piece, order) for piece in pieces if piece.numel()]

@@ -76,5 +76,5 @@ def _header(directory: Path, file: str) -> Iterator[tuple[str, Stored]]:
                 yield name, Stored(file, tuple(opened.get_slice(name).get_shape()))
     except SafetensorError as error:
         raise CheckpointError(
-            f"{directory / file} is no safetensors file, or damaged: {error}; fetch it again"
+            f"{directory / file} is not a safetensors file, or is damaged: {error}; fetch it again"
         ) from error

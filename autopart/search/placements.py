@@ -26,8 +26,8 @@ def pinned_placements(folded: Folded, wanted: Mapping[str, str]) -> tuple[tuple[
             of it: {"model.layers.*.mlp.up_proj.weight": "S(0)"}.
 
     Raises:
-        PinError: no parameter has such a name, or the text is no placement; a parameter is pinned twice; or of layers
-            that are repeated, and so have one layout, some are pinned and others not.
+        PinError: no parameter has such a name, or the text is not a placement; a parameter is pinned twice; or of
+            layers that are repeated, and so have one layout, some are pinned and others not.
     """
     runs = _runs(folded)
     used = {twin for twins in runs.values() for twin in twins}
@@ -99,7 +99,7 @@ def _read(pattern: str, text: str) -> Placement:
     except ValueError as error:
         raise PinError(f"placements: {pattern!r}: {error}") from error
     if isinstance(placement, Partial):
-        raise PinError(f"placements: {pattern!r}: a parameter is no partial sum: R or S(dim)")
+        raise PinError(f"placements: {pattern!r}: a parameter cannot be a partial sum: choose R or S(dim)")
     if isinstance(placement, Shard):
         return Shard(placement.dim, normalized(placement.parts), placement.by)
     return placement

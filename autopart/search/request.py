@@ -66,7 +66,7 @@ def check(request: Request, unit_count: int) -> None:
     virtual = request.virtual_stages or 1
     if request.cuts is not None and (len(request.cuts) + 1) % virtual:
         raise PinError(
-            f"cuts names {len(request.cuts)} places, which makes {len(request.cuts) + 1} stages: no multiple of "
+            f"cuts names {len(request.cuts)} places, which makes {len(request.cuts) + 1} stages: not a multiple of "
             f"virtual_stages={virtual}"
         )
     if request.cuts is not None and request.pp is None and world % ((len(request.cuts) + 1) // virtual):
@@ -111,8 +111,8 @@ def check(request: Request, unit_count: int) -> None:
         share = request.micro_batch * (request.dp or 1)
         if batch % share:
             nearest = _near([share * k for k in range(1, batch // share + 3)], batch)
-            per = f"micro_batch={request.micro_batch}" + (f" x dp={request.dp}" if request.dp else "")
-            raise PinError(f"global_batch={batch} is no multiple of {per} = {share}: nearest batches are {nearest}")
+            per = f"micro_batch={request.micro_batch}" + (f" x dp={request.dp} = {share}" if request.dp else "")
+            raise PinError(f"global_batch={batch} is not a multiple of {per}: nearest batches are {nearest}")
     if request.recompute is not None:
         parse_recompute(request.recompute)
     if request.search_seconds is not None and not request.search_seconds >= 0:

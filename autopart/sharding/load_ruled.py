@@ -28,7 +28,7 @@ def load_ruled(path: str | Path) -> Ruled:
             f"{path} cannot be read: {error.strerror or error}. Name a saved graph, or {_AGAIN}"
         ) from error
     except (ValueError, RecursionError) as error:
-        raise GraphFileError(f"{path} is no JSON that a graph has: {error}; {_AGAIN}") from error
+        raise GraphFileError(f"{path} is not the JSON of a graph: {error}; {_AGAIN}") from error
     if not isinstance(data, dict) or "autopart_graph" not in data:
         raise GraphFileError(f"{path} is not a graph of autopart: it has no 'autopart_graph' entry; {_AGAIN}")
     if data["autopart_graph"] != FORMAT:

@@ -118,7 +118,7 @@ def _linear(facts: list[str]) -> frozenset[int]:
     for fact in facts:
         word, *numbers = fact.split() or [""]
         if (word, bool(numbers)) not in (("mean", False), ("linear", True)):
-            raise ValueError(f"{fact.strip()!r} is no fact: 'mean', or 'linear' with the numbers of operands")
+            raise ValueError(f"{fact.strip()!r} is not a fact: 'mean', or 'linear' with the numbers of operands")
         found.update(map(int, numbers))
     return frozenset(found)
 

@@ -49,7 +49,7 @@ class Ruled:
         functions = [op for op, source in self.given.items() if not isinstance(source, str)]
         if functions:
             raise UnsupportedError(
-                f"the rule of {functions[0]} is a function, which no file holds: write it as letters"
+                f"the rule of {functions[0]} is a function, which cannot be saved: write it as letters"
             )
         data = {
             "autopart_graph": FORMAT,

@@ -140,7 +140,7 @@ def test_a_batch_comes_along(folder: Path) -> None:
         ("mine.py:", UnknownNameError, "names no function: .*; mine.py has: build"),
         ("mine.py:build()", UnknownNameError, "names no function"),
         ("no.py:build", UnknownNameError, "there is no file 'no.py' .seen from "),
-        ("no-module:build", UnknownNameError, "'no-module' is no Python module"),
+        ("no-module:build", UnknownNameError, "'no-module' is not the name of a Python module"),
         ("no_such_package.sub:build", UnknownNameError, "there is no module 'no_such_package' in "),
         ("a_package.sub:build", UnknownNameError, "there is no module 'a_package.sub' in "),
         (
@@ -152,7 +152,7 @@ def test_a_batch_comes_along(folder: Path) -> None:
         ("syntax.py:build", CaptureError, r"importing .*syntax.py failed at .*syntax.py:1: SyntaxError"),
         ("import_fails.py:build", CaptureError, r"failed at .*import_fails.py:3: ZeroDivisionError"),
         ("leaves.py:build", CaptureError, r"failed at .*leaves.py:2: SystemExit: 3"),
-        ("mine.py:not_a_model", CaptureError, "is a int, not a function that returns a model"),
+        ("mine.py:not_a_model", CaptureError, "is of type int, not a function that returns a model"),
         ("mine.py:needs", CaptureError, "is called without arguments, but needs config: give them defaults"),
         ("mine.py:fails", CaptureError, r"calling mine.py:fails failed at .*mine.py:25: KeyError: 'no such layer'"),
         ("mine.py:reads_values", CaptureError, r"failed at .*mine.py:28: .*It runs under torch.device.'meta'."),

@@ -67,7 +67,7 @@ def test_a_rule_goes_before_those_of_the_package() -> None:
         ),
         ({"autopart_tests.gate": "a -> a"}, autopart.UnknownNameError, "namespace.name.overload"),
         ({GATE: "a b, a b"}, autopart.RuleError, "cannot be read"),
-        ({GATE: "a, a, a -> a; lineal 0"}, autopart.RuleError, "'lineal 0' is no fact"),
+        ({GATE: "a, a, a -> a; lineal 0"}, autopart.RuleError, "'lineal 0' is not a fact"),
         ({GATE: 3}, autopart.RuleError, "cannot be read"),
     ],
 )

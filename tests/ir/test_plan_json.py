@@ -62,7 +62,7 @@ DAMAGES: list[tuple[tuple[str | int, ...], object, str]] = [
     (("stages", 2, "first"), None, "entry 'stages[2].first' is None, not a text"),
     (("axes", 1), ["heads"], "entry 'axes[1]' has 1 items, not 2"),
     (("axes", 1), "heads", "entry 'axes[1]' is 'heads', not a list"),
-    (("nodes", 0, "inputs", 1), "S(x)|R", "entry 'nodes[0].inputs[1]': 'S(x)' is no placement"),
+    (("nodes", 0, "inputs", 1), "S(x)|R", "entry 'nodes[0].inputs[1]': 'S(x)' is not a placement"),
     (("nodes", 0, "inputs", 1), 5, "entry 'nodes[0].inputs[1]' is 5, not a layout"),
     (("nodes", 0, "call"), 5, "entry 'nodes[0].call' is 5, not a text"),
     (("tp",), 0, "entry 'tp' is 0, below 1"),

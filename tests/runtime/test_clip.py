@@ -78,4 +78,4 @@ def test_a_norm_that_is_not_finite(worker_pool: WorkerPool) -> None:
     for norm, message, order in worker_pool.run(one_capture, 2, _not_finite):
         assert norm == float("inf")
         assert "the norm of order 2.0 of all gradients is inf" in message
-        assert "norm_type=0 is no order of a norm" in order
+        assert "norm_type=0 is not the order of a norm" in order

@@ -242,7 +242,7 @@ def test_checkpoints_of_transformers_and_what_does_not_fit(worker_pool: WorkerPo
             "base": r"has no \(1 of 39\) 'lm_head.weight'\. Build .* or load what both have with strict=False, after "
             r"par.init_weights\(build, seed\)",
             "bin": "has neither model.safetensors nor .*; it has pytorch_model.bin, which from_pretrained",
-            "torn": "model.safetensors is no safetensors file, or damaged: .*; fetch it again",
+            "torn": "model.safetensors is not a safetensors file, or is damaged: .*; fetch it again",
             "gone": r"names model-00001-of-00002.safetensors, which is not there \(1 of 1 files\): fetch it again",
             "away": r"names '../half/model.safetensors', a file elsewhere \(1 of 1 files\)",
             "int": "lm_head.weight is stored as torch.int8, and is torch.float32 in the model: a quantized checkpoint",

@@ -222,10 +222,13 @@ class TestPins:
                 {"dp": 8, "global_batch": 12},
                 "global_batch=12 cannot be shared by dp=8 replicas: nearest batches are 8 and 16",
             ),
-            ({"micro_batch": 5}, "global_batch=32 is no multiple of micro_batch=5 = 5: nearest batches are 30 and 35"),
+            (
+                {"micro_batch": 5},
+                "global_batch=32 is not a multiple of micro_batch=5: nearest batches are 30 and 35",
+            ),
             (
                 {"micro_batch": 3, "dp": 2},
-                "global_batch=32 is no multiple of micro_batch=3 x dp=2 = 6: nearest batches are 30 and 36",
+                "global_batch=32 is not a multiple of micro_batch=3 x dp=2 = 6: nearest batches are 30 and 36",
             ),
             ({"recompute": "some"}, "recompute='some': known are 'none', 'selective', 'full', and a share"),
         ],

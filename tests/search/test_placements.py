@@ -43,8 +43,8 @@ def test_a_name_stands_for_all_layers() -> None:
             r"no parameter 'blocks.\*.mlp.upper.weight', .* blocks.0.mlp.up.weight",
         ),
         ({"*": "R"}, "stands for one name between dots"),
-        ({UP: "rows"}, "'rows' is no placement, which is R"),
-        ({UP: "P"}, "a parameter is no partial sum"),
+        ({UP: "rows"}, "'rows' is not a placement, which is R"),
+        ({UP: "P"}, "a parameter cannot be a partial sum"),
         ({UP: "S(0)", "blocks.*.*.up.weight": "R"}, r"blocks.0.mlp.up.weight is pinned twice, to S\(0\) by .* to R by"),
         (
             {"blocks.1.mlp.up.weight": "S(0)"},

@@ -33,7 +33,7 @@ def test_it_plans_as_the_model_does(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "is no JSON"),
+        ("{", "is not the JSON of a graph"),
         ("[]", "is not a graph of autopart"),
         ('{"autopart_graph": 0}', "has graph format 0"),
         ('{"autopart_graph": 1, "graph": {"name": 1}}', "is damaged"),
