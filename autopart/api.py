@@ -111,7 +111,7 @@ def plan(
         zero: the ZeRO stage: 1 shares the optimizer's state among the replicas, 2 the gradients too, 3 the parameters
             too. With 1 or 2 an optimizer is given pieces of parameters, so it must treat each element by itself.
         sequence_parallel: True shards what goes from layer to layer along the sequence (the second dim of an input)
-            wherever tp can; False shards nothing along it, and what goes from layer to layer not at all.
+            wherever tp can; False shards nothing along it, and leaves whole what goes from layer to layer.
         cp: degree of context parallelism, which shares the sequence; tp x pp x dp x cp is then `world`.
         virtual_stages: how many stages each rank of the pipeline has.
         precision: "as-built" computes and keeps everything in the dtypes of the model; "bf16-mixed", "fp16-mixed" and

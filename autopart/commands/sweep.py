@@ -21,7 +21,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     parser = commands.add_parser(
         "sweep",
         help="plan a model for several clusters and numbers of devices",
-        description=f"A full search for each; the model is captured once.\n\n{TARGET}",
+        description=f"Capture a model once, and search for the best plan at each point.\n\n{TARGET}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("target", metavar="TARGET", help="which model; see above")
