@@ -23,6 +23,13 @@ def test_what_takes_longest_binds() -> None:
     assert "What binds is the links between tp ranks for 40.0 s" in explain(slow)
 
 
+def test_what_rounding_leaves_is_no_part() -> None:
+    plan = token_plan()
+    assert "waiting in the pipeline  " in explain(plan)
+    left = replace(plan, predicted=replace(plan.predicted, parts=replace(TOKEN_PARTS, waiting_s=1e-14)))
+    assert "waiting in the pipeline  " not in explain(left)
+
+
 def test_memory_binds_where_a_rank_is_full() -> None:
     plan = token_plan()
     assert "Memory does not bind: rank 0 of the pipeline needs 28.1 of 79.2 GiB" in explain(plan)
