@@ -1,7 +1,11 @@
 """One rank that fails in the middle of a step ends all, and the error says where: on processes of their own."""
 
 import os
+import re
 import signal
+import subprocess
+import sys
+import time
 from typing import Any
 
 import pytest
@@ -82,6 +86,7 @@ def test_a_wrong_value_in_one_replica_names_its_place() -> None:
     assert "IndexError: index out of range in self" in message
     assert "rank 1, stage 0 (layers.0 .. layers." in message
     assert "forward of micro-batch 1, in embed" in message
+    assert re.search(r'File "<autopart Chain stage_0 \w+>", line \d+, in forward\n +.*self\.embed\.weight', message)
 
 
 def test_a_rank_out_of_memory_inside_a_module_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,7 +105,7 @@ def test_a_rank_that_is_killed() -> None:
 def _slow_backward(world: int) -> float:
     torch.manual_seed(0)
     par = autopart.parallelize(
-        Chain(), world, inputs=_batch(), global_batch=8, micro_batch=2, pp=2, keep_whole=["fragile"]
+        Chain(), world, inputs=_batch(), global_batch=8, micro_batch=2, pp=2, schedule="1f1b", keep_whole=["fragile"]
     )
     for parameter in par.parameters():
         if dist.get_rank() == 1:
@@ -119,3 +124,17 @@ def test_an_error_in_a_backward_pass() -> None:
     assert message.startswith("rank 1 of 2 failed:\n")
     assert "ValueError: a hook of the user's" in message
     assert "backward of micro-batch 0" in message
+
+
+def _say_and_sleep() -> None:
+    print("started", flush=True)
+    time.sleep(2 * SECONDS)
+
+
+def test_ranks_end_with_the_process_that_started_them() -> None:
+    start = "import autopart, tests.runtime.test_failure as own; autopart.run(own._say_and_sleep, 1)"
+    with subprocess.Popen([sys.executable, "-c", start], stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == b"started\n"
+        parent.kill()
+        parent.communicate(timeout=SECONDS)  # the output ends when all processes have that write to it
