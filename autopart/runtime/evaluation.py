@@ -12,6 +12,7 @@ from autopart.errors import BatchError, CheckpointError, UnsupportedError
 from autopart.ir.graph import Graph
 from autopart.ir.program import Program, StageProgram
 from autopart.ir.size import evaluate, is_batched
+from autopart.runtime.backend import backend
 from autopart.runtime.check_agreement import check_agreement
 from autopart.runtime.comm import Comm
 from autopart.runtime.executor import RankStage
@@ -124,7 +125,7 @@ class Evaluation:
             BatchError: an output that has not.
             UnsupportedError: NCCL could not tell the messages apart.
         """
-        if dist.get_backend() == "nccl":
+        if backend() == "nccl":
             check_message_order(self._variant.program, schedule.actions)
         graph = self._graph
         if len(schedule.sizes) == 1:

@@ -295,6 +295,8 @@ class Parallel(ParallelState, Generic[PlanT]):
         if self._worker is not None:
             return self._worker
         world = self.plan.world
+        if dist.is_initialized() and dist.get_world_size() == world:
+            raise LaunchError("the process group was started after parallelize: start it before, and call it then")
         running = f"this job has {dist.get_world_size()}" if dist.is_initialized() else "this process is in no job"
         nodes = max(1, -(-world // self.plan.devices_per_node))
         per_node = min(world, self.plan.devices_per_node)

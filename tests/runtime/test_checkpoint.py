@@ -304,3 +304,21 @@ def test_a_save_that_fails_leaves_the_checkpoint_that_was_there(worker_pool: Wor
     assert "CheckpointError" in message and "rank 1 failed: OSError: no space left" in message
     assert same
     assert len(files) == 3  # metadata, and a file of each rank: nothing of the saves before
+
+
+def _scales(directory: Path) -> list[float]:
+    """The loss scale before and after an overflow, and after loading into a new job."""
+    x, infinite = torch.ones(8, 8), torch.full((8, 8), float("inf"))
+    pins: Pins = {"inputs": x, "global_batch": 8, "dp": 2, "precision": "fp16-mixed"}
+    par = autopart.parallelize(Narrow("first", 16), 2, **pins)
+    found = [par.loss_scale]
+    par.train_step(par.shard_batch(infinite))
+    found.append(par.loss_scale)
+    par.save(directory)
+    other = autopart.parallelize(Narrow("first", 16), 2, **pins)
+    other.load(directory)
+    return [*found, other.loss_scale]
+
+
+def test_the_loss_scale_goes_on(worker_pool: WorkerPool, tmp_path: Path) -> None:
+    assert worker_pool.run(one_capture, 2, _scales, tmp_path) == [[2.0**16, 2.0**15, 2.0**15]] * 2
