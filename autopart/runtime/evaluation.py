@@ -152,7 +152,8 @@ class Evaluation:
     ) -> list[tuple[torch.Tensor, ...]]:
         self._refresh_constants()
         micro_batches = self._worker.micro_batches(batch, batched, schedule.sizes)
-        with self._worker.random("evaluation"), self._worker.precision.computing(self._mesh.device):
+        worker = self._worker
+        with worker.unbroken(), worker.random("evaluation"), worker.precision.computing(self._mesh.device):
             return self._executor.forward(schedule, micro_batches)
 
     @torch.no_grad()

@@ -116,7 +116,7 @@ class Parallel(ParallelState, Generic[PlanT]):
             any rank, this step adds none on any, so that after `zero_grad` the optimizer's step changes nothing.
 
         Raises:
-            LaunchError: outside a job of the plan's size.
+            LaunchError: outside a job of the plan's size; or this rank left an earlier step half way.
             CheckpointError: the model was built on `meta`, and its weights have no values yet.
             BatchError: a batch of another size or form, on any rank; all then have this error, and none has begun.
             UnsupportedError: the model returns no loss and none was given, or this is under `torch.inference_mode`; a

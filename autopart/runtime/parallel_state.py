@@ -29,6 +29,7 @@ class ParallelState(ABC):
 
     def _filled(self) -> Worker:
         worker = self._inside()
+        worker.check_unbroken()
         worker.state.check_filled()
         return worker
 

@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from autopart.errors import LaunchError
 from autopart.ir.action import Kind, Schedule
 from autopart.ir.program import Program
 from autopart.runtime.batches import split_batch
@@ -94,6 +95,7 @@ class Worker:
         self._seed = self._common_seed()
         self._splits = any(action.kind is Kind.WEIGHT for action in schedule[self.mesh.pp_rank])
         self._frozen: frozenset[str] = frozenset()
+        self._broken_by = ""
         self._steps = 0
 
     def _load(self, stage: int, model: nn.Module, constants: Mapping[str, torch.Tensor]) -> RankStage:
@@ -166,7 +168,7 @@ class Worker:
         actions, scale = schedule.actions[self.mesh.pp_rank], self.loss_scale
         passes = [a for a in actions if a.kind is not Kind.WEIGHT or self.stages[a.stage].program.puts_off]
         self._gradients.begin(passes, frozenset(before), schedule.most)
-        with self.random(str(self._steps)), self.precision.computing(self.mesh.device):
+        with self.unbroken(before), self.random(str(self._steps)), self.precision.computing(self.mesh.device):
             factor = scale.value if scale else 1.0
             loss = self._executor.run(schedule, micro_batches, self._gradients, factor, recorder)
         self._steps += 1
@@ -182,6 +184,30 @@ class Worker:
     def check_parameters(self) -> None:
         """Before a step: note which parameters were frozen since; `UnsupportedError` for what it would not heed."""
         self._frozen = check_parameters(self._shards, self._named, self._leaves, self._splits)
+
+    @contextmanager
+    def unbroken(self, gradients: Mapping[str, torch.Tensor] | None = None) -> Iterator[None]:
+        """Around passes: where they end half way, leaves have the `gradients` of before, and other ranks may wait."""
+        try:
+            yield
+        except BaseException as error:
+            if gradients is not None:
+                for name, leaf in self._leaves.items():
+                    leaf.grad = gradients.get(name)
+            self._broken_by = type(error).__name__ if dist.get_world_size() > 1 else ""
+            raise
+
+    def check_unbroken(self) -> None:
+        """Before what all ranks do together.
+
+        Raises:
+            LaunchError: this rank has left the others half way, and they would wait for each other for ever.
+        """
+        if self._broken_by:
+            raise LaunchError(
+                f"rank {dist.get_rank()} left its passes half way by {self._broken_by}, and other ranks may still wait "
+                "for it: end the job, and go on from a checkpoint"
+            )
 
     def gather_weights(self) -> None:
         """Under ZeRO-1 and 2, give this rank the weights that other replicas have updated; all ranks call it."""
