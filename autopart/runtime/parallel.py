@@ -157,8 +157,9 @@ class Parallel(ParallelState, Generic[PlanT]):
         """
         self._filled()
         self._check_loss()
-        evaluation, named, schedule = self._evaluated(batch, returns=False)
-        return evaluation.loss(named, self._graph.batched_inputs, schedule)
+        with torch.inference_mode(False):  # what is made at the first call serves others too
+            evaluation, named, schedule = self._evaluated(batch, returns=False)
+            return evaluation.loss(named, self._graph.batched_inputs, schedule)
 
     def predict(self, batch: Any, everywhere: bool = True) -> Any:
         """What the model returns in evaluation mode, without gradients: a tensor, a tuple, a dict, a dataclass.
@@ -177,8 +178,9 @@ class Parallel(ParallelState, Generic[PlanT]):
             and what else `evaluate` raises; a loss is not needed.
         """
         self._filled()
-        evaluation, named, schedule = self._evaluated(batch, returns=True)
-        return evaluation.outputs(named, self._graph.batched_inputs, schedule, everywhere)
+        with torch.inference_mode(False):
+            evaluation, named, schedule = self._evaluated(batch, returns=True)
+            return evaluation.outputs(named, self._graph.batched_inputs, schedule, everywhere)
 
     def clip_grad_norm_(
         self, max_norm: float, norm_type: float = 2.0, error_if_nonfinite: bool = False

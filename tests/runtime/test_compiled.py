@@ -1,5 +1,7 @@
 """An emitted stage is one graph for torch.compile."""
 
+import inspect
+
 import pytest
 import torch
 
@@ -22,6 +24,7 @@ def test_nothing_breaks_the_graph(name: str) -> None:
     (stage,) = program.stages
     comm, batch = Comm(), case_of(name).batch(torch.float64)
     module = load_stage(program, 0, comm, torch.device("cpu"))
+    assert "def forward(self, " in inspect.getsource(module.forward)  # which no file has
     fill_stage(module, stage, build(name, torch.float64), ready.captured.constants, 0, 1)
     named = batch if isinstance(batch, dict) else {str(place): item for place, item in enumerate(batch)}
     comm.totals = module.counts(*(named[path] for path in stage.count_inputs))  # type: ignore[operator]
