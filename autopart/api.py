@@ -200,6 +200,8 @@ def parallelize(
 
     The arguments are those of `plan`. With `plan=`, pins are left out, and the model, the `rules` and `keep_whole` must
     be those that it was made for.
+    What is trained is the model as it is now: in its mode, with what is frozen of it, and with a copy of its weights.
+    What is done to `model` afterwards does not reach them.
     Under `torchrun` the process group is started if it is not running yet.
     There is no `search_seconds`: ranks that stop by the clock could find different plans. Make the plan first, then.
 

@@ -4,6 +4,7 @@ import torch
 import torch.distributed as dist
 
 from autopart.errors import UnknownNameError
+from autopart.runtime.backend import backend
 from cost_models.cluster import Cluster, cluster_names, load_cluster
 
 
@@ -17,7 +18,7 @@ def cluster_at_hand() -> str | None:
     """
     if not dist.is_initialized():
         return None
-    if dist.get_backend() != "nccl":
+    if backend() != "nccl":
         return "local-cpu"
     properties = torch.cuda.get_device_properties(torch.cuda.current_device())
     return cluster_of_gpu(properties.name, properties.total_memory).name

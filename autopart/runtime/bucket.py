@@ -61,8 +61,9 @@ class Bucket:
         return min(count, max(0, first)), min(count, max(0, first + each))
 
     def piece(self, share: torch.Tensor, name: str, rank: int, ranks: int) -> torch.Tensor:
-        """What of a parameter is in the share of `rank`, in as many dims: (1, ..., 1, elements)."""
+        """What of a parameter is in the share of `rank`: (1, ..., 1, elements) in as many dims; () or (0,) of none."""
         start, stop = self.span(name, rank, ranks)
         first = self.starts[name] + start - rank * (self.elements // ranks) if start < stop else 0
-        dims = max(1, len(self.shapes[name]))
-        return share.narrow(0, first, stop - start).view(*(1,) * (dims - 1), stop - start)
+        found = share.narrow(0, first, stop - start)
+        dims = len(self.shapes[name])
+        return found.view(*(1,) * (dims - 1), stop - start) if dims or start == stop else found.view(())

@@ -6,6 +6,7 @@ import torch
 import torch.distributed as dist
 
 from autopart.errors import LaunchError
+from autopart.runtime.backend import backend
 
 
 def check_agreement(fingerprint: str) -> None:
@@ -15,7 +16,7 @@ def check_agreement(fingerprint: str) -> None:
         LaunchError: ranks that disagree, by number.
     """
     own = digest(fingerprint)
-    device = torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")
+    device = torch.device("cuda", torch.cuda.current_device()) if backend() == "nccl" else torch.device("cpu")
     mine = torch.tensor([own], dtype=torch.int64, device=device)
     everyone = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
     dist.all_gather(everyone, mine)

@@ -5,7 +5,7 @@ Names do not depend on the layout, so a checkpoint of one layout loads on any ot
     optimizer.state.<name>.<key>            see `optimizer_state`
     optimizer.param_groups.<name>.<key>
     constants.<name>                        buffers that are not in the model's state_dict
-    autopart                                how far the job's random numbers are
+    autopart                                how far the job's random numbers are, and its loss scale
 """
 
 from collections.abc import Callable, Mapping
@@ -22,6 +22,7 @@ from torch.optim import Optimizer
 
 from autopart.errors import AutopartError, CheckpointError
 from autopart.runtime.checkpoint_planner import PieceLoader, PieceSaver
+from autopart.runtime.checkpoint_writer import CheckpointWriter
 from autopart.runtime.held_tensor import HeldTensor
 from autopart.runtime.job_state import JobState
 from autopart.runtime.listed import listed
@@ -30,6 +31,7 @@ from autopart.runtime.worker import Worker
 
 FORMAT = 1
 MODEL, CONSTANTS, JOB = "model.", "constants.", "autopart"
+DAMAGED = "; the checkpoint is damaged or incomplete, and weights may be read in part: load another one"
 
 
 def save_checkpoint(directory: Path, worker: Worker, optimizer: Optimizer | None) -> None:
@@ -53,11 +55,15 @@ def save_checkpoint(directory: Path, worker: Worker, optimizer: Optimizer | None
             found.update({f"{MODEL}{name}": HeldTensor(tuple(x.shape), x) for name, x in spare.items()})
             seed, steps = worker.random_state
             found[JOB] = {"format": FORMAT, "model": state.model_name, "seed": seed, "steps": steps}
+            if worker.loss_scale is not None:
+                found[JOB]["loss_scale"] = worker.loss_scale.state
+            if optimizer is not None:
+                found[JOB]["optimizer"] = type(optimizer).__name__
         if optimizer is not None:
             found.update(optimizer_items(optimizer, worker.held_leaves(), worker.own_names, first))
         return found
 
-    _together(directory, lambda: save({}, checkpoint_id=directory, planner=PieceSaver(items)))
+    _together(directory, lambda: save({}, storage_writer=CheckpointWriter(directory), planner=PieceSaver(items)))
 
 
 def load_checkpoint(directory: Path, worker: Worker, optimizer: Optimizer | None) -> None:
@@ -88,11 +94,14 @@ def load_checkpoint(directory: Path, worker: Worker, optimizer: Optimizer | None
         return {**found, JOB: None}
 
     loader = PieceLoader(items)
-    _together(directory, lambda: load({}, checkpoint_id=directory, planner=loader))
-    if optimizer_state is not None:
-        optimizer_state.finish(loader.objects)
+    _together(directory, lambda: load({}, checkpoint_id=directory, planner=loader), DAMAGED)
     job = loader.objects[JOB]
+    if optimizer_state is not None:
+        check_optimizer(optimizer, job.get("optimizer"))
+        optimizer_state.finish(loader.objects)
     worker.random_state = job["seed"], job["steps"]
+    if worker.loss_scale is not None and "loss_scale" in job:
+        worker.loss_scale.state = job["loss_scale"]
     state.fill(read)
 
 
@@ -125,11 +134,25 @@ def check_model(directory: Path, stored: Mapping[str, Any], state: JobState) -> 
         )
 
 
+def check_optimizer(optimizer: Optimizer | None, stored: str | None) -> None:
+    """Whether a checkpoint has the state of such an optimizer; checkpoints of before do not say of which it is.
+
+    Raises:
+        CheckpointError: it is of another class.
+    """
+    own = type(optimizer).__name__
+    if stored is not None and stored != own:
+        raise CheckpointError(
+            f"the checkpoint has the state of {stored}, not of {own}: weights are read, the optimizer is as it was; "
+            f"give par.load an optimizer of class {stored}, or load without optimizer="
+        )
+
+
 def _buffer_key(name: str, state: JobState) -> str:
     return f"{MODEL if name in state.first_name else CONSTANTS}{name}"
 
 
-def _together(directory: Path, act: Callable[[], object]) -> None:
+def _together(directory: Path, act: Callable[[], object], advice: str = "") -> None:
     """Run a save or a load, whose failure on one rank is one on all."""
     try:
         with torch.no_grad():
@@ -139,4 +162,4 @@ def _together(directory: Path, act: Callable[[], object]) -> None:
         cause, _ = error.failures[rank]
         if isinstance(cause, AutopartError):
             raise cause from None
-        raise CheckpointError(f"{directory}: rank {rank} failed: {type(cause).__name__}: {cause}") from error
+        raise CheckpointError(f"{directory}: rank {rank} failed: {type(cause).__name__}: {cause}{advice}") from error

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,11 +12,12 @@ from autopart.errors import BatchError, CheckpointError, UnsupportedError
 from autopart.ir.graph import Graph
 from autopart.ir.program import Program, StageProgram
 from autopart.ir.size import evaluate, is_batched
+from autopart.runtime.backend import backend
 from autopart.runtime.check_agreement import check_agreement
 from autopart.runtime.comm import Comm
 from autopart.runtime.executor import RankStage
 from autopart.runtime.kept import bind_kept
-from autopart.runtime.load import load_bare_stage, write_sources
+from autopart.runtime.load import load_bare_stage
 from autopart.runtime.message_order import check_message_order
 from autopart.runtime.step_schedule import StepSchedule
 from autopart.runtime.worker import Worker
@@ -52,7 +52,6 @@ class Evaluation:
     Args:
         variant: the model in evaluation mode.
         worker: has this rank's weights and its place.
-        directory: where the sources are written.
         model: gives the modules that are kept whole.
 
     Raises:
@@ -60,20 +59,19 @@ class Evaluation:
         UnsupportedError: a stage needs weights that it does not train, or NCCL could not tell its messages apart.
     """
 
-    def __init__(self, variant: Variant, worker: Worker, directory: Path, model: nn.Module) -> None:
+    def __init__(self, variant: Variant, worker: Worker, model: nn.Module) -> None:
         self._variant, self._worker, self._mesh = variant, worker, worker.mesh
         check_agreement("\n".join(text for _, text in variant.program.sources))
         for stage, own in enumerate(variant.program.stages):  # of all, so that all ranks have an error or none has
             _check_weights(stage, own, worker.program.stages[stage])
-        write_sources(variant.program, directory)
-        self._stages = {stage: self._load(stage, directory, model) for stage in self._mesh.stages}
+        self._stages = {stage: self._load(stage, model) for stage in self._mesh.stages}
         self._executor = worker.executor(variant.program, self._stages)
         self._graph = variant.graph
 
-    def _load(self, stage: int, directory: Path, model: nn.Module) -> RankStage:
+    def _load(self, stage: int, model: nn.Module) -> RankStage:
         own, mesh = self._variant.program.stages[stage], self._mesh
         comm = Comm(mesh.group("tp"), mesh.tp_rank, mesh.size("tp"))
-        module = load_bare_stage(own, directory, comm, mesh.device)
+        module = load_bare_stage(self._variant.program, stage, comm, mesh.device)
         weights = self._worker.named_parameters()
         for parameter in own.parameters:
             owner, _, last = parameter.name.rpartition(".")
@@ -127,7 +125,7 @@ class Evaluation:
             BatchError: an output that has not.
             UnsupportedError: NCCL could not tell the messages apart.
         """
-        if dist.get_backend() == "nccl":
+        if backend() == "nccl":
             check_message_order(self._variant.program, schedule.actions)
         graph = self._graph
         if len(schedule.sizes) == 1:
@@ -154,7 +152,8 @@ class Evaluation:
     ) -> list[tuple[torch.Tensor, ...]]:
         self._refresh_constants()
         micro_batches = self._worker.micro_batches(batch, batched, schedule.sizes)
-        with self._worker.random("evaluation"), self._worker.precision.computing(self._mesh.device):
+        worker = self._worker
+        with worker.unbroken(), worker.random("evaluation"), worker.precision.computing(self._mesh.device):
             return self._executor.forward(schedule, micro_batches)
 
     @torch.no_grad()

@@ -12,6 +12,7 @@ from autopart.runtime.bucket import Bucket
 from autopart.runtime.executor import RankStage
 from autopart.runtime.mesh import Mesh
 from autopart.runtime.unsharder import blocks_of
+from autopart.runtime.weights import built_with
 
 MOST_BYTES = 25 * 2**20  # the size that DDP found best
 LEAST_BYTES = 2**20  # the size of DDP's first bucket: to begin a sum takes as long as to sum so many
@@ -86,7 +87,7 @@ def _blocks(stages: Mapping[int, RankStage]) -> Mapping[int, tuple[int, int]]:
         id(x): (number, place)
         for number, stage in stages.items()
         for place, block in enumerate(blocks_of(stage.module))
-        for x in block.parameters()
+        for x in built_with(block).values()
     }
 
 

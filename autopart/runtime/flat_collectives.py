@@ -16,6 +16,8 @@ from functools import reduce
 import torch
 import torch.distributed as dist
 
+from autopart.runtime.backend import backend
+
 # Torch 2.13 has new names for these, and warns of the old ones.
 all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
@@ -98,7 +100,7 @@ def sum_shares(whole: torch.Tensor, group: dist.ProcessGroup | None) -> Works:
 
 def is_slow(group: dist.ProcessGroup | None) -> bool:
     """Whether collectives of this group are to be made of others. Graphs of torch.compile have only plain ones."""
-    return not torch.compiler.is_compiling() and dist.get_backend(group) == "gloo"
+    return not torch.compiler.is_compiling() and backend(group) == "gloo"
 
 
 def _is_exchanged(x: torch.Tensor, group: dist.ProcessGroup | None) -> bool:

@@ -53,7 +53,7 @@ class Gradients:
         own = weakref.ref(self)  # a hook that held its owner would keep all groups of the job, and their threads, alive
         for bucket in buckets:
             for name, parameter in bucket.parameters.items():
-                parameter.register_post_accumulate_grad_hook(partial(_hooked, own, name))
+                parameter.register_post_accumulate_grad_hook(partial(gradient_arrived, own, name))
 
     def begin(self, actions: Sequence[Action], in_use: frozenset[str], most: int) -> None:
         """Before the passes of a step, when no parameter and no leaf has a `grad`.
@@ -149,7 +149,8 @@ class Gradients:
                 self._under_way.popleft().wait()
 
 
-def _hooked(gradients: "weakref.ref[Gradients]", name: str, _: nn.Parameter) -> None:
+def gradient_arrived(gradients: "weakref.ref[Gradients]", name: str, _: nn.Parameter) -> None:
+    """A hook of every trained parameter that is summed over ranks."""
     own = gradients()
     if own is not None:
         own.hooked(name)

@@ -1,13 +1,16 @@
 """Launch: run a function on local processes, as `torchrun` would, and bring back what it returns."""
 
 import os
+import shutil
 import signal
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from multiprocessing import parent_process
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -155,6 +158,7 @@ def _worker(
     threads: int,
     pipe: Connection,
 ) -> None:
+    threading.Thread(target=_end_with_parent, args=(folder,), daemon=True).start()
     torch.set_num_threads(threads)
     error: type[WorkerError] = _UnconnectedError
     try:
@@ -166,6 +170,15 @@ def _worker(
         pipe.send((error, traceback.format_exc(), time.monotonic()))
     finally:
         pipe.close()
+
+
+def _end_with_parent(folder: str) -> None:
+    """Wait until the parent is gone, which ends its processes unless it was killed: they are not to train on."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        shutil.rmtree(folder, ignore_errors=True)
+        os._exit(1)
 
 
 def join_group(rank: int, world: int, rendezvous: Path, timeout_s: float) -> None:

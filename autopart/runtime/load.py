@@ -1,50 +1,43 @@
-"""Load: import an emitted stage and fill its weights from the model."""
+"""Load: build an emitted stage and fill its weights from the model."""
 
-import importlib.util
+import linecache
 from collections.abc import Mapping
-from pathlib import Path
+from types import ModuleType
 
 import torch
 from torch import nn
 
-from autopart.errors import UnsupportedError
 from autopart.ir.program import Program, StageProgram
+from autopart.runtime.check_agreement import digest
 from autopart.runtime.comm import Comm
 from autopart.runtime.pieces import own_piece
 
 
-def write_sources(program: Program, directory: Path) -> tuple[Path, ...]:
-    """Write every source file of `program` into `directory`, and return their paths."""
-    directory.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for stem, text in program.sources:
-        path = directory / f"{stem}.py"
-        path.write_text(text, encoding="utf-8")
-        paths.append(path)
-    return tuple(paths)
+def load_stage(program: Program, number: int, comm: Comm, device: torch.device) -> nn.Module:
+    """Build the module of a stage, uninitialized, on `device`, from its source.
 
-
-def load_stage(stage: StageProgram, directory: Path, comm: Comm, device: torch.device) -> nn.Module:
-    """Import the stage's file from `directory` and build its module, uninitialized, on `device`."""
-    path = directory / f"{stage.module}.py"
-    spec = importlib.util.spec_from_file_location(f"autopart_emitted_{stage.module}", path)
-    if spec is None or spec.loader is None:
-        raise UnsupportedError(f"{path} cannot be imported")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    The source is kept where tracebacks and debuggers look for it, under the name that they show: no file is needed,
+    which a process that is killed would leave behind.
+    """
+    stage = program.stages[number]
+    text = dict(program.sources)[stage.module]
+    name = f"<autopart {program.model} {stage.module} {digest(text):014x}>"
+    linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)
+    module = ModuleType(f"autopart_emitted_{stage.module}")
+    exec(compile(text, name, "exec"), module.__dict__)
     with device:
-        built: nn.Module = module.Stage(comm, stage.layers)
+        built: nn.Module = module.__dict__["Stage"](comm, stage.layers)
     return built
 
 
 def load_bare_stage(
-    stage: StageProgram, directory: Path, comm: Comm, device: torch.device, halved: torch.dtype | None = None
+    program: Program, number: int, comm: Comm, device: torch.device, halved: torch.dtype | None = None
 ) -> nn.Module:
     """The same without memory for parameters, which get it from elsewhere: they have shapes, and no elements to read.
 
     Those that one product alone takes have the dtype `halved`, if there is one.
     """
-    built = load_stage(stage, directory, comm, torch.device("meta"))
+    stage, built = program.stages[number], load_stage(program, number, comm, torch.device("meta"))
     dtypes = {own.name: halved for own in stage.parameters if own.multiplied and own.dtype == "float32"}
     for name, buffer in list(built.named_buffers(remove_duplicate=False)):
         owner, _, last = name.rpartition(".")

@@ -23,6 +23,15 @@ class LossScale:
     value: float = FIRST
     steps_without_overflow: int = 0
 
+    @property
+    def state(self) -> tuple[float, int]:
+        """What a job that goes on from a checkpoint needs."""
+        return self.value, self.steps_without_overflow
+
+    @state.setter
+    def state(self, value_and_steps: tuple[float, int]) -> None:
+        self.value, self.steps_without_overflow = value_and_steps
+
     @torch.no_grad()
     def unscale(self, parameters: Iterable[nn.Parameter], device: torch.device) -> bool:
         """Divide the gradients by the scale, or drop all of them where one of any rank is not finite.

@@ -8,6 +8,8 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
+from autopart.runtime.backend import backend
+
 FORWARD, BACKWARD = "forward", "backward"  # activations, gradients
 
 
@@ -77,7 +79,7 @@ class Mesh:
 def build_mesh(homes: Sequence[int], dp: int, tp: int) -> Mesh:
     """The mesh of the running job, with stage s on pipeline rank `homes[s]`; every rank calls this at the same time."""
     pp = max(homes) + 1
-    kind = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    kind = "cuda" if backend() == "nccl" else "cpu"
     device_mesh = init_device_mesh(kind, (pp, dp, tp), mesh_dim_names=("pp", "dp", "tp"))
     device = torch.device("cuda", torch.cuda.current_device()) if kind == "cuda" else torch.device("cpu")
     groups: dict[tuple[str, bool], dist.ProcessGroup] = {}

@@ -37,7 +37,8 @@ def optimizer_items(
     items: dict[str, Any] = {}
     for group in optimizer.param_groups:
         for name, parameter in _named(optimizer, group, names):
-            for key, value in optimizer.state.get(parameter, {}).items() if name in written else ():
+            writes = name in written and not _elsewhere(held[name])
+            for key, value in optimizer.state.get(parameter, {}).items() if writes else ():
                 items[f"{STATE}{name}.{key}"] = _state(optimizer, name, key, value, held[name])
             if writes_groups:
                 for key, value in group.items():
@@ -66,6 +67,13 @@ class OptimizerLoader:
             raise CheckpointError("the checkpoint has no optimizer state: load it without optimizer=")
         states, groups = _by_parameter(stored, STATE), _by_parameter(stored, GROUPS)
         items: dict[str, HeldTensor | None] = {}
+        # Whether a key has the shape of its parameter, which that of a parameter without dims does not tell.
+        like = {
+            key: getattr(stored[f"{STATE}{name}.{key}"], "size", None) == held.shape
+            for name, held in self._held.items()
+            if held.shape
+            for key in states.get(name, ())
+        }
         for group in self._optimizer.param_groups:
             for name, parameter in _named(self._optimizer, group, self._names):
                 if name not in groups:
@@ -76,7 +84,8 @@ class OptimizerLoader:
                 items.update((f"{GROUPS}{name}.{key}", None) for key in groups[name])
                 for key in states.get(name, ()):
                     full = f"{STATE}{name}.{key}"
-                    items[full] = self._empty(stored[full], parameter, self._held[name], group)
+                    if key in like or not _elsewhere(self._held[name]):
+                        items[full] = self._empty(stored[full], parameter, self._held[name], group, like.get(key, True))
         self._read = {name: held for name, held in items.items() if held is not None}
         return items
 
@@ -107,16 +116,21 @@ class OptimizerLoader:
             group.update({key: value for key, (_, value) in settings.items()})
 
     def _empty(
-        self, stored: Any, parameter: nn.Parameter, held: HeldTensor, group: Mapping[str, Any]
+        self, stored: Any, parameter: nn.Parameter, held: HeldTensor, group: Mapping[str, Any], like: bool
     ) -> HeldTensor | None:
         if not isinstance(stored, TensorStorageMetadata):
             return None
         shape, dtype = tuple(stored.size), stored.properties.dtype
-        if shape == held.shape:
+        if shape == held.shape and (shape or like):
             return held.like(torch.empty_like(parameter, dtype=dtype, requires_grad=False))
         # As torch has it: a number lies on the CPU, unless kernels read it.
         on_cpu = not shape and not (group.get("capturable") or group.get("fused"))
         return HeldTensor(shape, torch.empty(shape, dtype=dtype, device="cpu" if on_cpu else parameter.device))
+
+
+def _elsewhere(held: HeldTensor) -> bool:
+    """Whether other replicas have all elements of a parameter: an optimizer's state here is then of no meaning."""
+    return held.span is not None and not held.local.numel()
 
 
 def _named(

@@ -1,6 +1,5 @@
 """Parallel: a model with its plan, ready to train inside a job, and to be planned, printed and emitted anywhere."""
 
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import cache, partial
@@ -21,7 +20,6 @@ from autopart.runtime.agreed import agreed
 from autopart.runtime.batches import Batches
 from autopart.runtime.check_agreement import check_agreement
 from autopart.runtime.evaluation import Evaluation, Variant
-from autopart.runtime.load import write_sources
 from autopart.runtime.parallel_state import ParallelState
 from autopart.runtime.precision import precision_named
 from autopart.runtime.recorder import Recorder
@@ -68,7 +66,6 @@ class Parallel(ParallelState, Generic[PlanT]):
         self._batches = Batches(graph, plan.dp, plan.global_batch, plain)
         self._recorded: Timeline | None = None
         self._worker: Worker | None = None
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._variant = variant
         self._evaluations: dict[bool, Evaluation] = {}
         self._schedule = cache(partial(training_schedule, plan, program))
@@ -78,12 +75,9 @@ class Parallel(ParallelState, Generic[PlanT]):
                 f"{plan.fingerprint} {plan.cuts} {plan.nodes} {plan.parameters} {plan.micro_batch} {plan.global_batch} "
                 f"{plan.precision} {plan.zero} {sources}"
             )
-            self._folder = tempfile.TemporaryDirectory(prefix="autopart-emitted-")
-            directory = Path(self._folder.name)
-            write_sources(program, directory)
             share = self._schedule(plan.global_batch // plan.dp)
             self._worker = Worker(
-                program, share.actions, directory, model, constants, plan.dp, precision_named(plan.precision), plan.zero
+                program, share.actions, model, constants, plan.dp, precision_named(plan.precision), plan.zero
             )
 
     def __repr__(self) -> str:
@@ -127,10 +121,11 @@ class Parallel(ParallelState, Generic[PlanT]):
             any rank, this step adds none on any, so that after `zero_grad` the optimizer's step changes nothing.
 
         Raises:
-            LaunchError: outside a job of the plan's size.
+            LaunchError: outside a job of the plan's size; or this rank left an earlier step half way.
             CheckpointError: the model was built on `meta`, and its weights have no values yet.
             BatchError: a batch of another size or form, on any rank; all then have this error, and none has begun.
-            UnsupportedError: the model returns no loss and none was given, or this is under `torch.inference_mode`.
+            UnsupportedError: the model returns no loss and none was given, or this is under `torch.inference_mode`; a
+                frozen parameter is to be trained since, or one has hooks that would not be called with its gradient.
         """
         worker = self._filled()
         self._check_loss()
@@ -139,7 +134,7 @@ class Parallel(ParallelState, Generic[PlanT]):
                 "train_step under torch.inference_mode can have no gradients: call it outside, or par.evaluate"
             )
         # Under ZeRO-2 passes sum gradients, of several stages in an order that depends on how many there are.
-        named, schedule = self._taken(batch, self._schedule, self.plan.zero >= 2 and self.plan.virtual_stages > 1)
+        named, schedule = self._taken(batch, self._trained, self.plan.zero >= 2 and self.plan.virtual_stages > 1)
         recorder = Recorder(worker.mesh) if trace else None
         with torch.enable_grad():
             loss = worker.step(named, self._graph.batched_inputs, schedule, recorder)
@@ -167,8 +162,9 @@ class Parallel(ParallelState, Generic[PlanT]):
         """
         self._filled()
         self._check_loss()
-        evaluation, named, schedule = self._evaluated(batch, returns=False)
-        return evaluation.loss(named, self._graph.batched_inputs, schedule)
+        with torch.inference_mode(False):  # what is made at the first call serves others too
+            evaluation, named, schedule = self._evaluated(batch, returns=False)
+            return evaluation.loss(named, self._graph.batched_inputs, schedule)
 
     def predict(self, batch: Any, everywhere: bool = True) -> Any:
         """What the model returns in evaluation mode, without gradients: a tensor, a tuple, a dict, a dataclass.
@@ -187,8 +183,9 @@ class Parallel(ParallelState, Generic[PlanT]):
             and what else `evaluate` raises; a loss is not needed.
         """
         self._filled()
-        evaluation, named, schedule = self._evaluated(batch, returns=True)
-        return evaluation.outputs(named, self._graph.batched_inputs, schedule, everywhere)
+        with torch.inference_mode(False):
+            evaluation, named, schedule = self._evaluated(batch, returns=True)
+            return evaluation.outputs(named, self._graph.batched_inputs, schedule, everywhere)
 
     def clip_grad_norm_(
         self, max_norm: float, norm_type: float = 2.0, error_if_nonfinite: bool = False
@@ -247,7 +244,10 @@ class Parallel(ParallelState, Generic[PlanT]):
         Returns the paths of the source files.
         """
         folder = Path(directory)
-        paths = write_sources(self.program, folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        paths = tuple(folder / f"{stem}.py" for stem, _ in self.program.sources)
+        for path, (_, text) in zip(paths, self.program.sources, strict=True):
+            path.write_text(text, encoding="utf-8")
         write_plan(self.plan, folder / "plan.json")
         return paths
 
@@ -271,6 +271,11 @@ class Parallel(ParallelState, Generic[PlanT]):
         samples = sum(size for _, size in shares) * self.plan.dp // self.plan.world  # all ranks of a replica have its
         return taken[0], replace(taken[1], most=max(counts), samples=samples)
 
+    def _trained(self, samples: int, count: int | None = None) -> StepSchedule:
+        """How this replica trains on so many samples, with the parameters as they are now."""
+        self._inside().check_parameters()
+        return self._schedule(samples, count)
+
     def _evaluated(self, batch: Any, returns: bool) -> tuple[Evaluation, dict[str, torch.Tensor], StepSchedule]:
         """The model in evaluation mode, and this replica's share, which it can take on all ranks."""
         mesh = self._inside().mesh
@@ -288,16 +293,17 @@ class Parallel(ParallelState, Generic[PlanT]):
     def _evaluation(self, returns: bool) -> Evaluation:
         """The model in evaluation mode, with what it `returns` or with its loss; made when it is first asked for."""
         if returns not in self._evaluations:
-            if self._variant is None or self._folder is None:
+            if self._variant is None:
                 raise UnsupportedError("this was not made by autopart.parallelize, and knows no evaluation mode")
-            directory = Path(self._folder.name) / ("predict" if returns else "evaluate")
-            self._evaluations[returns] = Evaluation(self._variant(returns), self._inside(), directory, self._model)
+            self._evaluations[returns] = Evaluation(self._variant(returns), self._inside(), self._model)
         return self._evaluations[returns]
 
     def _inside(self) -> Worker:
         if self._worker is not None:
             return self._worker
         world = self.plan.world
+        if dist.is_initialized() and dist.get_world_size() == world:
+            raise LaunchError("the process group was started after parallelize: start it before, and call it then")
         running = f"this job has {dist.get_world_size()}" if dist.is_initialized() else "this process is in no job"
         nodes = max(1, -(-world // self.plan.devices_per_node))
         per_node = min(world, self.plan.devices_per_node)

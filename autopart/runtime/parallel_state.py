@@ -29,6 +29,7 @@ class ParallelState(ABC):
 
     def _filled(self) -> Worker:
         worker = self._inside()
+        worker.check_unbroken()
         worker.state.check_filled()
         return worker
 
@@ -111,7 +112,8 @@ class ParallelState(ABC):
 
         It is one of `torch.distributed.checkpoint`: weights and buffers as `model.<original name>`, the optimizer's
         state as `optimizer.state.<original name>.<key>`. What dropout draws goes on from it as well. Learning-rate
-        schedulers and data loaders have a `state_dict` of their own. The directory is one that all ranks share.
+        schedulers and data loaders have a `state_dict` of their own. The directory is one that all ranks share; a
+        checkpoint that it has stays as it is until the new one is complete.
 
         Raises:
             LaunchError: outside a job of the plan's size.

@@ -9,6 +9,7 @@ from autopart.errors import BatchError, PlanningError
 from autopart.ir.action import Schedule
 from autopart.ir.plan import PlanData
 from autopart.ir.program import Program
+from autopart.runtime.backend import backend
 from autopart.runtime.message_order import check_message_order
 from autopart.schedules.find import find_schedule
 from autopart.schedules.forward_passes import forward_passes
@@ -55,7 +56,7 @@ def training_schedule(plan: PlanData, program: Program, samples: int, count: int
         raise BatchError(
             f"a batch of {samples} samples is {len(sizes)} micro-batches of at most {plan.micro_batch}: {error}"
         ) from error
-    if dist.is_initialized() and dist.get_backend() == "nccl":
+    if dist.is_initialized() and backend() == "nccl":
         check_message_order(program, actions)
     return StepSchedule(sizes, actions, len(sizes), samples)
 

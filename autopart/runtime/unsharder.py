@@ -21,6 +21,7 @@ from torch.utils import _pytree as pytree
 from autopart.runtime.bucket import Bucket
 from autopart.runtime.flat_collectives import Works
 from autopart.runtime.shares import Shares
+from autopart.runtime.weights import built_with
 
 Buckets = tuple[Bucket, ...]
 
@@ -54,9 +55,9 @@ class Unsharder:
     def attach(self, stage: nn.Module) -> None:
         """See to the passes of an emitted stage, which has parameters of the shares."""
         blocks = list(blocks_of(stage))
-        inside = {id(x) for block in blocks for x in block.parameters()}
+        inside = {id(x) for block in blocks for x in built_with(block).values()}
         outside = self._buckets(x for x in stage.parameters() if id(x) not in inside)
-        self._walks[stage] = walk = _Walk(tuple(self._buckets(block.parameters()) for block in blocks), outside)
+        self._walks[stage] = walk = _Walk(tuple(self._buckets(built_with(block).values()) for block in blocks), outside)
         own = weakref.ref(self)
         for place, block in enumerate(blocks):
             block.register_forward_pre_hook(partial(_entered, own, walk, place))

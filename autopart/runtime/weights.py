@@ -37,6 +37,7 @@ class Weights(nn.Module):
 
     def attach(self, paths: tuple[str, ...], module: nn.Module) -> nn.Module:
         """Register `module` under a dotted path, and return it; for several paths, its parts part0, part1, ... each."""
+        module.__dict__.setdefault("_built_with", frozenset(name for name, _ in module.named_parameters()))
         if len(paths) > 1:
             for number, path in enumerate(paths):
                 self.attach((path,), module.get_submodule(f"part{number}"))
@@ -55,6 +56,12 @@ class Weights(nn.Module):
             _take_over(module, existing)
             setattr(owner, last, module)
         return module
+
+
+def built_with(module: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that an attached module was made with, and not those that live under the same path."""
+    names = module.__dict__["_built_with"]
+    return {name: x for name, x in module.named_parameters(remove_duplicate=False) if name in names}
 
 
 def _take_over(module: nn.Module, other: nn.Module) -> None:

@@ -3,16 +3,17 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
+from autopart.errors import LaunchError
 from autopart.ir.action import Kind, Schedule
 from autopart.ir.program import Program
 from autopart.runtime.batches import split_batch
 from autopart.runtime.check_agreement import digest
+from autopart.runtime.check_parameters import check_parameters
 from autopart.runtime.clip import clip_gradients
 from autopart.runtime.comm import Comm
 from autopart.runtime.executor import Executor, MicroBatch, RankStage
@@ -42,7 +43,6 @@ class Worker:
     Args:
         program: what all stages do.
         schedule: what every pipeline rank does when; it says which stages a rank has.
-        directory: where this rank's source files are.
         model: gives the weights; those on `meta` get their values later.
         constants: gives the constants.
         replicas: the data-parallel degree.
@@ -60,7 +60,6 @@ class Worker:
         self,
         program: Program,
         schedule: Schedule,
-        directory: Path,
         model: nn.Module,
         constants: Mapping[str, torch.Tensor],
         replicas: int,
@@ -72,7 +71,7 @@ class Worker:
         self.mesh: Mesh = build_mesh(homes(schedule), replicas, program.tp)
         zero = zero if replicas > 1 else 0
         self._parts = zero == 3  # a rank keeps shares of weights alone
-        self.stages = {stage: self._load(stage, directory, model, constants) for stage in self.mesh.stages}
+        self.stages = {stage: self._load(stage, model, constants) for stage in self.mesh.stages}
         self._named = share_parameters([stage.module for stage in self.stages.values()])
         for stage in self.stages.values():
             bind_kept(stage.module, stage.program, model)  # what is kept whole gets the parameters that are shared
@@ -94,16 +93,19 @@ class Worker:
         self._unsharder = Unsharder(self._shares, self._parts) if self._shares else None
         self._executor = self.executor(program, self.stages)
         self._seed = self._common_seed()
+        self._splits = any(action.kind is Kind.WEIGHT for action in schedule[self.mesh.pp_rank])
+        self._frozen: frozenset[str] = frozenset()
+        self._broken_by = ""
         self._steps = 0
 
-    def _load(self, stage: int, directory: Path, model: nn.Module, constants: Mapping[str, torch.Tensor]) -> RankStage:
+    def _load(self, stage: int, model: nn.Module, constants: Mapping[str, torch.Tensor]) -> RankStage:
         own, tp_rank, tp = self.program.stages[stage], self.mesh.tp_rank, self.program.tp
         comm = Comm(self.mesh.group("tp"), tp_rank, tp)
         if self._parts:
-            module = load_bare_stage(own, directory, comm, self.mesh.device, self.precision.computed)
+            module = load_bare_stage(self.program, stage, comm, self.mesh.device, self.precision.computed)
             fill_constants(module, own, constants)
         else:
-            module = load_stage(own, directory, comm, self.mesh.device)
+            module = load_stage(self.program, stage, comm, self.mesh.device)
             fill_stage(module, own, model, constants, tp_rank, tp)
         return RankStage(module, comm, own)
 
@@ -166,16 +168,46 @@ class Worker:
         actions, scale = schedule.actions[self.mesh.pp_rank], self.loss_scale
         passes = [a for a in actions if a.kind is not Kind.WEIGHT or self.stages[a.stage].program.puts_off]
         self._gradients.begin(passes, frozenset(before), schedule.most)
-        with self.random(str(self._steps)), self.precision.computing(self.mesh.device):
+        with self.unbroken(before), self.random(str(self._steps)), self.precision.computing(self.mesh.device):
             factor = scale.value if scale else 1.0
             loss = self._executor.run(schedule, micro_batches, self._gradients, factor, recorder)
         self._steps += 1
+        for name in self._frozen:  # as torch has it: an optimizer is to leave them alone
+            self._leaves[name].grad = None
         if scale is not None:
             scale.unscale(self._leaves.values(), self.mesh.device)
         for name, earlier in before.items():  # gradients of steps before, not yet cleared, add up as they do in torch
             leaf = self._leaves[name]
             leaf.grad = earlier if leaf.grad is None else earlier.add_(leaf.grad)
         return loss
+
+    def check_parameters(self) -> None:
+        """Before a step: note which parameters were frozen since; `UnsupportedError` for what it would not heed."""
+        self._frozen = check_parameters(self._shards, self._named, self._leaves, self._splits)
+
+    @contextmanager
+    def unbroken(self, gradients: Mapping[str, torch.Tensor] | None = None) -> Iterator[None]:
+        """Around passes: where they end half way, leaves have the `gradients` of before, and other ranks may wait."""
+        try:
+            yield
+        except BaseException as error:
+            if gradients is not None:
+                for name, leaf in self._leaves.items():
+                    leaf.grad = gradients.get(name)
+            self._broken_by = type(error).__name__ if dist.get_world_size() > 1 else ""
+            raise
+
+    def check_unbroken(self) -> None:
+        """Before what all ranks do together.
+
+        Raises:
+            LaunchError: this rank has left the others half way, and they would wait for each other for ever.
+        """
+        if self._broken_by:
+            raise LaunchError(
+                f"rank {dist.get_rank()} left its passes half way by {self._broken_by}, and other ranks may still wait "
+                "for it: end the job, and go on from a checkpoint"
+            )
 
     def gather_weights(self) -> None:
         """Under ZeRO-1 and 2, give this rank the weights that other replicas have updated; all ranks call it."""

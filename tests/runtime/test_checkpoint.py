@@ -3,15 +3,18 @@
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 import torch.nn.functional as F
 from torch import nn
+from torch.distributed.checkpoint.planner import WriteItem
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict, set_optimizer_state_dict
 
 import autopart
+from autopart.runtime.checkpoint_planner import PieceSaver
 from tests.models import CASES, build
 from tests.one_capture import one_capture
 from tests.worker_pool import WorkerPool
@@ -22,7 +25,7 @@ Pins = Mapping[str, Any]
 
 
 def fused_qkv(dropout: float = 0.0) -> nn.Module:
-    """Fused qkv of unequal parts, dropout, batch-norm statistics, a tied head, an unused and a frozen layer."""
+    """Fused qkv of unequal parts, dropout, batch-norm statistics, a tied head, an unused, a frozen layer, a number."""
     torch.manual_seed(3)
     return Mixed(dropout).to(DTYPE)
 
@@ -39,6 +42,7 @@ class Mixed(nn.Module):
         self.unused = nn.Linear(2, 2)
         self.head = nn.Linear(16, 32, bias=False)
         self.head.weight = self.embed.weight
+        self.gate = nn.Parameter(torch.tensor(0.75))  # of which only one replica has its piece
         self.register_buffer("scale", torch.tensor(0.5))
         self.register_buffer("shift", torch.tensor(0.25), persistent=False)
 
@@ -50,7 +54,7 @@ class Mixed(nn.Module):
         q, k, v = (t.view(batch, length, -1, 4).transpose(1, 2) for t in (q, k, v))
         k, v = (t.repeat_interleave(2, dim=1) for t in (k, v))
         y = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(batch, length, 16)
-        x = x + F.dropout(self.out(y), self.dropout, self.training) * self.scale + self.shift
+        x = x + F.dropout(self.out(y), self.dropout, self.training) * self.scale * self.gate + self.shift
         x = x + self.frozen(x)
         return F.cross_entropy(self.head(x).flatten(0, 1), labels.flatten())
 
@@ -235,6 +239,7 @@ def _errors(directory: Path) -> dict[str, tuple[str, str]]:
     foreign = other if torch.distributed.get_rank() == 1 else sgd  # one rank's error is everyone's
     found["foreign load"] = _message(par.load, directory / "all", foreign)
     found["foreign save"] = _message(par.save, directory / "other", foreign)
+    found["adam"] = _message(par.load, directory / "all", torch.optim.AdamW(par.parameters()))
     found["name"] = _message(_narrow("begin", 16, DTYPE, {"tp": 2}).load, directory / "all")
     found["shape"] = _message(_narrow("first", 24, DTYPE, {"tp": 2}).load, directory / "all")
     found["dtype"] = _message(_narrow("first", 16, torch.float32, {"tp": 2}).load, directory / "all")
@@ -258,9 +263,62 @@ def test_errors_reach_every_rank(worker_pool: WorkerPool, tmp_path: Path) -> Non
         assert "the checkpoint has no optimizer state: load it without optimizer=" in found["no optimizer"][1]
         for key in ("foreign load", "foreign save"):
             assert "SGD has a parameter of shape (7,) that is none of par.parameters()" in found[key][1]
+        assert "has the state of SGD, not of AdamW: weights are read, the optimizer is as it was" in found["adam"][1]
         assert "is of another model than Narrow: it has no 'begin.weight', 'begin.bias'" in found["name"][1]
         assert "has, and the model has not, 'first.bias', 'first.weight'" in found["name"][1]
         assert "first.weight is torch.float64 (16, 8), here torch.float64 (24, 8)" in found["shape"][1]
         assert "second.weight is torch.float64 (4, 16), here torch.float32 (4, 16)" in found["dtype"][1]
         assert "SGD keeps what of " in found["object"][1] and "as a object: only numbers" in found["object"][1]
         assert "SGD keeps 'rows' of shape (3,) for '" in found["rows"][1]
+
+
+def _interrupted(directory: Path) -> tuple[str, list[str], bool]:
+    """A save over another one that fails half way, the one that then loads, and one that succeeds."""
+    par = _narrow("first", 16, DTYPE, {"dp": 2})
+    par.save(directory)
+    saved = par.full_state_dict()
+    with torch.no_grad():
+        for parameter in par.parameters():
+            parameter.add_(1)
+    written = PieceSaver.resolve_data
+
+    def fails_once(self: PieceSaver, item: WriteItem) -> Any:
+        if torch.distributed.get_rank() == 1:
+            raise OSError("no space left")
+        return written(self, item)
+
+    with patch.object(PieceSaver, "resolve_data", fails_once):
+        kind, text = _message(par.save, directory)
+    par.load(directory)
+    again = par.full_state_dict()
+    par.save(directory)
+    return (
+        f"{kind}: {text}",
+        [p.name for p in directory.glob("*")],
+        all(torch.equal(again[n], x) for n, x in saved.items()),
+    )
+
+
+def test_a_save_that_fails_leaves_the_checkpoint_that_was_there(worker_pool: WorkerPool, tmp_path: Path) -> None:
+    message, files, same = worker_pool.run(one_capture, 2, _interrupted, tmp_path)[0]
+    assert "CheckpointError" in message and "rank 1 failed: OSError: no space left" in message
+    assert same
+    assert len(files) == 3  # metadata, and a file of each rank: nothing of the saves before
+
+
+def _scales(directory: Path) -> list[float]:
+    """The loss scale before and after an overflow, and after loading into a new job."""
+    x, infinite = torch.ones(8, 8), torch.full((8, 8), float("inf"))
+    pins: Pins = {"inputs": x, "global_batch": 8, "dp": 2, "precision": "fp16-mixed"}
+    par = autopart.parallelize(Narrow("first", 16), 2, **pins)
+    found = [par.loss_scale]
+    par.train_step(par.shard_batch(infinite))
+    found.append(par.loss_scale)
+    par.save(directory)
+    other = autopart.parallelize(Narrow("first", 16), 2, **pins)
+    other.load(directory)
+    return [*found, other.loss_scale]
+
+
+def test_the_loss_scale_goes_on(worker_pool: WorkerPool, tmp_path: Path) -> None:
+    assert worker_pool.run(one_capture, 2, _scales, tmp_path) == [[2.0**16, 2.0**15, 2.0**15]] * 2

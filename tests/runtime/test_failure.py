@@ -1,7 +1,11 @@
 """One rank that fails in the middle of a step ends all, and the error says where: on processes of their own."""
 
 import os
+import re
 import signal
+import subprocess
+import sys
+import time
 from typing import Any
 
 import pytest
@@ -11,6 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import autopart
+from tests.worker_pool import WorkerPool
 
 SECONDS = 120.0  # a hang ends here with another error, which names ranks that did not finish
 
@@ -82,6 +87,7 @@ def test_a_wrong_value_in_one_replica_names_its_place() -> None:
     assert "IndexError: index out of range in self" in message
     assert "rank 1, stage 0 (layers.0 .. layers." in message
     assert "forward of micro-batch 1, in embed" in message
+    assert re.search(r'File "<autopart Chain stage_0 \w+>", line \d+, in forward\n +.*self\.embed\.weight', message)
 
 
 def test_a_rank_out_of_memory_inside_a_module_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,7 +106,7 @@ def test_a_rank_that_is_killed() -> None:
 def _slow_backward(world: int) -> float:
     torch.manual_seed(0)
     par = autopart.parallelize(
-        Chain(), world, inputs=_batch(), global_batch=8, micro_batch=2, pp=2, keep_whole=["fragile"]
+        Chain(), world, inputs=_batch(), global_batch=8, micro_batch=2, pp=2, schedule="1f1b", keep_whole=["fragile"]
     )
     for parameter in par.parameters():
         if dist.get_rank() == 1:
@@ -119,3 +125,54 @@ def test_an_error_in_a_backward_pass() -> None:
     assert message.startswith("rank 1 of 2 failed:\n")
     assert "ValueError: a hook of the user's" in message
     assert "backward of micro-batch 0" in message
+
+
+def _goes_on(world: int) -> list[str]:
+    """What is said by a rank that catches its error, or is interrupted, and tries to go on."""
+    torch.manual_seed(0)
+    par = autopart.parallelize(
+        Chain(), world, inputs=_batch(), global_batch=8, micro_batch=2, dp=world, keep_whole=["fragile"]
+    )
+    par.train_step(par.shard_batch(_batch()))
+    before = [p.grad.clone() for p in par.parameters() if p.grad is not None]
+    batch = _batch()
+    batch["ids"][3] = 99  # of the first replica, in its second micro-batch
+    found = []
+    for attempt in (batch, _batch()):
+        try:
+            par.train_step(par.shard_batch(attempt))
+        except (IndexError, autopart.LaunchError) as error:
+            found.append(str(error))
+        same = [bool(torch.equal(p.grad, own)) for p, own in zip(par.parameters(), before, strict=True)]
+        found.append(f"gradients as before: {all(same)}")
+        if dist.get_rank():
+            break
+    return found
+
+
+def test_a_rank_that_has_left_a_step_does_not_wait_for_the_others(worker_pool: WorkerPool) -> None:
+    alone = worker_pool.run(_goes_on, 1, 1)[0]
+    assert "index out of range" in alone[0]
+    assert alone[1:] == ["gradients as before: True", "gradients as before: False"]
+    with pytest.raises(autopart.WorkerError) as caught:
+        autopart.run(_raises_what_was_found, 2, timeout_s=SECONDS)
+    assert "rank 0 left its passes half way by IndexError, and other ranks may still wait" in str(caught.value)
+    assert str(caught.value).count("gradients as before: True") == 2
+
+
+def _raises_what_was_found() -> None:
+    raise ValueError(_goes_on(2))
+
+
+def _say_and_sleep() -> None:
+    print("started", flush=True)
+    time.sleep(2 * SECONDS)
+
+
+def test_ranks_end_with_the_process_that_started_them() -> None:
+    start = "import autopart, tests.runtime.test_failure as own; autopart.run(own._say_and_sleep, 1)"
+    with subprocess.Popen([sys.executable, "-c", start], stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == b"started\n"
+        parent.kill()
+        parent.communicate(timeout=SECONDS)  # the output ends when all processes have that write to it

@@ -235,3 +235,49 @@ def test_replicas_run_equally_many_passes(worker_pool: WorkerPool, pins: Pins, w
     own = [message.partition(":")[0] for message, _, _ in ranks]
     other = "rank 3 cannot take its batch, and its own error says why"
     assert own == [other, why, other, why]
+
+
+class Repeated(nn.Module):
+    """Two equal layers, of biases of their own and one weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter = nn.Linear(8, 16)
+        self.first, self.second = nn.Linear(16, 16), nn.Linear(16, 16)
+        self.second.weight = self.first.weight
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x: (batch, 8) -> mean square."""
+        return self.second(self.first(self.enter(x).tanh()).tanh()).square().mean()
+
+
+def _repeated(par: Any) -> list[float]:
+    x = torch.linspace(-1, 1, 64, dtype=DTYPE).view(8, 8)
+    optimizer = torch.optim.SGD(par.parameters(), lr=0.5)
+    losses = []
+    for _ in range(3):
+        optimizer.zero_grad()
+        if isinstance(par, nn.Module):
+            loss = par(x)
+            loss.backward()
+        else:
+            loss = par.train_step(par.shard_batch(x))
+        losses.append(float(loss.detach()))
+        optimizer.step()
+    return losses
+
+
+def _repeated_in_parallel() -> tuple[list[float], str]:
+    torch.manual_seed(0)
+    x = torch.zeros(8, 8, dtype=DTYPE)
+    pins: Pins = {"dp": 2, "zero": 3, "inputs": x, "global_batch": 8, "micro_batch": 2, **SEARCHED}
+    par = autopart.parallelize(Repeated().to(DTYPE), 2, **pins)
+    return _repeated(par), par.program.sources[0][1]
+
+
+def test_a_weight_that_blocks_are_given_is_there_for_all_of_them(worker_pool: WorkerPool) -> None:
+    torch.manual_seed(0)
+    expected = _repeated(Repeated().to(DTYPE))
+    losses, source = worker_pool.run(_repeated_in_parallel, 2)[0]
+    assert "x = block(x, self.first.weight)" in source
+    assert losses == pytest.approx(expected, rel=1e-12)
