@@ -1,7 +1,6 @@
 """Where the time of a step goes: `python -m tests.benchmarks.runtime_speed.breakdown [--row KEY ...] [--size SIZE]`."""
 
 import argparse
-import gc
 import time
 from dataclasses import dataclass, replace
 
@@ -36,7 +35,10 @@ def break_down(size: Size, builds: tuple[Build, ...], steps: int) -> list[Breakd
     torch.set_num_threads(1)
     sides = [build(size) for build in builds]
     found: list[list[list[float]]] = [[] for _ in sides]
-    for number in range(WARM_UP + steps):
+    for side in sides:
+        for _ in range(WARM_UP):
+            side.run()
+    for _ in range(steps):
         for side, own in zip(sides, found, strict=True):
             dist.barrier()
             clock_s, cpu_s = time.perf_counter(), time.process_time()
@@ -49,9 +51,7 @@ def break_down(size: Size, builds: tuple[Build, ...], steps: int) -> list[Breakd
             kernels = [event for event in seen.key_averages() if event.key.startswith("aten::")]
             products_s = 1e-6 * sum(event.self_cpu_time_total for event in kernels if event.key in PRODUCTS)
             others_s = 1e-6 * sum(event.self_cpu_time_total for event in kernels if event.key not in PRODUCTS)
-            if number >= WARM_UP:
-                own.append([clock_s, cpu_s, products_s, others_s])
-        gc.collect()
+            own.append([clock_s, cpu_s, products_s, others_s])
     rows = torch.tensor(found, dtype=torch.float64).amin(dim=1)
     dist.all_reduce(rows)
     rows[:, 0] /= dist.get_world_size()
@@ -64,7 +64,7 @@ def main() -> None:
     keys, names = [row.key for row in ROWS], [size.name for size in SIZES]
     parser.add_argument("--row", nargs="+", choices=keys, default=["1f1b-2", "1f1b-4", "data"])
     parser.add_argument("--size", nargs="+", choices=names, default=names)
-    parser.add_argument("--steps", type=int, default=8, help="of each side (default: 8)")
+    parser.add_argument("--steps", type=int, default=6, help="of each side (default: 6)")
     asked = parser.parse_args()
     rows: list[tuple[str, ...]] = []
     for row in (row for row in ROWS if row.key in asked.row):
