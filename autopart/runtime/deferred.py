@@ -35,10 +35,13 @@ class Deferred(TorchFunctionMode):
         named = kwargs or {}
         if func in _OPERANDS and torch.is_grad_enabled():
             operands = _OPERANDS[func](*args, **named)
-            if operands is not None and func in _CONVOLUTIONS:
-                return _applied(_Convolution, func, *operands, self)
             if operands is not None:
-                return _applied(_Product, *operands, self)
+                x, weight, *rest = operands
+                # The weight is no input of the function: autograd would call its hooks with no gradient.
+                anchor = None if x.requires_grad else x.new_empty(0).requires_grad_()
+                if func in _CONVOLUTIONS:
+                    return _applied(_Convolution, func, x, anchor, (weight,), *rest, self)
+                return _applied(_Product, x, anchor, (weight,), *rest, self)
         return func(*args, **named)  # most calls: every op of a forward pass comes here
 
     def put_off(self, weight: nn.Parameter, gradient: "Added") -> None:
@@ -52,16 +55,17 @@ class Deferred(TorchFunctionMode):
         return self._weights
 
     @torch.no_grad()
-    def add_gradients(self, added: Callable[[nn.Parameter], None] = lambda weight: None) -> None:
+    def add_gradients(self) -> None:
         """Compute all gradients that were put off, and add them to the `grad` of their weights.
 
-        `added` is told of each weight that gets no more.
+        Of each weight that gets no more the post-accumulate hooks are called, as autograd does.
         """
         last = {id(weight): position for position, weight in enumerate(self._weights)}
         for position, (weight, added_to) in enumerate(zip(self._weights, self._pending, strict=True)):
             weight.grad = added_to(weight.grad).to(weight.dtype)
             if last[id(weight)] == position:
-                added(weight)
+                for hook in (weight._post_accumulate_grad_hooks or {}).values():
+                    hook(weight)
         self._weights.clear()
         self._pending.clear()
 
@@ -108,18 +112,28 @@ _OPERANDS: dict[Any, Callable[..., tuple[Any, ...] | None]] = {
 
 
 def _trained(weight: Any) -> bool:
-    """Whether it gets a gradient; that of a complex one, which takes the conjugate of the input, is autograd's."""
-    return isinstance(weight, nn.Parameter) and weight.requires_grad and not weight.is_complex()
+    """Whether it gets a gradient that can be put off.
+
+    That of a complex one, which takes the conjugate of the input, is autograd's, and so is one that hooks may change.
+    """
+    trained = isinstance(weight, nn.Parameter) and weight.requires_grad
+    return trained and not weight.is_complex() and not weight._backward_hooks
 
 
 class _Product(torch.autograd.Function):
-    """x (..., in) and a weight -> (..., out)."""
+    """x (..., in) and a weight -> (..., out). Where x needs no gradient, the `anchor` makes the result need one."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: torch.Tensor, weight: nn.Parameter, bias: torch.Tensor | None, transposed: bool, deferred: Deferred
+        ctx: Any,
+        x: torch.Tensor,
+        anchor: torch.Tensor | None,
+        held: tuple[nn.Parameter],
+        bias: torch.Tensor | None,
+        transposed: bool,
+        deferred: Deferred,
     ) -> torch.Tensor:
-        x = as_computed(x)
+        (weight,), x = held, as_computed(x)
         ctx.save_for_backward(x)
         ctx.weight, ctx.transposed, ctx.deferred = weight, transposed, deferred
         return F.linear(x, weight.t() if transposed else weight, bias)
@@ -131,11 +145,11 @@ class _Product(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             own = weight.to(gradient.dtype)
             x_gradient = gradient @ (own.t() if ctx.transposed else own)
-        if ctx.needs_input_grad[2]:
+        if ctx.needs_input_grad[3]:
             bias_gradient = gradient.reshape(-1, gradient.shape[-1]).sum(dim=0)
         into, out = (x, gradient) if ctx.transposed else (gradient, x)
         ctx.deferred.put_off(weight, partial(_outer, into, out))
-        return x_gradient, None, bias_gradient, None, None
+        return x_gradient, None, None, bias_gradient, None, None
 
 
 def _outer(left: torch.Tensor, right: torch.Tensor, total: torch.Tensor | None) -> torch.Tensor:
@@ -154,10 +168,15 @@ class _Convolution(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, function: Callable[..., torch.Tensor], x: torch.Tensor, weight: nn.Parameter, *rest: Any
+        ctx: Any,
+        function: Callable[..., torch.Tensor],
+        x: torch.Tensor,
+        anchor: torch.Tensor | None,
+        held: tuple[nn.Parameter],
+        *rest: Any,
     ) -> Any:
         bias, stride, padding, dilation, groups, deferred = rest
-        x = as_computed(x)
+        (weight,), x = held, as_computed(x)
         ctx.save_for_backward(x)
         ctx.weight, ctx.deferred = weight, deferred
         ctx.geometry = (stride, padding, dilation, False, [0] * len(stride), groups)
@@ -170,11 +189,11 @@ class _Convolution(torch.autograd.Function):
         gradients = partial(
             torch.ops.aten.convolution_backward.default, gradient, x, own, [weight.shape[0]], *ctx.geometry
         )
-        x_gradient, _, bias_gradient = gradients([ctx.needs_input_grad[1], False, ctx.needs_input_grad[3]])
+        x_gradient, _, bias_gradient = gradients([ctx.needs_input_grad[1], False, ctx.needs_input_grad[4]])
 
         def added(total: torch.Tensor | None) -> torch.Tensor:
             gradient: torch.Tensor = gradients([False, True, False])[1]
             return gradient if total is None else total.add_(gradient)
 
         ctx.deferred.put_off(weight, added)
-        return None, x_gradient, None, bias_gradient, None, None, None, None, None
+        return None, x_gradient, None, None, bias_gradient, None, None, None, None, None

@@ -92,24 +92,26 @@ class Executor:
         """
         flying: dict[tuple[int, int], _InFlight] = {}
         deferred: dict[tuple[int, int], Deferred] = {}
-        splits = any(action.kind is Kind.WEIGHT for action in schedule.actions[self._mesh.pp_rank])
+        splits, final = self._put_off(schedule.actions[self._mesh.pp_rank])
         losses: list[torch.Tensor] = []
         for action, arrived in self._arrivals(schedule, micro_batches, recorder):
             key = action.stage, action.micro_batch
             if action.kind is Kind.FORWARD:
                 batch = micro_batches[action.micro_batch]
-                flying[key] = self._forward(action, batch, [group[0] for group in arrived], splits)
+                flying[key] = self._forward(action, batch, [group[0] for group in arrived], splits or key in final)
                 losses += [loss.detach() for loss in flying[key].results]
             elif action.kind is Kind.BACKWARD:
-                with without_autocast(self._mesh.device), gradients.passing(action):
+                completes = nullcontext() if key in final else gradients.passing(action)
+                with without_autocast(self._mesh.device), completes:
                     # No name here holds it longer; what is put off has its own hold of the activations that it needs.
                     rest = self._backward(action, flying.pop(key), arrived, scale)
                 if rest is not None:
                     deferred[key] = rest
-            else:
+            if action.kind is Kind.WEIGHT or (action.kind is Kind.BACKWARD and key in final):
                 put_off = deferred.pop(key)
-                with without_autocast(self._mesh.device), gradients.passing(action, put_off.weights):
-                    put_off.add_gradients(gradients.arrived)
+                passing = gradients.passing(action, put_off.weights)
+                with without_autocast(self._mesh.device), passing, self._located(action):
+                    put_off.add_gradients()
         gradients.start_all()
         total = self.begin_total(losses)
         gradients.finish()
@@ -125,6 +127,19 @@ class Executor:
             if self._stages[action.stage].program.outputs:
                 found[action.micro_batch] = flight.results
         return [found[micro_batch] for micro_batch in sorted(found)]
+
+    def _put_off(self, actions: Sequence[Action]) -> tuple[bool, frozenset[tuple[int, int]]]:
+        """Whether the schedule splits backward passes; if not, the last of each stage, (stage, micro-batch).
+
+        Ranks before wait for the gradients that a last pass sends, and have little else left to do: these gradients go
+        first, and those of weights follow in the same action; unless weights have been freed by then (ZeRO-3).
+        """
+        splits = any(action.kind is Kind.WEIGHT for action in actions)
+        if splits or (self._unsharder is not None and self._unsharder.frees):
+            return splits, frozenset()
+        passes = [(a.stage, a.micro_batch) for a in actions if a.kind is Kind.BACKWARD]
+        last = dict(passes)
+        return False, frozenset(key for key in last.items() if self._stages[key[0]].program.puts_off)
 
     def _arrivals(
         self, schedule: StepSchedule, micro_batches: Sequence[MicroBatch], recorder: Recorder | None = None

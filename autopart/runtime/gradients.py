@@ -100,12 +100,6 @@ class Gradients:
             own.missing = set()
         self._start_complete()
 
-    def arrived(self, parameter: nn.Parameter) -> None:
-        """The `grad` of `parameter` has all that this pass gives it."""
-        name = self._names.get(id(parameter))
-        if name is not None:
-            self.hooked(name)
-
     def start_all(self) -> None:
         """After the last pass: start what sums are left to start."""
         for own in self._queue:  # of passes that the schedule has and this rank has nothing to do in
@@ -129,7 +123,7 @@ class Gradients:
                     self._leaves[name].grad = own.bucket.piece(*share)
 
     def hooked(self, name: str) -> None:
-        """Autograd has added to the `grad` of a parameter: called for each of them in each pass."""
+        """The `grad` of a parameter has been added to: called for each of them in each pass."""
         if not self._passing:
             return
         own = self._homes[name]

@@ -42,10 +42,13 @@ class Unsharder:
     Args:
         shares: of the weights.
         frees: whether weights are freed where they are not needed, as under ZeRO-3. A parameter is then empty.
+
+    Attributes:
+        frees: the same.
     """
 
     def __init__(self, shares: Shares, frees: bool) -> None:
-        self._shares, self._frees = shares, frees
+        self._shares, self.frees = shares, frees
         self._homes = {id(x): bucket for bucket in shares.buckets for x in bucket.parameters.values()}
         self._places = {bucket: {name: x.data for name, x in bucket.parameters.items()} for bucket in shares.buckets}
         self._walks: dict[nn.Module, _Walk] = {}
@@ -61,12 +64,12 @@ class Unsharder:
         own = weakref.ref(self)
         for place, block in enumerate(blocks):
             block.register_forward_pre_hook(partial(_entered, own, walk, place))
-            if self._frees:
+            if self.frees:
                 block.register_forward_hook(partial(_left, own, walk, place))
 
     def renew(self) -> None:
         """Before the passes of a step, or of an evaluation: what is here may be old. All replicas call it together."""
-        if self._frees:
+        if self.frees:
             self.settle()
             return
         walked = (own for walk in self._walks.values() for own in (walk.outside, *walk.blocks))
@@ -76,7 +79,7 @@ class Unsharder:
     def settle(self) -> None:
         """Wait for what is under way; and free all, where weights are freed."""
         for bucket in list(self._there):
-            if self._frees:
+            if self.frees:
                 self._free(bucket)
             else:
                 self._wait(bucket)
@@ -95,7 +98,7 @@ class Unsharder:
 
     def kept(self, x: torch.Tensor) -> torch.Tensor:
         """`x`, or a copy if it is a view of a weight that will be freed."""
-        if not self._frees or not x.untyped_storage().nbytes():
+        if not self.frees or not x.untyped_storage().nbytes():
             return x
         start = x.untyped_storage().data_ptr()
         freed = any(self._shares.buffers[bucket].untyped_storage().data_ptr() == start for bucket in self._there)
@@ -117,7 +120,7 @@ class Unsharder:
 
     def _bring(self, walk: _Walk, needed: Buckets, near: Buckets) -> None:
         """Have what is `needed` here, and begin to gather what is needed next."""
-        if self._frees:
+        if self.frees:
             keep = {*walk.outside, *needed, *near}
             for bucket in [bucket for bucket in self._there if bucket not in keep]:
                 self._free(bucket)
@@ -128,7 +131,7 @@ class Unsharder:
             self._wait(bucket)
 
     def _start(self, bucket: Bucket) -> None:
-        if self._frees:
+        if self.frees:
             buffer = self._shares.buffers[bucket]
             buffer.untyped_storage().resize_(buffer.nbytes)
         self._there[bucket] = self._shares.gather(bucket)
@@ -139,7 +142,7 @@ class Unsharder:
             return
         work.wait()
         self._there[bucket] = None
-        if self._frees:
+        if self.frees:
             for name, parameter in bucket.parameters.items():
                 parameter.data = self._places[bucket][name]
 

@@ -25,6 +25,14 @@ class Weights(nn.Module):
         else:
             self.add_module(name, member)
 
+    def add_module(self, name: str, module: nn.Module | None) -> None:
+        """Register a part, as any module does; and lay it where it is found without `nn.Module.__getattr__`.
+
+        A block names its weights by paths of several parts, so that most of a lookup would be in there.
+        """
+        super().add_module(name, module)
+        self.__dict__[name] = module
+
     def __getitem__(self, name: str) -> Any:
         for members in (self._modules, self._parameters, self._buffers):
             if name in members:
@@ -50,11 +58,9 @@ class Weights(nn.Module):
                 owner.add_module(name, Weights())
             owner = owner.get_submodule(name)
         existing = owner._modules.get(last)
-        if existing is None:
-            owner.add_module(last, module)
-        else:  # weights outside the block live under the same path
+        if existing is not None:  # weights outside the block live under the same path
             _take_over(module, existing)
-            setattr(owner, last, module)
+        owner.add_module(last, module)
         return module
 
 

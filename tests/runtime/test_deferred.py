@@ -114,6 +114,21 @@ def test_a_frozen_weight() -> None:
     assert x.grad is not None and w.grad is None
 
 
+def test_hooks_of_a_weight() -> None:
+    """One that may change a gradient changes autograd's; one that follows it is called when it is all there, once."""
+    x, w, seen = drawn(3, 4).requires_grad_(), weight(4, 4), list[torch.Tensor]()
+    function: Function = lambda x, w: F.linear(F.linear(x, w).tanh(), w)  # noqa: E731
+    _, expected = gradients(function, x, w)
+    w.register_post_accumulate_grad_hook(lambda w: seen.append(w.grad.clone()))  # type: ignore[union-attr]
+    deferred = backward(function, x, w)
+    assert not seen
+    deferred.add_gradients()
+    w.register_hook(lambda gradient: 2 * gradient)
+    backward(function, x, w).add_gradients()
+    for found, times in zip(seen, (1, 3), strict=True):
+        torch.testing.assert_close(found, times * expected, rtol=1e-12, atol=1e-12)
+
+
 def test_an_input_without_gradient() -> None:
     x, w = drawn(3, 4), weight(5, 4)
     (expected,) = torch.autograd.grad(F.linear(x, w).tanh().sum(), w)
