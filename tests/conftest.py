@@ -8,13 +8,16 @@ import hypothesis
 import pytest
 import torch
 
-from tests.worker_pool import WorkerPool
+from autopart.runtime import launch
+from tests.worker_pool import PRELOADED, WorkerPool
 
 
 def pytest_configure() -> None:
     """Captures make millions of objects that live on, which the collector would look through again and again.
-    And a test that takes long is no failure: other programs may have the cores.
+    A test that takes long is no failure: other programs may have the cores. And the ranks of `autopart.run` are copies
+    of the same process as the workers of the pool.
     """
+    launch.PRELOADED = PRELOADED
     gc.set_threshold(100_000, 50, 100)
     hypothesis.settings.register_profile("untimed", deadline=None)
     hypothesis.settings.load_profile("untimed")

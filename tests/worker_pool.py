@@ -8,12 +8,12 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+from autopart.runtime import launch
+
 TIMEOUT_S = 120.0
 MOST_TRIES = 3
-PRELOADED = (  # what every worker would take seconds to import, some of it only when it captures a model
-    "autopart.api",
-    "torch.export._trace",
-    "torch._functorch.aot_autograd",
+PRELOADED = (  # what every worker would take seconds to import
+    *launch.PRELOADED,
     "transformers.models.gpt2.modeling_gpt2",
     "transformers.models.llama.modeling_llama",
 )

@@ -14,6 +14,7 @@ from autopart.ir.placement import Layout, Partial, Placement, Replicate, Shard, 
 from autopart.probe.ranks import Runner, in_turn, run_ranks
 from autopart.probe.traced import Traced, apply
 from autopart.runtime.pieces import join, own_piece
+from autopart.runtime.seeded import seeded
 from autopart.sharding.rule import Rule
 from autopart.sharding.strategies import PartsOf, Strategy, strategies
 
@@ -63,9 +64,8 @@ def prove(
         and whatever the op raises on shards.
     """
     graph, values = traced.graph, traced.values
-    cuda = {values[name].device for name in node.inputs if values[name].is_cuda}
-    with torch.random.fork_rng(devices=list(cuda)):
-        torch.manual_seed(0)
+    device = next((values[name].device for name in node.inputs if values[name].is_cuda), torch.device("cpu"))
+    with seeded(0, device):
         whole = [values[name].detach().clone().requires_grad_(graph.values[name].requires_grad) for name in node.inputs]
         pieces = [cut(x.detach(), layout.value, degree) for x, layout in zip(whole, strategy.inputs, strict=True)]
         local = [
@@ -160,6 +160,8 @@ def check(pieces: list[torch.Tensor], whole: torch.Tensor, placement: Placement,
     else:
         found = pieces
     for tensor in found:
+        if tensor.dtype is whole.dtype and torch.equal(tensor, whole):
+            continue  # what is compared below takes ten times as long
         try:
             torch.testing.assert_close(tensor, whole, rtol=tolerance, atol=tolerance, equal_nan=True)
         except AssertionError as error:

@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import sys
 import tempfile
 import threading
 import time
@@ -15,6 +16,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
@@ -25,6 +27,7 @@ GRACE_S = 5.0
 SETTLE_S = 0.5
 COLLECTIVE_TIMEOUT_S = 600.0
 MOST_STARTS = 3
+PRELOADED = ("autopart.api", "torch.export._trace", "torch._functorch.aot_autograd")  # what ranks begin by importing
 
 
 def run(
@@ -33,7 +36,8 @@ def run(
     """Call `function(*args)` on `world` local processes with a gloo process group, and wait for all of them.
 
     Args:
-        function: importable by its name, since each process starts afresh; a function of the running script is.
+        function: importable by its name, since no process shares the memory of this one; a function of the running
+            script is.
         world: how many processes.
         args: arguments, the same for each.
         timeout_s: after so many seconds all processes are ended with an error; left out, they may run on as long as
@@ -58,13 +62,13 @@ class _UnconnectedError(WorkerError):
 
 
 def _run_once(function: Callable[..., Any], world: int, args: Sequence[Any], timeout_s: float | None) -> list[Any]:
-    context = multiprocessing.get_context("spawn")
+    context = _context()
     threads = max(1, (os.cpu_count() or 1) // world)
     with tempfile.TemporaryDirectory(prefix="autopart-") as folder:
         processes, pipes = [], []
         for rank in range(world):
             receiver, sender = context.Pipe(duplex=False)
-            work = (function, tuple(args), rank, world, folder, timeout_s, threads, sender)
+            work = (function, tuple(args), rank, world, folder, timeout_s, threads, dict(os.environ), sender)
             process = context.Process(target=_worker, args=work, name=f"autopart-rank-{rank}")
             process.start()
             sender.close()
@@ -77,6 +81,19 @@ def _run_once(function: Callable[..., Any], world: int, args: Sequence[Any], tim
             return results
         finally:
             _end(processes)
+
+
+def _context() -> Any:
+    """How processes are started: as copies of one that has imported what every rank needs, which takes it seconds.
+
+    That one imports nothing of the user's, and runs no thread and no device. On macOS, what torch loads does not
+    bear to be copied.
+    """
+    if sys.platform != "linux":
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(PRELOADED))
+    return context
 
 
 def _end(processes: Sequence[Any]) -> None:
@@ -156,8 +173,12 @@ def _worker(
     folder: str,
     timeout_s: float | None,
     threads: int,
+    environment: Mapping[str, str],
     pipe: Connection,
 ) -> None:
+    os.environ.clear()  # that of the process it is a copy of, which may be older
+    os.environ.update(environment)
+    np.random.seed()  # as in a fresh process; torch begins with the same seed in each, and random is seeded by itself
     threading.Thread(target=_end_with_parent, args=(folder,), daemon=True).start()
     torch.set_num_threads(threads)
     error: type[WorkerError] = _UnconnectedError

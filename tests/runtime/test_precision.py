@@ -98,7 +98,7 @@ def test_bf16_is_as_near_to_float32_as_autocast_in_one_process(
 def test_weights_gathered_in_half_are_what_autocast_makes_of_them(worker_pool: WorkerPool) -> None:
     """To the last bit: ZeRO-2 casts whole weights where they are used, ZeRO-3 its shares before it gathers them."""
     pins = {"pp": 2, "dp": 2, "schedule": "1f1b", "precision": "bf16-mixed"}
-    two, three = (worker_pool.run(_train, 4, "gpt", 4, {**pins, "zero": zero}) for zero in (2, 3))
+    two, three = (worker_pool.run(one_capture, 4, _train, "gpt", 4, {**pins, "zero": zero}) for zero in (2, 3))
     for one, other in zip(two, three, strict=True):
         assert one["losses"] == other["losses"] and one["evaluated"] == other["evaluated"]
     assert all(torch.equal(gradient, three[0]["gradients"][name]) for name, gradient in two[0]["gradients"].items())

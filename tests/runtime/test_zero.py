@@ -10,6 +10,7 @@ from torch import nn
 
 import autopart
 from tests.models import CASES, build
+from tests.one_capture import one_capture
 from tests.worker_pool import WorkerPool
 
 DTYPE = torch.float64
@@ -85,7 +86,7 @@ def _contract(world: int, pins: Pins) -> Any:
 )
 def test_groups_rates_clipping_frozen_weights_and_uneven_batches(worker_pool: WorkerPool, pins: Pins) -> None:
     state, loss = _expected(3)
-    ranks = worker_pool.run(_contract, 4, 4, pins)
+    ranks = worker_pool.run(one_capture, 4, _contract, 4, pins)
     assert ranks[0][0].keys() == state.keys()
     for name, tensor in state.items():
         torch.testing.assert_close(ranks[0][0][name], tensor, rtol=1e-8, atol=1e-10, msg=name)
@@ -131,7 +132,7 @@ def _stored(tensors: Iterable[torch.Tensor]) -> int:
 def test_each_rank_holds_what_the_plan_predicts(worker_pool: WorkerPool, pins: Pins) -> None:
     """Up to 3 %: parameters begin at multiples of 128 bytes, and this model has many small ones."""
     world = pins["dp"] * pins.get("pp", 1)
-    for found in worker_pool.run(_bytes, world, world, pins):
+    for found in worker_pool.run(one_capture, world, _bytes, world, pins):
         for what in ("parameters", "gradients", "optimizer"):
             own = "pieces" if what == "parameters" and pins["zero"] == 3 else what
             assert found[own] == pytest.approx(found[f"predicted {what}"], rel=0.03), what
@@ -173,9 +174,9 @@ def _saved(world: int, pins: Pins, directory: Path, steps: int, first: Path | No
 
 
 def test_checkpoints_move_between_zero_stages_and_layouts(worker_pool: WorkerPool, tmp_path: Path) -> None:
-    expected = worker_pool.run(_saved, 1, 1, {}, tmp_path / "one", 4)[0]
+    expected = worker_pool.run(one_capture, 1, _saved, 1, {}, tmp_path / "one", 4)[0]
     # A tied embedding on two pipeline ranks, whose pieces there are cut at other places than elsewhere.
-    worker_pool.run(_saved, 4, 4, {"zero": 1, "dp": 2, "pp": 2}, tmp_path / "zero", 2)
+    worker_pool.run(one_capture, 4, _saved, 4, {"zero": 1, "dp": 2, "pp": 2}, tmp_path / "zero", 2)
     stops: list[tuple[int, Pins]] = [
         (1, {}),
         (4, {"zero": 2, "dp": 4}),
@@ -184,8 +185,8 @@ def test_checkpoints_move_between_zero_stages_and_layouts(worker_pool: WorkerPoo
     ]
     for number, (world, pins) in enumerate(stops):
         again = tmp_path / str(number)
-        worker_pool.run(_saved, world, world, pins, again, 1, tmp_path / "zero")
-        last = worker_pool.run(_saved, 2, 2, {"zero": 1, "dp": 2}, tmp_path / f"{number}.end", 1, again)[0]
+        worker_pool.run(one_capture, world, _saved, world, pins, again, 1, tmp_path / "zero")
+        last = worker_pool.run(one_capture, 2, _saved, 2, {"zero": 1, "dp": 2}, tmp_path / f"{number}.end", 1, again)[0]
         assert last.keys() == expected.keys()
         for name, tensor in expected.items():
             torch.testing.assert_close(last[name], tensor, rtol=1e-9, atol=1e-12, msg=f"{name} over {pins}")
@@ -229,7 +230,7 @@ def test_replicas_run_equally_many_passes(worker_pool: WorkerPool, pins: Pins, w
     """Shares of two and three samples are two micro-batches each; of one sample there are no two."""
     with torch.no_grad():
         expected = float(build("gpt", DTYPE)(*(item[:5] for item in CASES["gpt"].batch(DTYPE))))
-    ranks = worker_pool.run(_uneven, 4, pins)
+    ranks = worker_pool.run(one_capture, 4, _uneven, pins)
     for _, trained, evaluated in ranks:
         assert (trained, evaluated) == pytest.approx((expected, expected), rel=1e-11)
     own = [message.partition(":")[0] for message, _, _ in ranks]

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 from torch import nn
@@ -17,9 +17,11 @@ from autopart.sharding.find_rule import find_rule
 from autopart.sharding.infer_axes import Axes, infer_axes
 from autopart.sharding.rule import Rule
 from autopart.sharding.strategies import Strategy, strategies
-from cost_models.cluster import load_cluster
+from cost_models import cluster as clusters
 from cost_models.stack import load_stack
 from tests.capture.models import graph_of
+
+load_cluster = cache(clusters.load_cluster)
 
 
 @dataclass(frozen=True)
