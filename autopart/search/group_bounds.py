@@ -16,6 +16,7 @@ from autopart.search.point_order import Group, PointOrder
 from autopart.search.pricing import Pricing
 
 LIKELY = 1.8  # times the least bound
+LIKELY_CLOSER = 1.4  # the same of bounds with conversions
 Bound = Callable[[LeastWork, Point, float], float]
 
 
@@ -44,8 +45,17 @@ class GroupBounds:
         for cp, _, micro_batch in self._numbers:  # bounds ask for all layouts of a rank alone
             self._pricing.layouts(cp).expect(1, micro_batch)
         bounds = {group: self.estimated_s(group) for group in self._numbers}
+        likely: dict[tuple[int, int], list[int]] = {}
         for (cp, tp, micro_batch), bound_s in bounds.items():
             if bound_s <= LIKELY * min(bounds.values()):
+                likely.setdefault((cp, tp), []).append(micro_batch)
+        for (cp, tp), sizes in likely.items():
+            known = {size: self._work[cp, tp, size] for size in sizes if (cp, tp, size) in self._work}
+            found = self._pricing.layouts(cp).with_conversions(tp, known) if known else {}
+            self._work.update(((cp, tp, size), own) for size, own in found.items())
+        closer = {(cp, tp, size): self.estimated_s((cp, tp, size)) for (cp, tp), sizes in likely.items() for size in sizes}
+        for (cp, tp, micro_batch), bound_s in closer.items():
+            if bound_s <= LIKELY_CLOSER * min(closer.values()):
                 self._pricing.layouts(cp).expect(tp, micro_batch)
 
     def by_estimate(self) -> PointOrder:

@@ -1,7 +1,7 @@
 """Layouts: the tensor plans of a model and what its units cost under them, by tp degree, micro-batch and variant."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from autopart.errors import PlanningError
@@ -17,6 +17,7 @@ from autopart.search.objective import Objective
 from autopart.search.request import Request, divisors_up_to
 from autopart.search.sequence_parallel import pinned_strategies
 from autopart.search.tensor import TensorPlan, TensorSearch
+from autopart.search.tensor_tables import TensorTables
 from autopart.sharding.infer_axes import Axes
 from autopart.sharding.rule import Rule
 from autopart.sharding.strategies import Strategy, strategies
@@ -97,12 +98,15 @@ class Layouts:
             sizes = sorted(self._expected.get(tp, set()) | {micro_batch})
             self._expected.pop(tp, None)
             keys = [(tp, size, own) for size in sizes for own in variants(self.request, tp)]
-            if tp not in self._searches:
-                pins = dict(self.request.placements) if tp > 1 else {}  # a device alone holds all, and is the measure
-                self._searches[tp] = TensorSearch(self.folded, self.options(tp), pins)
-            found = self._searches[tp].run([self._objective(*key) for key in keys])
+            found = self._search(tp).run([self._objective(*key) for key in keys])
             self._plans.update(zip(keys, found, strict=True))
         return self._plans[tp, micro_batch, variant]
+
+    def _search(self, tp: int) -> TensorSearch:
+        if tp not in self._searches:
+            pins = dict(self.request.placements) if tp > 1 else {}  # a device alone holds all, and is the measure
+            self._searches[tp] = TensorSearch(self.folded, self.options(tp), pins)
+        return self._searches[tp]
 
     def expect(self, tp: int, micro_batch: int) -> None:
         """Search the layouts of this micro-batch together with those of the first one that is asked for."""
@@ -122,6 +126,18 @@ class Layouts:
         """What all units take at the least, before a layout is searched."""
         alone = {name: options[0] for name, options in self.options(1).items()}
         return least_work(self.prices(1, micro_batch), self.units, alone, self._divided(tp), tp)
+
+    def with_conversions(self, tp: int, works: Mapping[int, LeastWork]) -> dict[int, LeastWork]:
+        """The least work of some micro-batches, with what has to be sent so that ranks can share it."""
+        if tp == 1:
+            return dict(works)
+        least_s = self._search(tp).least_s(
+            [self.prices(tp, size) for size in works], [own.nodes_s for own in works.values()]
+        )
+        return {
+            size: replace(own, both_s=max(own.both_s, own.sums_s + each_s))
+            for (size, own), each_s in zip(works.items(), least_s, strict=True)
+        }
 
     def _divided(self, tp: int) -> frozenset[str]:
         """The names of the nodes whose work `tp` ranks can share."""
@@ -150,7 +166,7 @@ class Layouts:
 
     def storage(self, tp: int, name: str) -> tuple[Layout, ...]:
         """The layouts in which `tp` ranks may hold a parameter, without regard to pins."""
-        return TensorSearch(self.folded, self.options(tp)).storage[name]
+        return TensorTables(self.folded, self.options(tp)).storage[name]
 
     def costs(self, tp: int, micro_batch: int, variant: str) -> tuple[UnitCost, ...]:
         """What each unit costs under it."""
