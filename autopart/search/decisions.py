@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from operator import itemgetter
 
 from autopart.estimate.recompute import BY_LAYER, NONE
 from autopart.ir.prediction import Decision
@@ -68,9 +69,11 @@ def _without_room(search: DegreeSearch, best: Candidate, name: str) -> Candidate
     own, found = best.point, list[Candidate]()
     by_layer = name == "recompute" and own.recompute == BY_LAYER
     without = [point for point in _of_one_kind(search, best) if point.recompute == NONE]
-    same = [(read, read(own)) for other, read in _READ.items() if other not in (name, *_NEAR[name])]
-    for point in without if by_layer else search.points:
-        if point.variant not in (own.variant, FAST) or any(read(point) != value for read, value in same):
+    free = (name, *_NEAR[name], "variant", "micro_batches")
+    rest = itemgetter(*(place for place, other in enumerate(Point._fields) if other not in free))
+    kept = rest(own)
+    for point in without if by_layer else [point for point in search.points if rest(point) == kept]:
+        if point.variant not in (own.variant, FAST):
             continue
         if _READ[name](point) != _READ[name](own) and search.pricing.played_s(point) < best.step_s:
             near = search.pricing.candidate(point, float("inf"))

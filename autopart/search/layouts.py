@@ -8,7 +8,9 @@ from autopart.errors import PlanningError
 from autopart.estimate.block import UnitCost, unit_costs
 from autopart.estimate.chain import Chain, chain_of
 from autopart.estimate.context import Context, find_context
+from autopart.estimate.each_unit import each_unit
 from autopart.estimate.least_work import LeastWork, least_work
+from autopart.estimate.memory import held_bytes
 from autopart.estimate.node import Prices
 from autopart.ir.folded import Folded
 from autopart.ir.placement import Layout, Placement, Shard
@@ -53,6 +55,7 @@ class Layouts:
     _searches: dict[int, TensorSearch] = field(default_factory=dict)
     _first: dict[tuple[int, int, str], str] = field(default_factory=dict)
     _shared: dict[int, frozenset[str]] = field(default_factory=dict)
+    _worth: dict[int, tuple[float, float]] = field(default_factory=dict)
 
     def options(self, tp: int) -> dict[str, tuple[Strategy, ...]]:
         """Every node's strategies on `tp` ranks."""
@@ -179,19 +182,22 @@ class Layouts:
         return self._costs[key]
 
     def _objective(self, tp: int, micro_batch: int, variant: str) -> Objective:
-        held_price = kept_price = 0.0
-        if variant != FAST:
-            whole = self._whole(micro_batch)
-            seconds = sum(cost.forward_s + cost.backward_s for cost in whole)
-            held_price = LEAN_WEIGHT * seconds / max(1.0, sum(s for cost in whole for _, s, _ in cost.parameters))
-            if variant == SPARING:
-                kept_price = SPARING_WEIGHT * seconds / max(1.0, sum(cost.kept_bytes for cost in whole))
+        held_price, kept_price = (0.0, 0.0) if variant == FAST else self._memory_prices(micro_batch)
         prices = self.prices(tp, micro_batch)
+        kept_price = kept_price if variant == SPARING else 0.0
         return Objective(prices, seconds_per_byte=held_price, seconds_per_kept_byte=kept_price)
 
-    def _whole(self, micro_batch: int) -> tuple[UnitCost, ...]:
-        """The units' costs on a device alone."""
-        return self.costs(1, micro_batch, FAST)
+    def _memory_prices(self, micro_batch: int) -> tuple[float, float]:
+        """What a byte of parameters and one that is kept are worth, by the units' costs on a device alone."""
+        if micro_batch not in self._worth:
+            whole = self.costs(1, micro_batch, FAST)
+            seconds = sum([cost.forward_s + cost.backward_s for cost in whole])
+            held, kept = sum(each_unit(whole, held_bytes)), sum([cost.kept_bytes for cost in whole])
+            self._worth[micro_batch] = (
+                LEAN_WEIGHT * seconds / max(1.0, held),
+                SPARING_WEIGHT * seconds / max(1.0, kept),
+            )
+        return self._worth[micro_batch]
 
 
 def variants(request: Request, tp: int) -> tuple[str, ...]:
