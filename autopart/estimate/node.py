@@ -1,13 +1,13 @@
 """Prices: seconds and bytes of every node, strategy and conversion of a graph, at one batch size and tp degree."""
 
-from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
 
 from autopart.estimate.attention import BACKWARD, Attention, AttentionSizes, price_attention
 from autopart.estimate.conversions import Conversions, Cost
 from autopart.estimate.fusion import LOSSES, Fusion, find_fusion
+from autopart.estimate.sorts import Sorts
 from autopart.estimate.work import Work, short_name, work_of
 from autopart.ir.graph import Node
 from autopart.ir.placement import REPLICATED, Layout, Shard
@@ -43,8 +43,10 @@ class Kept:
 class Prices(Conversions):
     """Prices of `graph` on `cluster` with `batch` samples a micro-batch and `tp` ranks sharing every node.
 
-    The fields are those of `Sizes`.
+    The fields are those of `Sizes`, and which strategies are priced alike.
     """
+
+    sorts: Sorts = field(default_factory=Sorts, compare=False)
 
     @cached_property
     def fusion(self) -> Fusion:
@@ -52,42 +54,26 @@ class Prices(Conversions):
         return find_fusion(self.graph, self.stack.fusion, self.stack.fused_loss, self.bytes_of)
 
     def node(self, node: Node, strategy: Strategy) -> Cost:
-        """Seconds of one node on one rank, without conversions and without the sums of its inputs' gradients.
-
-        They depend on which tensors are sharded, and of a product on the letter; strategies alike are priced once.
-        """
-        key = self.alike(node, strategy)
+        """Seconds of one node on one rank, without conversions and without the sums of its inputs' gradients."""
+        key = self.sorts.of(node, strategy)
         if key not in self._costs:
             self._costs[key] = self._kernels(node, strategy) + self._inside(node, strategy)
         return self._costs[key]
 
-    def alike(self, node: Node, strategy: Strategy) -> Hashable:
-        """Equal for strategies of a node whose prices are."""
-        place = node.name, id(strategy)  # what is asked for again and again is mostly the same object
-        if place not in self._keys:
-            letter = strategy.letter if work_of(node) is Work.MATMUL else strategy.divided
-            sharded = [isinstance(x.value, Shard) for x in (*strategy.inputs, *strategy.outputs)]
-            self._keys[place] = strategy, (node.name, letter, strategy.divided, strategy.call, *sharded)
-        return self._keys[place][1]
-
     @cached_property
-    def _keys(self) -> dict[tuple[str, int], tuple[Strategy, Hashable]]:
+    def _transient(self) -> dict[int, float]:
         return {}
 
     @cached_property
-    def _transient(self) -> dict[Hashable, float]:
+    def _weights(self) -> dict[int, float]:
         return {}
 
     @cached_property
-    def _weights(self) -> dict[Hashable, float]:
+    def _costs(self) -> dict[int, Cost]:
         return {}
 
     @cached_property
-    def _costs(self) -> dict[Hashable, Cost]:
-        return {}
-
-    @cached_property
-    def _kept(self) -> dict[Hashable, tuple[Kept, ...]]:
+    def _kept(self) -> dict[int, tuple[Kept, ...]]:
         return {}
 
     def flops(self, node: Node) -> float:
@@ -144,7 +130,7 @@ class Prices(Conversions):
 
     def kept(self, node: Node, strategy: Strategy) -> tuple[Kept, ...]:
         """What autograd keeps of a node until its backward pass."""
-        key = self.alike(node, strategy)
+        key = self.sorts.of(node, strategy)
         if key not in self._kept:
             self._kept[key] = self._kept_of(node, strategy)
         return self._kept[key]
@@ -183,7 +169,7 @@ class Prices(Conversions):
 
     def transient_bytes(self, node: Node, strategy: Strategy) -> float:
         """Bytes that exist only while the node runs backward: the gradients of what its kernel wrote and read."""
-        key = self.alike(node, strategy)
+        key = self.sorts.of(node, strategy)
         if key not in self._transient:
             self._transient[key] = self._transient_of(node, strategy)
         return self._transient[key]
@@ -279,7 +265,7 @@ class Prices(Conversions):
         """Of a node's backward pass, the seconds of the product that gives the gradient of a weight."""
         if work_of(node) is not Work.MATMUL:
             return 0.0
-        key = self.alike(node, strategy)
+        key = self.sorts.of(node, strategy)
         if key not in self._weights:
             self._weights[key] = self._weight_of(node, strategy)
         return self._weights[key]

@@ -12,6 +12,7 @@ from autopart.estimate.each_unit import each_unit
 from autopart.estimate.least_work import LeastWork, least_work
 from autopart.estimate.memory import held_bytes
 from autopart.estimate.node import Prices
+from autopart.estimate.sorts import Sorts
 from autopart.ir.folded import Folded
 from autopart.ir.placement import Layout, Placement, Shard
 from autopart.ir.units import Unit
@@ -46,6 +47,7 @@ class Layouts:
     units: tuple[Unit, ...]
     request: Request
     cp: int = 1
+    _sorts: Sorts = field(default_factory=Sorts)
     _options: dict[int, dict[str, tuple[Strategy, ...]]] = field(default_factory=dict)
     _prices: dict[tuple[int, int], Prices] = field(default_factory=dict)
     _plans: dict[tuple[int, int, str], TensorPlan] = field(default_factory=dict)
@@ -92,6 +94,7 @@ class Layouts:
                 request.stack,
                 request.precision,
                 self.context,
+                self._sorts,
             )
         return self._prices[key]
 

@@ -21,7 +21,7 @@ from autopart.search.eliminate import (
 )
 
 LARGEST_TABLE = 20_000_000
-ENTRIES_AT_ONCE = 1_000_000  # of the tables of problems solved together: what the processor's caches hold
+ENTRIES_AT_ONCE = 600_000  # of the tables of problems solved together: what the processor's caches hold
 MOST_VOTES = 3  # for a variable
 MOST_CHANGES = 12
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from autopart.errors import PlanningError
 from autopart.estimate.node import Prices
+from autopart.estimate.sorts import Sorts
 from autopart.ir.folded import ENTER, LEAVE, Folded
 from autopart.ir.graph import Node
 from autopart.ir.placement import PARTIAL_GRADIENT, REPLICATED, Layout, Placement
@@ -143,7 +144,7 @@ class TensorTables:
         for node in self.graph.nodes:
             if node.op == LEAVE:
                 continue
-            own, place = self._distinct(node, next(iter(prices.values())))
+            own, place = self._distinct(node, next(iter(prices.values())).sorts)
             alone = {key: np.array([each.node(node, x).total_s for x in own])[place] for key, each in prices.items()}
             kept = {key: np.array([prices[key].kept_bytes(node, x) for x in own])[place] for key in keeping}
             costs = np.array([alone[id(x.prices)] for x in objectives])
@@ -153,13 +154,13 @@ class TensorTables:
             tables.append(Table((self.variable(node),), costs * self.runs[node.name]))
         return tables
 
-    def _distinct(self, node: Node, prices: Prices) -> tuple[list[Strategy], NDArray[np.intp]]:
+    def _distinct(self, node: Node, sorts: Sorts) -> tuple[list[Strategy], NDArray[np.intp]]:
         """Strategies of a node, one of those that are priced alike; and for each of all the number of that."""
         if node.name not in self._alike:
-            first: dict[Hashable, int] = {}
+            first: dict[int, int] = {}
             own, numbers = list[Strategy](), []
             for strategy in self.options[node.name]:
-                key = prices.alike(node, strategy)
+                key = sorts.of(node, strategy)
                 if key not in first:
                     first[key] = len(own)
                     own.append(strategy)
