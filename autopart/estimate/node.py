@@ -19,6 +19,7 @@ from cost_models.dtype import dtype_bytes
 from cost_models.precision import computed_dtype, state
 
 FLOAT8 = "float8"
+_CUTTING = ("slice", "select", "split", "split_with_sizes", "chunk", "unbind", "narrow")
 # How often an unfused loss reads or writes its logits, forward and backward. torch's: logarithms of a softmax, then
 # picking from them. Vocabulary-parallel (Megatron-LM's cross_entropy.py): maximum, difference, exponentials, their sum
 # and quotient.
@@ -57,7 +58,8 @@ class Prices(Conversions):
         """Seconds of one node on one rank, without conversions and without the sums of its inputs' gradients."""
         key = self.sorts.of(node, strategy)
         if key not in self._costs:
-            self._costs[key] = self._kernels(node, strategy) + self._inside(node, strategy)
+            cost = self._kernels(node, strategy)
+            self._costs[key] = cost + self._reductions(node) if strategy.call == "cross_entropy" else cost
         return self._costs[key]
 
     @cached_property
@@ -190,22 +192,22 @@ class Prices(Conversions):
 
     def _kernels(self, node: Node, strategy: Strategy) -> Cost:
         work, device = work_of(node), self.cluster.device
-        pairs = list(zip(node.inputs, strategy.inputs, strict=True))
-        read = [pairs[slot] for slot in self.fusion.reads[node.name]]
-        out = sum(
-            self.local_bytes(node.outputs[slot].name, strategy.outputs[slot]) for slot in self.fusion.writes[node.name]
-        )
-        ins = sum(self.local_bytes(name, layout) for name, layout in read)
-        trained = sum(self.local_bytes(name, layout) for name, layout in read if self.graph.values[name].requires_grad)
-        has_backward = any(value.requires_grad for value in node.outputs)
-        if work is Work.VIEW:
-            cut = short_name(node.op) in ("slice", "select", "split", "split_with_sizes", "chunk", "unbind", "narrow")
-            return Cost(0.0, self._moved_s(node, 2 * trained) if cut and has_backward else 0.0)
         if work is Work.MATMUL:
             return self._matmul(node, strategy)
+        has_backward = any(value.requires_grad for value in node.outputs)
         if work is Work.ATTENTION:
             found = self.attention(node, strategy)
             return Cost(found.forward_s, found.backward_s if has_backward else 0.0)
+        ins = out = trained = 0.0
+        for slot in self.fusion.reads[node.name]:
+            size = self.local_bytes(node.inputs[slot], strategy.inputs[slot])
+            ins += size
+            trained += size if self.graph.values[node.inputs[slot]].requires_grad else 0.0
+        if work is Work.VIEW:
+            cut = short_name(node.op) in _CUTTING
+            return Cost(0.0, self._moved_s(node, 2 * trained) if cut and has_backward else 0.0)
+        for slot in self.fusion.writes[node.name]:
+            out += self.local_bytes(node.outputs[slot].name, strategy.outputs[slot])
         if short_name(node.op) in ("embedding", "embedding_bag"):
             masked = 2 if strategy.call else 1  # rows that another rank holds are put to zero in a second pass
             forward, backward = masked * 2 * out, trained + masked * 2 * out
@@ -215,7 +217,7 @@ class Prices(Conversions):
             shape = self.shapes[node.output.name]
             terms = [
                 self.local_bytes(n, x)
-                for n, x in pairs
+                for n, x in zip(node.inputs, strategy.inputs, strict=True)
                 if self.graph.values[n].requires_grad and self.shapes[n] != shape
             ]
             return Cost(memory_bound_s(ins + out, device), sum(memory_bound_s(out + term, device) for term in terms))
@@ -361,9 +363,7 @@ class Prices(Conversions):
         sent_s = all_gather_s(size, group, self.cluster)
         return Attention(max(found.forward_s, sent_s), max(found.backward_s, 2 * sent_s), found.kept_bytes)
 
-    def _inside(self, node: Node, strategy: Strategy) -> Cost:
+    def _reductions(self, node: Node) -> Cost:
         """Collectives inside a sharded call: a vocabulary-parallel loss reduces a maximum, a sum and logits."""
-        if strategy.call != "cross_entropy":
-            return Cost()
         rows = self.shapes[node.inputs[0]][0]
         return Cost(3 * all_reduce_s(rows * 4, Group(self.tp, 1), self.cluster), 0.0)

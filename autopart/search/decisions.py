@@ -12,17 +12,11 @@ from autopart.search.layouts import FAST
 from autopart.search.parts import parts
 from autopart.search.point import Point
 
+_DECISIONS = ("tp", "pp", "dp", "cp", "micro_batch", "schedule", "recompute", "zero", "order")
 # Each with what it is in a point: a schedule is nothing without its number of stages.
-_READ: Mapping[str, Callable[[Point], str]] = {
-    "tp": lambda point: str(point.tp),
-    "pp": lambda point: str(point.pp),
-    "dp": lambda point: str(point.dp),
-    "cp": lambda point: str(point.cp),
-    "micro_batch": lambda point: str(point.micro_batch),
-    "schedule": lambda point: _schedule(point),
-    "recompute": lambda point: point.recompute,
-    "zero": lambda point: str(point.zero),
-    "order": lambda point: str(point.order),
+_READ: Mapping[str, Callable[[Point], object]] = {
+    name: itemgetter(*map(Point._fields.index, (name, "virtual_stages") if name == "schedule" else (name,)))
+    for name in _DECISIONS
 }
 # What there may be more memory for, and what then has to follow: degrees make the world together.
 _NEAR: dict[str, tuple[str, ...]] = {"tp": ("dp",), "pp": ("dp",), "micro_batch": (), "recompute": ()}
@@ -44,7 +38,8 @@ def decisions(search: DegreeSearch, best: Candidate) -> tuple[Decision, ...]:
             made = (search.fitted(point) for point in _of_one_kind(search, best))
             other = min((each for each in made if each is not None), key=lambda each: each.estimated_s, default=None)
         else:
-            other = search.fastest_other(lambda point, read=read: read(point) != read(own))  # type: ignore[misc]
+            chosen = read(own)
+            other = search.fastest_other(lambda point, read=read, chosen=chosen: read(point) != chosen)  # type: ignore[misc]
         if other is not None and other.point not in told:
             told.add(other.point)
             found.append(_decision(name, best, other, fits=True))
@@ -93,7 +88,9 @@ def _told(name: str, candidate: Candidate) -> str:
         names = list(dict.fromkeys(candidate.device_of(rank).name for rank in range(candidate.pp)))
         short = [device.split("-")[0] for device in names]
         return " → ".join(short if len(set(short)) == len(names) else names)
-    return candidate.recompute if name == "recompute" else _READ[name](candidate.point)
+    if name == "schedule":
+        return _schedule(candidate.point)
+    return candidate.recompute if name == "recompute" else str(_READ[name](candidate.point))
 
 
 def _decision(name: str, own: Candidate, other: Candidate, fits: bool) -> Decision:

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from itertools import combinations
 from math import fsum, inf, log, prod
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from autopart.errors import PlanningError
 
+SMALL_TABLE = 10_000
 LARGE_TABLE = 1_000_000
 LARGEST_TABLE = 50_000_000
 
@@ -70,10 +70,11 @@ def eliminate_each(tables: Sequence[Table], order: Order) -> list[tuple[dict[Has
             buckets[variable].append(table)
     steps: list[_Step] = []
     for variable in order:
-        joined = _sum(buckets.pop(variable), variable)
+        summed = buckets.pop(variable)
+        joined = _sum(summed, variable)
         rest = joined.variables[1:]
         reduced = Table(rest, joined.costs.min(axis=1))
-        steps.append(_Step.of(joined))
+        steps.append(_Step(variable, (joined,) if joined.costs.size <= SMALL_TABLE else summed))
         for other in rest:
             buckets[other] = [table for table in buckets[other] if variable not in table.variables]
             buckets[other].append(reduced)
@@ -236,31 +237,19 @@ def _sum(tables: Sequence[Table], first: Hashable) -> Table:
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """A variable that was eliminated, and what its best choice depends on.
-
-    Attributes:
-        variable: it.
-        rest: the variables that it shared tables with.
-        table: by problem and the choices of the rest, its best choice; or, where `is_open`, by problem, its choice and
-            those of the rest what they cost.
-        is_open: whether the best is looked for when the rest is known: few of the entries are needed then.
-    """
+    """A variable that was eliminated, and the tables whose sum its best choice is the least of."""
 
     variable: Hashable
-    rest: tuple[Hashable, ...]
-    table: NDArray[Any]
-    is_open: bool
-
-    @classmethod
-    def of(cls, joined: Table) -> "_Step":
-        """That of the first variable of a table."""
-        (variable, *rest), costs = joined.variables, joined.costs
-        is_open = costs.size <= LARGE_TABLE
-        return cls(variable, tuple(rest), costs if is_open else costs.argmin(axis=1), is_open)
+    tables: Sequence[Table]
 
     def best(self, problems: NDArray[np.intp], chosen: Mapping[Hashable, NDArray[np.intp]]) -> NDArray[np.intp]:
-        """The best choice for each of the problems, given the others'."""
-        own, others = problems if len(self.table) > 1 else 0 * problems, [chosen[other] for other in self.rest]
-        if self.is_open:
-            return np.asarray(self.table[(own, slice(None), *others)].argmin(axis=1))
-        return np.asarray(self.table[(own, *others)])
+        """The best choice for each of the problems, given those of the other variables."""
+        costs: NDArray[np.float64] | None = None
+        for table in self.tables:
+            own = problems if len(table.costs) > 1 else 0 * problems
+            place = [slice(None) if other == self.variable else chosen[other] for other in table.variables]
+            each = table.costs[(own, *place)]
+            costs = each if costs is None else costs + each
+        if costs is None:
+            raise ValueError(f"no table depends on {self.variable}")
+        return np.asarray(costs.argmin(axis=1))

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import ceil
 
 import numpy as np
 
@@ -88,6 +89,7 @@ def minimize_each(
     if entries > largest:
         return [minimize(_problem(tables, k), largest) for k in range(count)]
     together = max(1, ENTRIES_AT_ONCE // max(1, entries))
+    together = ceil(count / ceil(count / together))  # as many each time
     found: list[Minimum] = []
     for start in range(0, count, together):
         solved = eliminate_each(_some(tables, start, start + together), order)
