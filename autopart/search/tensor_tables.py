@@ -6,7 +6,7 @@ Variables and tables depend on the strategies alone: they serve all micro-batche
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from functools import partial
 from typing import TypeAlias
 
 import numpy as np
@@ -19,15 +19,15 @@ from autopart.ir.folded import ENTER, LEAVE, Folded
 from autopart.ir.graph import Node
 from autopart.ir.placement import PARTIAL_GRADIENT, REPLICATED, Layout, Placement
 from autopart.search.eliminate import Table
-from autopart.search.layout_prices import FREE, IMPOSSIBLE, LayoutPrices, Seconds
+from autopart.search.layout_prices import FREE, LayoutPrices, Seconds
 from autopart.search.objective import Objective
+from autopart.search.shared_conversions import SharedConversions
 from autopart.sharding.strategies import Strategy, without_gradient
 
 Variable: TypeAlias = Hashable
 Costs: TypeAlias = NDArray[np.float64]  # the first axis is of the objectives
 # Makes the costs of a table from the seconds of conversions and of sums, by objective and number.
 Build: TypeAlias = Callable[[Costs, Costs], Costs]
-MOST_LAYOUTS = 4  # in which a value is needed at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,57 +224,15 @@ class TensorTables:
     def _add_uses(
         self, name: str, variable: Variable, haves: tuple[Layout, ...], wants: list[tuple[Node, int]]
     ) -> None:
-        """Several uses of a value, which share its conversions: a variable says in which layouts it is needed.
-
-        Gradients of one layout are summed in it, then those of all conversions in the layout of the value: a use adds
-        one gradient, a conversion makes one of those of its uses, and the first one of all is not added.
-        """
-        number: dict[Layout, int] = {}  # of every layout that the value has or is wanted in
-        held = [number.setdefault(have, len(number)) for have in haves]
-        asked = [[number.setdefault(x.inputs[slot], len(number)) for x in self.options[n.name]] for n, slot in wants]
-        targets = list(dict.fromkeys(own for each in asked for own in each))
-        layouts = list(number)
-        sum_of = [self.layout_prices.sum(name, layout) for layout in layouts]
-        conversion = np.zeros((len(layouts), len(layouts)), dtype=np.intp)  # of a layout into itself: FREE
-        for have in dict.fromkeys(held):
-            for want in targets:
-                conversion[have, want] = self.layout_prices.conversion(name, layouts[have], layouts[want])
-        states = [
-            own
-            for count in range(1, min(len(wants), MOST_LAYOUTS) + 1)
-            for own in combinations(targets, count)
-            if (conversion[np.ix_(held, own)] != IMPOSSIBLE).all(axis=1).any()
-        ]
+        """Several uses of a value: a variable says in which layouts it is needed."""
+        wanted = [[option.inputs[slot] for option in self.options[node.name]] for node, slot in wants]
+        shared = SharedConversions.of(name, haves, wanted, self.layout_prices)
         bridge: Variable = ("layouts", name)
-        made = 0 if self._first_sum(name, haves[0]) else self._runs_where_made(name)
         times, least = self._times(name)
-        most = max(map(len, states))
-        # By the layout that the value has, and those that it is needed in; padded by the former, which costs nothing.
-        needed = np.array([[[*own, *[have] * (most - len(own))] for own in states] for have in held])
-        converted = np.take_along_axis(conversion[held][:, None, :], needed, axis=2)
-        summed, origin = np.array(sum_of)[needed], np.array(sum_of)[held]
-        there = np.zeros((len(states), len(layouts)), dtype=bool)
-        for state, layouts_there in enumerate(states):
-            there[state, list(layouts_there)] = True
-
-        def enter(conversions: Costs, sums: Costs) -> Costs:
-            first = sums[:, origin][..., None]
-            each = conversions[:, converted] + first[..., None] - sums[:, summed]
-            return np.asarray(each.sum(axis=-1) * times - first * made)
-
-        self._tie(variable, bridge, enter, least)
-        for (node, _), own in zip(wants, asked, strict=True):
-            self._add_shared_use(bridge, node, np.array([sum_of[x] for x in own]), ~there[:, own])
-
-    def _add_shared_use(
-        self, bridge: Variable, node: Node, summed: NDArray[np.intp], forbidden: NDArray[np.bool_]
-    ) -> None:
-        runs = self.runs[node.name]
-        self._tie(
-            bridge,
-            self.variable(node),
-            lambda _, sums: np.where(forbidden, np.inf, (sums[:, summed] * runs)[:, None, :]),
-        )
+        made = 0 if self._first_sum(name, haves[0]) else self._runs_where_made(name)
+        self._tie(variable, bridge, partial(shared.making_s, times=times, made=made), least)
+        for use, (node, _) in enumerate(wants):
+            self._tie(bridge, self.variable(node), partial(shared.using_s, use=use, runs=self.runs[node.name]))
 
     def _first_sum(self, name: str, layout: Layout) -> int:
         """A value's first gradient is added to others only where the uses before are those of another run."""
