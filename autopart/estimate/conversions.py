@@ -55,15 +55,17 @@ class Conversions(Sizes):
 
     def converted(self, name: str, found: Conversion, shard: Shard | None) -> Cost:
         """Seconds of a conversion of a value from or to a shard, see `sharding.reshard`."""
-        needs_gradient = self.graph.values[name].requires_grad
-        rows_of = self._rows(name, shard)
-        known = found, self.bytes_of[name], self._gathered_bytes(name), rows_of, needs_gradient
-        if known not in self._conversions:
-            self._conversions[known] = self._converted(*known)
-        return self._conversions[known]
+        value, size = self.graph.values[name], self.bytes_of[name]
+        gathered = self._gathered_bytes(name) if self.precision == "fp8-mixed" else size
+        rows_of = rows(shard, self.shapes[name], dtype_bytes(value.dtype)) if shard is not None else 1
+        key = found.call, size, gathered, rows_of, value.requires_grad
+        known = self._conversions.get(key)
+        if known is None:
+            known = self._conversions[key] = self._converted(found, *key[1:])
+        return known
 
     @cached_property
-    def _conversions(self) -> dict[tuple[Conversion, int, float, int, bool], Cost]:
+    def _conversions(self) -> dict[tuple[str, int, float, int, bool], Cost]:
         return {}
 
     def _gathered_bytes(self, name: str) -> float:
@@ -118,7 +120,3 @@ class Conversions(Sizes):
             "own_rows": (0, size + 2 * piece),  # the slice is a view
             "all_rows": (size + piece, 0),
         }[found.call]
-
-    def _rows(self, name: str, shard: Shard | None) -> int:
-        element_bytes = dtype_bytes(self.graph.values[name].dtype)
-        return rows(shard, self.shapes[name], element_bytes) if shard is not None else 1

@@ -10,11 +10,6 @@ T = TypeVar("T")
 
 def each_unit(costs: Sequence[UnitCost], figure: Callable[[UnitCost], T]) -> list[T]:
     """`figure` of each of the units; the runs of a loop are mostly one object, which is asked once."""
-    known: dict[int, T] = {}
-    found = []
-    for cost in costs:
-        key = id(cost)
-        if key not in known:
-            known[key] = figure(cost)
-        found.append(known[key])
-    return found
+    numbers = list(map(id, costs))
+    known = {number: figure(cost) for number, cost in dict(zip(numbers, costs, strict=True)).items()}
+    return [known[number] for number in numbers]

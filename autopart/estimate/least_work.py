@@ -4,9 +4,11 @@ What can be shared is shared evenly, every kernel is launched all the same, prod
 is sent. That takes no search for a layout.
 """
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from autopart.estimate.conversions import Cost
 from autopart.estimate.node import Prices
 from autopart.estimate.work import Work, work_of
 from autopart.ir.graph import Node
@@ -24,12 +26,16 @@ class LeastWork:
         forward_s, both_s: seconds of the forward pass, and of both.
         slowest_s: of both passes of the slowest unit.
         share: of the seconds that a node's forward pass takes on one rank, what it takes at the least.
+        sums_s: of both passes, those of adding the gradients of parameters.
+        nodes_s: of every node by its name, both passes in all units, with the whole work and with a share of it.
     """
 
     forward_s: float
     both_s: float
     slowest_s: float
     share: float
+    sums_s: float
+    nodes_s: Mapping[str, tuple[float, float]]
 
 
 def least_work(
@@ -44,29 +50,28 @@ def least_work(
         divided: the names of the nodes whose work `tp` ranks can share.
         tp: how many ranks.
     """
-    known: dict[tuple[int, ...], tuple[float, float]] = {}
-    forward_s = both_s = slowest_s = 0.0
+    runs = Counter(unit.nodes for unit in units)
+    forward_s = both_s = slowest_s = every_sum_s = 0.0
     share = 1.0
-    for unit in units:
-        if unit.nodes not in known:
-            every = [
-                _least(prices, prices.graph.nodes[index], alone, tp if prices.graph.nodes[index].name in divided else 1)
-                for index in unit.nodes
-            ]
-            for index, (least_s, _) in zip(unit.nodes, every, strict=True):
-                node = prices.graph.nodes[index]
-                whole_s = prices.node(node, alone[node.name]).forward_s
-                share = min(share, least_s / whole_s) if whole_s else share
-            sums_s = sum([_sums_s(prices, prices.graph.nodes[index], tp) for index in unit.nodes])
-            known[unit.nodes] = sum([own for own, _ in every]), sum([own for _, own in every]) + sums_s
-        forward_s, both_s = forward_s + known[unit.nodes][0], both_s + known[unit.nodes][1]
-        slowest_s = max(slowest_s, known[unit.nodes][1])
-    return LeastWork(forward_s, both_s, slowest_s, share)
+    nodes_s: dict[str, tuple[float, float]] = {}
+    for places, count in runs.items():
+        unit_forward_s = unit_both_s = sums_s = 0.0
+        for node in map(prices.graph.nodes.__getitem__, places):
+            whole = prices.node(node, alone[node.name])
+            least_forward_s, least_s = _least(prices, node, whole, tp if node.name in divided else 1)
+            unit_forward_s, unit_both_s = unit_forward_s + least_forward_s, unit_both_s + least_s
+            sums_s += _sums_s(prices, node, tp)
+            if whole.forward_s:
+                share = min(share, least_forward_s / whole.forward_s)
+            before = nodes_s.get(node.name, (0.0, 0.0))
+            nodes_s[node.name] = before[0] + count * whole.total_s, before[1] + count * least_s
+        forward_s, both_s = forward_s + count * unit_forward_s, both_s + count * (unit_both_s + sums_s)
+        slowest_s, every_sum_s = max(slowest_s, unit_both_s + sums_s), every_sum_s + count * sums_s
+    return LeastWork(forward_s, both_s, slowest_s, share, every_sum_s, nodes_s)
 
 
-def _least(prices: Prices, node: Node, alone: Mapping[str, Strategy], tp: int) -> tuple[float, float]:
-    """Seconds of a node's forward pass and of both, shared by `tp` ranks."""
-    cost = prices.node(node, alone[node.name])
+def _least(prices: Prices, node: Node, cost: Cost, tp: int) -> tuple[float, float]:
+    """Seconds of a node's forward pass and of both, shared by `tp` ranks; its `cost` is that on one."""
     if tp == 1:
         return cost.forward_s, cost.total_s
     device, work = prices.cluster.device, work_of(node)

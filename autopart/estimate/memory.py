@@ -1,5 +1,6 @@
 """Memory: the peak of a stage over its schedule, by what it is for."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -8,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autopart.estimate.block import UnitCost
+from autopart.estimate.each_unit import each_unit
 from autopart.estimate.recompute import is_repeated
 from autopart.ir.prediction import Memory
 from cost_models.device import Device
@@ -113,14 +115,16 @@ def held_bytes(cost: UnitCost) -> float:
 
 def parameter_bytes(costs: Sequence[UnitCost]) -> tuple[float, int]:
     """A rank's bytes of the parameters that the units use, each once, and their elements in all."""
-    seen, held = set[str](), list[tuple[str, float, int]]()
-    for cost in costs:
-        for own in cost.parameters:
-            if own[0] not in seen:
-                held.append(own)
-                if own[0]:
-                    seen.add(own[0])
-    return sum([size for _, size, _ in held]), sum([elements for _, _, elements in held])
+    numbers = list(map(id, costs))
+    counts, seen, held_bytes, every = Counter(numbers), set[str](), 0.0, 0
+    for number, cost in dict(zip(numbers, costs, strict=True)).items():  # the runs of a loop are mostly one object
+        for name, size, elements in cost.parameters:
+            if name not in seen:
+                count = 1 if name else counts[number]
+                held_bytes, every = held_bytes + count * size, every + count * elements
+                if name:
+                    seen.add(name)
+    return held_bytes, every
 
 
 def crossing_bytes(cost: UnitCost, keeping: Keeping) -> tuple[float, float]:
@@ -138,19 +142,20 @@ def stage_memory(costs: Sequence[UnitCost], in_flight: float, keeping: Keeping, 
         entering_bytes: activations received for one micro-batch, and those sent if the stack keeps them.
     """
     held, _ = parameter_bytes(costs)
-    kept = [cost.kept_bytes for cost in costs]
     resident, _ = parameter_bytes([cost for cost in costs if keeping.resident(cost)])
     # While a unit runs backward, the units behind it have freed what they kept.
-    behind = sum(kept)
+    behind = sum([cost.kept_bytes for cost in costs])
     flying = in_flight * (behind + entering_bytes)
     peak, activations, temporary = flying, flying, 0.0
-    for cost, own in zip(costs, kept, strict=True):
+    first = min(1.0, in_flight)
+    beside = each_unit(costs, lambda cost: (cost.kept_bytes, cost.working_bytes, keeping.temporary_bytes(cost)))
+    for own, working, passing in beside:
         behind -= own
-        there = flying - min(1.0, in_flight) * behind
-        there, passing = there + cost.working_bytes, resident + keeping.temporary_bytes(cost)
+        there, passing = flying - first * behind + working, resident + passing
         if there + passing >= peak:
             peak, activations, temporary = there + passing, there, passing
-    flat = keeping.flat_bytes(held, max((size for cost in costs for _, size, _ in cost.parameters), default=0.0))
+    largest = each_unit(costs, lambda cost: max([size for _, size, _ in cost.parameters], default=0.0))
+    flat = keeping.flat_bytes(held, max(largest, default=0.0))
     temporary = max(temporary, keeping.after_bytes(held) - activations, flat - activations)
     memory = Memory(
         parameters_bytes=int(keeping.weight_bytes(held)),

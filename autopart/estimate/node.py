@@ -1,24 +1,21 @@
 """Prices: seconds and bytes of every node, strategy and conversion of a graph, at one batch size and tp degree."""
 
-from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import cached_property
-from math import prod
 
-from autopart.estimate.attention import BACKWARD, Attention, AttentionSizes, price_attention
-from autopart.estimate.conversions import Conversions, Cost
+from autopart.estimate.conversions import Cost
 from autopart.estimate.fusion import LOSSES, Fusion, find_fusion
+from autopart.estimate.products import FLOAT8, Products
 from autopart.estimate.work import Work, short_name, work_of
 from autopart.ir.graph import Node
-from autopart.ir.placement import REPLICATED, Layout, Shard
-from autopart.sharding.rules.experts import GROUPED, GROUPS, ROWS
+from autopart.ir.placement import Layout, Shard
 from autopart.sharding.strategies import Strategy
-from cost_models.collective import Group, all_gather_s, all_reduce_s
-from cost_models.compute import matmul_s, memory_bound_s
+from cost_models.collective import Group, all_reduce_s
+from cost_models.compute import memory_bound_s
 from cost_models.dtype import dtype_bytes
 from cost_models.precision import computed_dtype, state
 
-FLOAT8 = "float8"
+_CUTTING = ("slice", "select", "split", "split_with_sizes", "chunk", "unbind", "narrow")
 # How often an unfused loss reads or writes its logits, forward and backward. torch's: logarithms of a softmax, then
 # picking from them. Vocabulary-parallel (Megatron-LM's cross_entropy.py): maximum, difference, exponentials, their sum
 # and quotient.
@@ -40,10 +37,10 @@ class Kept:
 
 
 @dataclass(frozen=True)
-class Prices(Conversions):
+class Prices(Products):
     """Prices of `graph` on `cluster` with `batch` samples a micro-batch and `tp` ranks sharing every node.
 
-    The fields are those of `Sizes`.
+    The fields are those of `Products`.
     """
 
     @cached_property
@@ -52,66 +49,24 @@ class Prices(Conversions):
         return find_fusion(self.graph, self.stack.fusion, self.stack.fused_loss, self.bytes_of)
 
     def node(self, node: Node, strategy: Strategy) -> Cost:
-        """Seconds of one node on one rank, without conversions and without the sums of its inputs' gradients.
-
-        They depend on which tensors are sharded, and of a product on the letter; strategies alike are priced once.
-        """
-        key = self.alike(node, strategy)
+        """Seconds of one node on one rank, without conversions and without the sums of its inputs' gradients."""
+        key = self.sorts.of(node, strategy)
         if key not in self._costs:
-            self._costs[key] = self._kernels(node, strategy) + self._inside(node, strategy)
+            cost = self._kernels(node, strategy)
+            self._costs[key] = cost + self._reductions(node) if strategy.call == "cross_entropy" else cost
         return self._costs[key]
 
-    def alike(self, node: Node, strategy: Strategy) -> Hashable:
-        """Equal for strategies of a node whose prices are."""
-        place = node.name, id(strategy)  # what is asked for again and again is mostly the same object
-        if place not in self._keys:
-            letter = strategy.letter if work_of(node) is Work.MATMUL else strategy.divided
-            sharded = [isinstance(x.value, Shard) for x in (*strategy.inputs, *strategy.outputs)]
-            self._keys[place] = strategy, (node.name, letter, strategy.divided, strategy.call, *sharded)
-        return self._keys[place][1]
-
     @cached_property
-    def _keys(self) -> dict[tuple[str, int], tuple[Strategy, Hashable]]:
+    def _transient(self) -> dict[int, float]:
         return {}
 
     @cached_property
-    def _transient(self) -> dict[Hashable, float]:
+    def _costs(self) -> dict[int, Cost]:
         return {}
 
     @cached_property
-    def _weights(self) -> dict[Hashable, float]:
+    def _kept(self) -> dict[int, tuple[Kept, ...]]:
         return {}
-
-    @cached_property
-    def _costs(self) -> dict[Hashable, Cost]:
-        return {}
-
-    @cached_property
-    def _kept(self) -> dict[Hashable, tuple[Kept, ...]]:
-        return {}
-
-    def flops(self, node: Node) -> float:
-        """The floating-point operations of a node's forward pass over all ranks, matmuls and attention only."""
-        if node.name not in self._flops:
-            work, flops = work_of(node), 0.0
-            if work is Work.MATMUL:
-                flops = 2.0 * prod(self.product_sizes(node, None)) * self._pieces(node)
-            elif work is Work.ATTENTION:
-                flops = self._attention_sizes(node, None).flops * self.context.degree
-            self._flops[node.name] = flops
-        return self._flops[node.name]
-
-    @cached_property
-    def _flops(self) -> dict[str, float]:
-        return {}
-
-    def backward_flops(self, node: Node) -> float:
-        """The same for its backward pass."""
-        work = work_of(node)
-        if work is not Work.MATMUL:
-            return self.flops(node) * BACKWARD if work is Work.ATTENTION and node.output.requires_grad else 0.0
-        wanted = sum(self.graph.values[name].requires_grad for name in self._operands(node)[:2])
-        return self.flops(node) * wanted
 
     def gradient_sum_s(self, name: str, layout: Layout) -> float:
         """Seconds in which autograd adds one more gradient of a value in `layout`: two are read, one is written.
@@ -144,7 +99,7 @@ class Prices(Conversions):
 
     def kept(self, node: Node, strategy: Strategy) -> tuple[Kept, ...]:
         """What autograd keeps of a node until its backward pass."""
-        key = self.alike(node, strategy)
+        key = self.sorts.of(node, strategy)
         if key not in self._kept:
             self._kept[key] = self._kept_of(node, strategy)
         return self._kept[key]
@@ -183,7 +138,7 @@ class Prices(Conversions):
 
     def transient_bytes(self, node: Node, strategy: Strategy) -> float:
         """Bytes that exist only while the node runs backward: the gradients of what its kernel wrote and read."""
-        key = self.alike(node, strategy)
+        key = self.sorts.of(node, strategy)
         if key not in self._transient:
             self._transient[key] = self._transient_of(node, strategy)
         return self._transient[key]
@@ -204,22 +159,22 @@ class Prices(Conversions):
 
     def _kernels(self, node: Node, strategy: Strategy) -> Cost:
         work, device = work_of(node), self.cluster.device
-        pairs = list(zip(node.inputs, strategy.inputs, strict=True))
-        read = [pairs[slot] for slot in self.fusion.reads[node.name]]
-        out = sum(
-            self.local_bytes(node.outputs[slot].name, strategy.outputs[slot]) for slot in self.fusion.writes[node.name]
-        )
-        ins = sum(self.local_bytes(name, layout) for name, layout in read)
-        trained = sum(self.local_bytes(name, layout) for name, layout in read if self.graph.values[name].requires_grad)
-        has_backward = any(value.requires_grad for value in node.outputs)
-        if work is Work.VIEW:
-            cut = short_name(node.op) in ("slice", "select", "split", "split_with_sizes", "chunk", "unbind", "narrow")
-            return Cost(0.0, self._moved_s(node, 2 * trained) if cut and has_backward else 0.0)
         if work is Work.MATMUL:
-            return self._matmul(node, strategy)
+            return self.product(node, strategy)
+        has_backward = any(value.requires_grad for value in node.outputs)
         if work is Work.ATTENTION:
             found = self.attention(node, strategy)
             return Cost(found.forward_s, found.backward_s if has_backward else 0.0)
+        ins = out = trained = 0.0
+        for slot in self.fusion.reads[node.name]:
+            size = self.local_bytes(node.inputs[slot], strategy.inputs[slot])
+            ins += size
+            trained += size if self.graph.values[node.inputs[slot]].requires_grad else 0.0
+        if work is Work.VIEW:
+            cut = short_name(node.op) in _CUTTING
+            return Cost(0.0, self._moved_s(node, 2 * trained) if cut and has_backward else 0.0)
+        for slot in self.fusion.writes[node.name]:
+            out += self.local_bytes(node.outputs[slot].name, strategy.outputs[slot])
         if short_name(node.op) in ("embedding", "embedding_bag"):
             masked = 2 if strategy.call else 1  # rows that another rank holds are put to zero in a second pass
             forward, backward = masked * 2 * out, trained + masked * 2 * out
@@ -229,7 +184,7 @@ class Prices(Conversions):
             shape = self.shapes[node.output.name]
             terms = [
                 self.local_bytes(n, x)
-                for n, x in pairs
+                for n, x in zip(node.inputs, strategy.inputs, strict=True)
                 if self.graph.values[n].requires_grad and self.shapes[n] != shape
             ]
             return Cost(memory_bound_s(ins + out, device), sum(memory_bound_s(out + term, device) for term in terms))
@@ -255,129 +210,7 @@ class Prices(Conversions):
         name = node.output.name
         return self.local_bytes(name, strategy.outputs[0]) / dtype_bytes(self.dtype(name))
 
-    def _matmul(self, node: Node, strategy: Strategy) -> Cost:
-        batch, m, n, k = self.product_sizes(node, strategy)
-        device = self.cluster.device
-        first, second = self._operands(node)[:2]
-        dtype = self.product_dtype(node)
-        speed = self.stack.product_speed
-        forward = matmul_s(batch, m, n, k, dtype, device) / speed
-        backward = 0.0
-        if self.graph.values[first].requires_grad:
-            backward += matmul_s(batch, m, k, n, dtype, device) / speed
-        if self.graph.values[second].requires_grad:
-            backward += matmul_s(batch, k, n, m, dtype, device, k_is_contiguous=False) / speed
-        if dtype == FLOAT8:
-            # What is multiplied is read in half precision and written in float8 as it is and transposed, which is the
-            # only layout that the products of the backward pass take (Micikevicius et al. 2022, "FP8 formats").
-            weights = 0.0 if self.stack.casts_weights_once else batch * k * n
-            forward += memory_bound_s(4 * (batch * m * k + weights), device)
-            backward += memory_bound_s(4 * batch * m * n, device)
-        return Cost(forward, backward)
-
-    def weight_s(self, node: Node, strategy: Strategy) -> float:
-        """Of a node's backward pass, the seconds of the product that gives the gradient of a weight."""
-        if work_of(node) is not Work.MATMUL:
-            return 0.0
-        key = self.alike(node, strategy)
-        if key not in self._weights:
-            self._weights[key] = self._weight_of(node, strategy)
-        return self._weights[key]
-
-    def _weight_of(self, node: Node, strategy: Strategy) -> float:
-        second = self._operands(node)[1]
-        if second not in self.graph.parameter_of or not self.graph.values[second].requires_grad:
-            return 0.0
-        batch, m, n, k = self.product_sizes(node, strategy)
-        seconds = matmul_s(batch, k, n, m, self.product_dtype(node), self.cluster.device, k_is_contiguous=False)
-        return seconds / self.stack.product_speed
-
-    def product_dtype(self, node: Node) -> str:
-        """The dtype that a product multiplies in: float8 under that precision, for the weights of repeated layers."""
-        operands = self._operands(node)
-        trained = any(self.graph.values[name].requires_grad and name in self.graph.parameter_of for name in operands)
-        if self.precision == "fp8-mixed" and trained and node.name in self.repeated:
-            return FLOAT8
-        return self.dtype(node.output.name)
-
-    def _pieces(self, node: Node) -> int:
-        """How many ranks of the context each compute a piece of a node."""
-        return self.context.degree if node.output.name in self.context.dim_of else 1
-
-    def _operands(self, node: Node) -> tuple[str, ...]:
-        names = node.inputs
-        return names[1:] if short_name(node.op) in ("addmm", "baddbmm") else names
-
-    def product_sizes(self, node: Node, strategy: Strategy | None) -> tuple[float, float, float, float]:
-        """(batch, m, n, k) of the product on one rank, read off the letters; without a rule, of its output."""
-        rule = self.rules[node.name]
-        shapes = [self.shapes[name] for name in node.inputs]
-        out_shape = self.shapes[node.output.name]
-        if rule is None:  # a form whose letters are not known: the contracted size is the operands' common last one
-            return 1.0, float(prod(out_shape)), 1.0, float(shapes[-1][-1] if shapes[-1] else 1)
-        skip = len(node.inputs) - len(self._operands(node))
-        first, second = rule.inputs[skip], rule.inputs[skip + 1]
-        output = rule.outputs[0]
-        sizes: dict[str, float] = {}
-        for dims, shape in zip((*rule.inputs, *rule.outputs), (*shapes, out_shape), strict=True):
-            sizes.update({letter: float(size) for letter, size in zip(dims, shape, strict=True) if letter})
-        if strategy is not None and strategy.divided and strategy.letter in sizes:
-            sizes[strategy.letter] /= self.tp
-        inside = [
-            letter for letter in second if letter and letter not in output
-        ]  # contracted, a convolution's window too
-        if node.op in GROUPED and ROWS in output[:1]:  # a product a group, rows taken to be dealt out evenly
-            groups = sizes[GROUPS]
-            own = self.tp if strategy is not None and strategy.letter == ROWS else 1
-            return groups / own, sizes[ROWS] * own / groups, sizes["n"], sizes["k"]
-        batch = prod(sizes[x] for x in output if x and x in first and x in second)
-        n = prod(sizes[x] for x in output if x and x in second and x not in first)
-        # A dim of no axis (the rows of grouped products) is one of rows too.
-        m = prod(sizes[x] if x else size for x, size in zip(output, out_shape, strict=True) if not x or x not in second)
-        return batch, m, n, prod(sizes[x] for x in inside)
-
-    def _attention_sizes(self, node: Node, strategy: Strategy | None) -> AttentionSizes:
-        query, key, value = (self.shapes[name] for name in node.inputs[:3])
-        names = (*node.inputs, node.output.name)
-        layouts = [REPLICATED] * len(names) if strategy is None else [*strategy.inputs, strategy.outputs[0]]
-        moved = sum(self.local_bytes(name, layout) for name, layout in zip(names, layouts, strict=True))
-        dropout = node.arg(4, "dropout_p", 0.0)
-        return AttentionSizes(
-            heads=prod(query[:-2]) / (self.tp if strategy is not None and strategy.divided else 1),
-            queries=query[-2],
-            keys=key[-2] * self.context.degree,
-            head_size=query[-1],
-            value_size=value[-1],
-            causal=node.arg(5, "is_causal", False) is True,
-            dropout=isinstance(dropout, int | float) and dropout > 0,
-            moved_bytes=moved,
-            dtype=self.dtype(node.output.name),
-        )
-
-    def attention(self, node: Node, strategy: Strategy) -> Attention:
-        """Seconds and kept scores of one rank's attention.
-
-        Under context parallelism the ranks pass keys and values around (Liu et al. 2023, "Ring attention"), which hides
-        behind the attention with what came before; the backward pass sends their gradients too.
-        """
-        found = price_attention(
-            self._attention_sizes(node, strategy),
-            self.stack.attention,
-            self.stack.fusion != "none",
-            self.cluster.device,
-        )
-        if self.context.degree == 1:
-            return found
-        group = Group(self.context.degree, self.tp)
-        size = self.context.degree * sum(
-            self.local_bytes(name, layout) for name, layout in zip(node.inputs[1:3], strategy.inputs[1:3], strict=True)
-        )
-        sent_s = all_gather_s(size, group, self.cluster)
-        return Attention(max(found.forward_s, sent_s), max(found.backward_s, 2 * sent_s), found.kept_bytes)
-
-    def _inside(self, node: Node, strategy: Strategy) -> Cost:
+    def _reductions(self, node: Node) -> Cost:
         """Collectives inside a sharded call: a vocabulary-parallel loss reduces a maximum, a sum and logits."""
-        if strategy.call != "cross_entropy":
-            return Cost()
         rows = self.shapes[node.inputs[0]][0]
         return Cost(3 * all_reduce_s(rows * 4, Group(self.tp, 1), self.cluster), 0.0)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from operator import itemgetter
 
 from autopart.estimate.recompute import BY_LAYER, NONE
 from autopart.ir.prediction import Decision
@@ -11,17 +12,11 @@ from autopart.search.layouts import FAST
 from autopart.search.parts import parts
 from autopart.search.point import Point
 
+_DECISIONS = ("tp", "pp", "dp", "cp", "micro_batch", "schedule", "recompute", "zero", "order")
 # Each with what it is in a point: a schedule is nothing without its number of stages.
-_READ: Mapping[str, Callable[[Point], str]] = {
-    "tp": lambda point: str(point.tp),
-    "pp": lambda point: str(point.pp),
-    "dp": lambda point: str(point.dp),
-    "cp": lambda point: str(point.cp),
-    "micro_batch": lambda point: str(point.micro_batch),
-    "schedule": lambda point: _schedule(point),
-    "recompute": lambda point: point.recompute,
-    "zero": lambda point: str(point.zero),
-    "order": lambda point: str(point.order),
+_READ: Mapping[str, Callable[[Point], object]] = {
+    name: itemgetter(*map(Point._fields.index, (name, "virtual_stages") if name == "schedule" else (name,)))
+    for name in _DECISIONS
 }
 # What there may be more memory for, and what then has to follow: degrees make the world together.
 _NEAR: dict[str, tuple[str, ...]] = {"tp": ("dp",), "pp": ("dp",), "micro_batch": (), "recompute": ()}
@@ -43,7 +38,8 @@ def decisions(search: DegreeSearch, best: Candidate) -> tuple[Decision, ...]:
             made = (search.fitted(point) for point in _of_one_kind(search, best))
             other = min((each for each in made if each is not None), key=lambda each: each.estimated_s, default=None)
         else:
-            other = search.fastest_other(lambda point, read=read: read(point) != read(own))  # type: ignore[misc]
+            chosen = read(own)
+            other = search.fastest_other(lambda point, read=read, chosen=chosen: read(point) != chosen)  # type: ignore[misc]
         if other is not None and other.point not in told:
             told.add(other.point)
             found.append(_decision(name, best, other, fits=True))
@@ -68,9 +64,11 @@ def _without_room(search: DegreeSearch, best: Candidate, name: str) -> Candidate
     own, found = best.point, list[Candidate]()
     by_layer = name == "recompute" and own.recompute == BY_LAYER
     without = [point for point in _of_one_kind(search, best) if point.recompute == NONE]
-    same = [(read, read(own)) for other, read in _READ.items() if other not in (name, *_NEAR[name])]
-    for point in without if by_layer else search.points:
-        if point.variant not in (own.variant, FAST) or any(read(point) != value for read, value in same):
+    free = (name, *_NEAR[name], "variant", "micro_batches")
+    rest = itemgetter(*(place for place, other in enumerate(Point._fields) if other not in free))
+    kept = rest(own)
+    for point in without if by_layer else [point for point in search.points if rest(point) == kept]:
+        if point.variant not in (own.variant, FAST):
             continue
         if _READ[name](point) != _READ[name](own) and search.pricing.played_s(point) < best.step_s:
             near = search.pricing.candidate(point, float("inf"))
@@ -90,7 +88,9 @@ def _told(name: str, candidate: Candidate) -> str:
         names = list(dict.fromkeys(candidate.device_of(rank).name for rank in range(candidate.pp)))
         short = [device.split("-")[0] for device in names]
         return " → ".join(short if len(set(short)) == len(names) else names)
-    return candidate.recompute if name == "recompute" else _READ[name](candidate.point)
+    if name == "schedule":
+        return _schedule(candidate.point)
+    return candidate.recompute if name == "recompute" else str(_READ[name](candidate.point))
 
 
 def _decision(name: str, own: Candidate, other: Candidate, fits: bool) -> Decision:

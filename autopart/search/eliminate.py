@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from autopart.errors import PlanningError
 
+SMALL_TABLE = 10_000
 LARGE_TABLE = 1_000_000
 LARGEST_TABLE = 50_000_000
 
@@ -67,14 +68,13 @@ def eliminate_each(tables: Sequence[Table], order: Order) -> list[tuple[dict[Has
     for table in tables:
         for variable in table.variables:
             buckets[variable].append(table)
-    steps: list[tuple[Hashable, tuple[Hashable, ...], NDArray[np.intp]]] = []
+    steps: list[_Step] = []
     for variable in order:
-        joined = _sum(buckets.pop(variable), variable, sizes)
-        costs = joined.costs
-        best = costs.argmin(axis=-1)
-        rest = joined.variables[:-1]
-        reduced = Table(rest, np.take_along_axis(costs, best[..., None], axis=-1)[..., 0])
-        steps.append((variable, rest, best))
+        summed = buckets.pop(variable)
+        joined = _sum(summed, variable)
+        rest = joined.variables[1:]
+        reduced = Table(rest, joined.costs.min(axis=1))
+        steps.append(_Step(variable, (joined,) if joined.costs.size <= SMALL_TABLE else summed))
         for other in rest:
             buckets[other] = [table for table in buckets[other] if variable not in table.variables]
             buckets[other].append(reduced)
@@ -84,8 +84,8 @@ def eliminate_each(tables: Sequence[Table], order: Order) -> list[tuple[dict[Has
         raise PlanningError("no combination of strategies fits together")
     chosen = {variable: np.zeros(count, dtype=np.intp) for variable in decided}
     problems = np.arange(count)
-    for variable, rest, best in reversed(steps):
-        chosen[variable] = best[(problems if len(best) > 1 else 0, *(chosen[other] for other in rest))] + 0 * problems
+    for step in reversed(steps):
+        chosen[step.variable] = step.best(problems, chosen)
     return [({name: int(own[k]) for name, own in chosen.items()}, float(constant[k])) for k in range(count)]
 
 
@@ -215,16 +215,41 @@ def _greedy(
     return order, largest
 
 
-def _sum(tables: list[Table], last: Hashable, sizes: dict[Hashable, int]) -> Table:
-    """All tables added into one whose last axis is `last`; the first axis is of the problems."""
-    names = list(dict.fromkeys(variable for table in tables for variable in table.variables if variable != last))
-    names.append(last)
-    place = {name: index + 1 for index, name in enumerate(names)}
-    total = np.zeros((max(len(table.costs) for table in tables), *(sizes[name] for name in names)))
+def _sum(tables: Sequence[Table], first: Hashable) -> Table:
+    """All tables added into one whose first variable is `first`; the first axis is of the problems.
+
+    They are added one after the other, each sum only as large as what it depends on.
+    """
+    others = dict.fromkeys(variable for table in tables for variable in table.variables if variable != first)
+    place = {name: index for index, name in enumerate((first, *others))}
+    total: NDArray[np.float64] | None = None
     for table in tables:
-        positions = [place[variable] for variable in table.variables]
-        shape = [len(table.costs)] + [1] * len(names)
-        for position in positions:
-            shape[position] = sizes[names[position - 1]]
-        total += table.costs.transpose(0, *(1 + np.argsort(positions))).reshape(shape)
-    return Table(tuple(names), total)
+        at = [place[variable] for variable in table.variables]
+        shape, order = [len(table.costs)] + [1] * len(place), sorted(range(len(at)), key=at.__getitem__)
+        for position, size in zip(at, table.costs.shape[1:], strict=True):
+            shape[1 + position] = size
+        own = table.costs.transpose(0, *(1 + axis for axis in order)).reshape(shape)
+        total = own if total is None else total + own
+    if total is None:
+        raise ValueError(f"no table depends on {first}")
+    return Table(tuple(place), total)
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """A variable that was eliminated, and the tables whose sum its best choice is the least of."""
+
+    variable: Hashable
+    tables: Sequence[Table]
+
+    def best(self, problems: NDArray[np.intp], chosen: Mapping[Hashable, NDArray[np.intp]]) -> NDArray[np.intp]:
+        """The best choice for each of the problems, given those of the other variables."""
+        costs: NDArray[np.float64] | None = None
+        for table in self.tables:
+            own = problems if len(table.costs) > 1 else 0 * problems
+            place = [slice(None) if other == self.variable else chosen[other] for other in table.variables]
+            each = table.costs[(own, *place)]
+            costs = each if costs is None else costs + each
+        if costs is None:
+            raise ValueError(f"no table depends on {self.variable}")
+        return np.asarray(costs.argmin(axis=1))

@@ -2,7 +2,7 @@
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from itertools import pairwise
+from operator import sub
 
 HALVINGS = 10
 
@@ -18,7 +18,7 @@ def slowest_within_s(times_s: Sequence[float], stages: int) -> tuple[float, floa
         What it takes at the least and at the most. The latter can be done: stages take units up to it in turn.
     """
     count = len(times_s) - 1
-    largest = max(after - before for before, after in pairwise(times_s))
+    largest = max(map(sub, times_s[1:], times_s))
     least = max(times_s[-1] / stages, largest)
     most = least + largest  # stages that take units until they have an even share do not take more
     for _ in range(HALVINGS):

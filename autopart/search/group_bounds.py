@@ -16,6 +16,7 @@ from autopart.search.point_order import Group, PointOrder
 from autopart.search.pricing import Pricing
 
 LIKELY = 1.8  # times the least bound
+LIKELY_CLOSER = 1.4  # the same of bounds with conversions
 Bound = Callable[[LeastWork, Point, float], float]
 
 
@@ -31,6 +32,7 @@ class GroupBounds:
         # Of each schedule, micro-batches and stages, the point that shares most: it keeps least of the parameters.
         self._pipelines: dict[Group, dict[tuple[int, int, str, int, str], Point]] = {}
         self._work: dict[Group, LeastWork] = {}
+        self._again: dict[Group, list[tuple[Point, float]]] = {}  # of these, those that may fit, and what it takes
         for number, point in enumerate(points):
             group = point.cp, point.tp, point.micro_batch
             self._numbers.setdefault(group, []).append(number)
@@ -44,8 +46,18 @@ class GroupBounds:
         for cp, _, micro_batch in self._numbers:  # bounds ask for all layouts of a rank alone
             self._pricing.layouts(cp).expect(1, micro_batch)
         bounds = {group: self.estimated_s(group) for group in self._numbers}
+        likely: dict[tuple[int, int], list[int]] = {}
         for (cp, tp, micro_batch), bound_s in bounds.items():
             if bound_s <= LIKELY * min(bounds.values()):
+                likely.setdefault((cp, tp), []).append(micro_batch)
+        for (cp, tp), sizes in likely.items():
+            known = {size: self._work[cp, tp, size] for size in sizes if (cp, tp, size) in self._work}
+            found = self._pricing.layouts(cp).with_conversions(tp, known) if known else {}
+            self._work.update(((cp, tp, size), own) for size, own in found.items())
+        groups = [(cp, tp, size) for (cp, tp), sizes in likely.items() for size in sizes]
+        closer = {group: max(self.estimated_s(group), self.played_s(group)) for group in groups}
+        for (cp, tp, micro_batch), bound_s in closer.items():
+            if bound_s <= LIKELY_CLOSER * min(closer.values()):
                 self._pricing.layouts(cp).expect(tp, micro_batch)
 
     def by_estimate(self) -> PointOrder:
@@ -69,9 +81,12 @@ class GroupBounds:
 
     def _bounds(self, bound_s: Callable[[Point, float], float], group: Group) -> Iterator[tuple[float, int]]:
         """The bounds of the points of a group, of those that have the same layout only of the first."""
+        repeated: dict[str, bool] = {}  # by variant
         for number in self._numbers[group]:
             point = self._points[number]
-            if not self._prune or not self._pricing.repeats(point):
+            if self._prune and point.variant not in repeated:
+                repeated[point.variant] = self._pricing.repeats(point)
+            if not repeated.get(point.variant):
                 yield bound_s(point, self._limit), number
 
     def estimated_s(self, group: Group) -> float:
@@ -90,8 +105,10 @@ class GroupBounds:
         if group not in self._work:
             self._work[group] = pricing.layouts(cp).least_work(tp, micro_batch)
         work = self._work[group]
-        every = ((point, pricing.again_s_alone(point, self._limit)) for point in self._pipelines[group].values())
-        fitting = (bound_s(work, point, work.share * again_s) for point, again_s in every if again_s < float("inf"))
+        if group not in self._again:
+            every = [(point, pricing.again_s_alone(point, self._limit)) for point in self._pipelines[group].values()]
+            self._again[group] = [(point, again_s) for point, again_s in every if again_s < float("inf")]
+        fitting = [bound_s(work, point, work.share * again_s) for point, again_s in self._again[group]]
         least_s = min(fitting, default=float("inf"))
         return self._pace * least_s + pricing.request.stack.step_s
 

@@ -61,6 +61,11 @@ class LayoutPrices:
             self._sums.append((name, layout))
         return self._known[key]
 
+    @property
+    def count_of_sums(self) -> int:
+        """How many numbers of sums there are."""
+        return len(self._sums) + 1
+
     def of(self, prices: Prices) -> tuple[Seconds, Seconds]:
         """The seconds of all conversions, and of all sums, by their numbers."""
         conversions = [0.0, float("inf"), *(prices.converted(*own).total_s for own in self._conversions)]

@@ -1,15 +1,18 @@
 """Layouts: the tensor plans of a model and what its units cost under them, by tp degree, micro-batch and variant."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from autopart.errors import PlanningError
 from autopart.estimate.block import UnitCost, unit_costs
 from autopart.estimate.chain import Chain, chain_of
 from autopart.estimate.context import Context, find_context
+from autopart.estimate.each_unit import each_unit
 from autopart.estimate.least_work import LeastWork, least_work
+from autopart.estimate.memory import held_bytes
 from autopart.estimate.node import Prices
+from autopart.estimate.sorts import Sorts
 from autopart.ir.folded import Folded
 from autopart.ir.placement import Layout, Placement, Shard
 from autopart.ir.units import Unit
@@ -17,6 +20,7 @@ from autopart.search.objective import Objective
 from autopart.search.request import Request, divisors_up_to
 from autopart.search.sequence_parallel import pinned_strategies
 from autopart.search.tensor import TensorPlan, TensorSearch
+from autopart.search.tensor_tables import TensorTables
 from autopart.sharding.infer_axes import Axes
 from autopart.sharding.rule import Rule
 from autopart.sharding.strategies import Strategy, strategies
@@ -43,6 +47,7 @@ class Layouts:
     units: tuple[Unit, ...]
     request: Request
     cp: int = 1
+    _sorts: Sorts = field(default_factory=Sorts)
     _options: dict[int, dict[str, tuple[Strategy, ...]]] = field(default_factory=dict)
     _prices: dict[tuple[int, int], Prices] = field(default_factory=dict)
     _plans: dict[tuple[int, int, str], TensorPlan] = field(default_factory=dict)
@@ -52,6 +57,7 @@ class Layouts:
     _searches: dict[int, TensorSearch] = field(default_factory=dict)
     _first: dict[tuple[int, int, str], str] = field(default_factory=dict)
     _shared: dict[int, frozenset[str]] = field(default_factory=dict)
+    _worth: dict[int, tuple[float, float]] = field(default_factory=dict)
 
     def options(self, tp: int) -> dict[str, tuple[Strategy, ...]]:
         """Every node's strategies on `tp` ranks."""
@@ -88,6 +94,7 @@ class Layouts:
                 request.stack,
                 request.precision,
                 self.context,
+                self._sorts,
             )
         return self._prices[key]
 
@@ -97,12 +104,15 @@ class Layouts:
             sizes = sorted(self._expected.get(tp, set()) | {micro_batch})
             self._expected.pop(tp, None)
             keys = [(tp, size, own) for size in sizes for own in variants(self.request, tp)]
-            if tp not in self._searches:
-                pins = dict(self.request.placements) if tp > 1 else {}  # a device alone holds all, and is the measure
-                self._searches[tp] = TensorSearch(self.folded, self.options(tp), pins)
-            found = self._searches[tp].run([self._objective(*key) for key in keys])
+            found = self._search(tp).run([self._objective(*key) for key in keys])
             self._plans.update(zip(keys, found, strict=True))
         return self._plans[tp, micro_batch, variant]
+
+    def _search(self, tp: int) -> TensorSearch:
+        if tp not in self._searches:
+            pins = dict(self.request.placements) if tp > 1 else {}  # a device alone holds all, and is the measure
+            self._searches[tp] = TensorSearch(self.folded, self.options(tp), pins)
+        return self._searches[tp]
 
     def expect(self, tp: int, micro_batch: int) -> None:
         """Search the layouts of this micro-batch together with those of the first one that is asked for."""
@@ -122,6 +132,18 @@ class Layouts:
         """What all units take at the least, before a layout is searched."""
         alone = {name: options[0] for name, options in self.options(1).items()}
         return least_work(self.prices(1, micro_batch), self.units, alone, self._divided(tp), tp)
+
+    def with_conversions(self, tp: int, works: Mapping[int, LeastWork]) -> dict[int, LeastWork]:
+        """The least work of some micro-batches, with what has to be sent so that ranks can share it."""
+        if tp == 1:
+            return dict(works)
+        least_s = self._search(tp).least_s(
+            [self.prices(tp, size) for size in works], [own.nodes_s for own in works.values()]
+        )
+        return {
+            size: replace(own, both_s=max(own.both_s, own.sums_s + each_s))
+            for (size, own), each_s in zip(works.items(), least_s, strict=True)
+        }
 
     def _divided(self, tp: int) -> frozenset[str]:
         """The names of the nodes whose work `tp` ranks can share."""
@@ -150,7 +172,7 @@ class Layouts:
 
     def storage(self, tp: int, name: str) -> tuple[Layout, ...]:
         """The layouts in which `tp` ranks may hold a parameter, without regard to pins."""
-        return TensorSearch(self.folded, self.options(tp)).storage[name]
+        return TensorTables(self.folded, self.options(tp)).storage[name]
 
     def costs(self, tp: int, micro_batch: int, variant: str) -> tuple[UnitCost, ...]:
         """What each unit costs under it."""
@@ -163,19 +185,22 @@ class Layouts:
         return self._costs[key]
 
     def _objective(self, tp: int, micro_batch: int, variant: str) -> Objective:
-        held_price = kept_price = 0.0
-        if variant != FAST:
-            whole = self._whole(micro_batch)
-            seconds = sum(cost.forward_s + cost.backward_s for cost in whole)
-            held_price = LEAN_WEIGHT * seconds / max(1.0, sum(s for cost in whole for _, s, _ in cost.parameters))
-            if variant == SPARING:
-                kept_price = SPARING_WEIGHT * seconds / max(1.0, sum(cost.kept_bytes for cost in whole))
+        held_price, kept_price = (0.0, 0.0) if variant == FAST else self._memory_prices(micro_batch)
         prices = self.prices(tp, micro_batch)
+        kept_price = kept_price if variant == SPARING else 0.0
         return Objective(prices, seconds_per_byte=held_price, seconds_per_kept_byte=kept_price)
 
-    def _whole(self, micro_batch: int) -> tuple[UnitCost, ...]:
-        """The units' costs on a device alone."""
-        return self.costs(1, micro_batch, FAST)
+    def _memory_prices(self, micro_batch: int) -> tuple[float, float]:
+        """What a byte of parameters and one that is kept are worth, by the units' costs on a device alone."""
+        if micro_batch not in self._worth:
+            whole = self.costs(1, micro_batch, FAST)
+            seconds = sum([cost.forward_s + cost.backward_s for cost in whole])
+            held, kept = sum(each_unit(whole, held_bytes)), sum([cost.kept_bytes for cost in whole])
+            self._worth[micro_batch] = (
+                LEAN_WEIGHT * seconds / max(1.0, held),
+                SPARING_WEIGHT * seconds / max(1.0, kept),
+            )
+        return self._worth[micro_batch]
 
 
 def variants(request: Request, tp: int) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import ceil
 
 import numpy as np
 
@@ -21,7 +22,7 @@ from autopart.search.eliminate import (
 )
 
 LARGEST_TABLE = 20_000_000
-ENTRIES_AT_ONCE = 1_000_000  # of the tables of problems solved together: what the processor's caches hold
+ENTRIES_AT_ONCE = 600_000  # of the tables of problems solved together: what the processor's caches hold
 MOST_VOTES = 3  # for a variable
 MOST_CHANGES = 12
 
@@ -88,6 +89,7 @@ def minimize_each(
     if entries > largest:
         return [minimize(_problem(tables, k), largest) for k in range(count)]
     together = max(1, ENTRIES_AT_ONCE // max(1, entries))
+    together = ceil(count / ceil(count / together))  # as many each time
     found: list[Minimum] = []
     for start in range(0, count, together):
         solved = eliminate_each(_some(tables, start, start + together), order)

@@ -143,7 +143,7 @@ class Mixes:
         first = np.searchsorted(self._stops, stages.start, side="right")
         last = np.searchsorted(self._starts, stages.stop, side="left")
         spans = first * (len(self.layers) + 1) + last
-        for span in np.unique(spans):
+        for span in sorted(set(spans.tolist())):
             places = np.flatnonzero(spans == span)
             own = stages.at(places)
             numbers = range(int(first[places[0]]), int(last[places[0]]))

@@ -293,7 +293,7 @@ class _Memory:
 
 def _held(parameters: Sequence[Parameters], tied: frozenset[str], alike: Alike) -> Values:
     """Bytes of the parameters of each sort of stages; `tied` ones, that several units use, are there once."""
-    sums = {id(own): sum([size for _, size, _ in own]) for own in parameters}
+    sums = {key: sum([size for _, size, _ in own]) for key, own in {id(own): own for own in parameters}.items()}
     held = _prefix([sums[id(own)] for own in parameters])
     found = held[alike.stop] - held[alike.start]
     for name in sorted(tied):

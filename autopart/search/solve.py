@@ -5,8 +5,6 @@ from math import ceil
 
 from autopart.estimate.work import Work, work_of
 from autopart.ir.folded import Folded
-from autopart.ir.graph import Node
-from autopart.ir.kept import KEPT, function_name
 from autopart.ir.plan import DeviceGroup, LayerTraffic, NodeChoice, Note, ParameterChoice, PlanData
 from autopart.ir.prediction import Alternative, Prediction
 from autopart.ir.uncollected import uncollected
@@ -14,17 +12,16 @@ from autopart.ir.units import Unit
 from autopart.search.candidate import Candidate
 from autopart.search.decisions import decisions, unpinned
 from autopart.search.degrees import DegreeSearch, Found
+from autopart.search.notes import mixing_notes, replicated_notes
 from autopart.search.parts import parts
 from autopart.search.request import Request
 from autopart.search.stage_plans import stage_plans
 from autopart.sharding.batch import BatchSharding
 from autopart.sharding.infer_axes import Axes, infer_axes
 from autopart.sharding.rule import Rule
-from autopart.sharding.strategies import Strategy
 from cost_models.device import Device
 from cost_models.precision import computed_dtype
 
-OWN_BACKWARD = "a torch.autograd.Function, called as it is: only it knows its backward"
 PROVED = 1e-9  # a relative gap that rounding explains
 
 
@@ -94,7 +91,7 @@ def solve(
         parameters=tuple(ParameterChoice(n, x) for n, x in best.tensor.parameters.items()) if best.tp > 1 else (),
         axes=_sharded_axes(folded, axes, best),
         traffic=_traffic(folded, search, axes, units, best),
-        replicated=_replicated(folded, rules, best, search.pricing.layouts(best.cp).options(best.tp)),
+        replicated=replicated_notes(folded, rules, best, search.pricing.layouts(best.cp).options(best.tp)),
         alternatives=_alternatives(found),
         decisions=(*decisions(search, best), *unpinned(search, best)),
         pins=tuple(pins),
@@ -120,31 +117,6 @@ def _device_groups(request: Request, best: Candidate) -> tuple[DeviceGroup, ...]
         )
         for own in groups
     )
-
-
-def mixing_notes(batch: BatchSharding) -> tuple[Note, ...]:
-    """What mixes the samples: one note for each line of the user's, with the ops that do it there."""
-    lines: dict[str, dict[str, None]] = {}
-    changes: dict[str, dict[str, None]] = {}
-    for item in batch.mixing:
-        if item.changes:
-            changes.setdefault(item.location, {})[item.changes] = None
-        else:
-            lines.setdefault(item.location, {})[item.op] = None
-    mixed = tuple(
-        Note(
-            ", ".join(ops),
-            f"{'mix' if len(ops) > 1 else 'mixes'} the samples of a batch ({location}): computed per micro-batch, not "
-            "over the global batch",
-        )
-        for location, ops in lines.items()
-    )
-    changed = tuple(
-        Note(", ".join(buffers), f"given new values in the forward pass ({location}): with every micro-batch")
-        for location, buffers in changes.items()
-        if location not in lines  # a batch norm, of which it is said already
-    )
-    return (*mixed, *changed)
 
 
 def _optimality(found: Found) -> str:
@@ -260,37 +232,6 @@ def _sharded_axes(folded: Folded, axes: Axes, best: Candidate) -> tuple[tuple[st
                 if "[" not in axis.name:
                     named.setdefault(axis.name, str(axis.size))
     return (*named.items(), *((name, size) for name, size in weights.items() if name not in named))
-
-
-def _replicated(
-    folded: Folded, rules: Mapping[str, Rule | None], best: Candidate, options: Mapping[str, tuple[Strategy, ...]]
-) -> tuple[Note, ...]:
-    """What every tp rank computes whole: ops without a rule, and matmuls or attention that were not divided."""
-    if best.tp == 1:
-        return ()
-    notes: dict[str, Note] = {}
-    for node in folded.graph.nodes:
-        chosen = best.tensor.strategies[node.name]
-        heavy = work_of(node) in (Work.MATMUL, Work.ATTENTION)
-        constant = all(value.name in folded.graph.recomputable for value in node.outputs)
-        if node.op == KEPT and not chosen.divided:
-            name = function_name(node)
-            notes[name or node.name] = Note(name or node.scope, OWN_BACKWARD if name else "kept whole, as asked")
-        elif rules.get(node.name) is None and not node.op.startswith("autopart.") and not constant:
-            notes.setdefault(node.op, Note(node.op, f"no sharding rule knows it ({_place(node)})"))
-        elif heavy and not chosen.divided:
-            divisible = any(option.divided for option in options[node.name])
-            why = (
-                "cheaper whole than the communication that sharing needs"
-                if divisible
-                else f"no dim that tp={best.tp} divides"
-            )
-            notes.setdefault(node.name, Note(node.scope or node.name, f"{node.op}: {why}"))
-    return tuple(notes.values())
-
-
-def _place(node: Node) -> str:
-    return node.location or node.scope or node.name
 
 
 def _alternatives(found: Found) -> tuple[Alternative, ...]:

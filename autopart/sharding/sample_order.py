@@ -113,5 +113,5 @@ def _number(size: Size) -> int:
 
 def _factor(size: Size) -> int:
     """What a dim of samples has besides them; 1 where it is no multiple of their number."""
-    times = sympy.sympify(size) / BATCH
-    return int(times) if times.is_Integer else 1
+    times, rest = sympy.sympify(size).as_coeff_Mul()
+    return int(times) if rest == BATCH and times.is_Integer else 1

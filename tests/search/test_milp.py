@@ -93,7 +93,7 @@ def test_real_blocks(name: str, tp: int) -> None:
         objective = Objective(prices, 8, weights, kept)
         (plan,) = search.run([objective])
         assert plan.bound_s == plan.seconds, "the elimination is exact"
-        assert plan.seconds == pytest.approx(least_cost(search.tables([objective])), rel=1e-6)
+        assert plan.seconds == pytest.approx(least_cost(search.tables.of([objective])), rel=1e-6)
 
 
 def test_the_milp_sees_what_is_forbidden_and_what_costs() -> None:

@@ -108,18 +108,20 @@ def test_pruning_changes_nothing(name: str) -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_the_bounds_hold(name: str) -> None:
     rng = default_rng(100 + list(MODELS).index(name))
-    checked = 0
+    checked = raised = 0
     for _ in range(4):
         world, batch, cluster, pins = draw(rng)
         search = model(name).search(world, batch, cluster, **pins)
         if run(search) is None:
             continue
-        groups = GroupBounds(search.points, search.pricing, float("inf"))
+        groups, alone = (GroupBounds(search.points, search.pricing, float("inf")) for _ in range(2))
+        groups.expect()  # with what has to be sent
         for point in search.points:
             candidate = search.pricing.candidate(point, float("inf"))
             if candidate is None:
                 continue
             group = point.cp, point.tp, point.micro_batch
+            raised += groups.estimated_s(group) > alone.estimated_s(group)
             assert groups.estimated_s(group) <= candidate.estimated_s * (1 + 1e-9), point
             assert search.pricing.bound_s(point) <= candidate.estimated_s * (1 + 1e-9), point
             if candidate.micro_batches * candidate.pp < 200:
@@ -128,6 +130,7 @@ def test_the_bounds_hold(name: str) -> None:
                 assert search.pricing.played_s(point) <= candidate.step_s * (1 + 1e-9), point
             checked += 1
     assert checked > 50
+    assert raised > 0, "nothing has to be sent"
 
 
 @pytest.mark.parametrize("name", ["wide gpt", "deep gpt"])
@@ -137,6 +140,8 @@ def test_the_bounds_of_groups_hold_within_a_limit(name: str) -> None:
     for limit in (4e9, 10e9, 25e9):
         search = model(name).search(8, 64, memory_limit_bytes=limit + 2e9)
         groups, free = (GroupBounds(search.points, search.pricing, own) for own in (limit, float("inf")))
+        groups.expect()
+        free.expect()
         for point in search.points[::3]:
             group = point.cp, point.tp, point.micro_batch
             raised += groups.estimated_s(group) > free.estimated_s(group)

@@ -15,6 +15,7 @@ from autopart.estimate.node import Prices
 from autopart.ir.placement import PARTIAL_GRADIENT, REPLICATED, Layout, Placement, Replicate, Shard
 from autopart.search.objective import Objective
 from autopart.search.tensor import TensorSearch, search_tensor
+from autopart.search.tensor_tables import TensorTables
 from autopart.sharding.strategies import Strategy
 from tests.capture.models import tiny_gpt, token_batch
 from tests.search.problems import Problem, problem
@@ -189,7 +190,7 @@ def test_pinned_placements_agree_with_brute_force(name: str) -> None:
     """Every placement that any parameter could have, pinned by itself and beside one of another parameter."""
     whole = small(name)
     options, prices = whole.options(2), whole.prices(2, 2)
-    storage = TensorSearch(whole.folded, options).storage
+    storage = TensorTables(whole.folded, options).storage
     placed = [(own, placement) for own, layouts in storage.items() for placement in {x.value for x in layouts}]
     seconds = set()
     for (one, first), (other, second) in zip(placed, [*placed[3:], *placed[:3]], strict=True):

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from autopart import api
-from autopart.search.solve import mixing_notes
+from autopart.search.notes import mixing_notes
 from autopart.sharding.batch import BatchSharding
 
 
