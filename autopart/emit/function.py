@@ -20,10 +20,12 @@ from autopart.sharding.batch import BatchSharding
 from autopart.sharding.reshard import conversion
 from autopart.sharding.rule import Rule
 from autopart.sharding.rules.experts import GROUPED
+from autopart.sharding.sample_numbers import rows_counted, start_and_step
 from autopart.sharding.strategies import Strategy, without_gradient
 
 SUM = 2
 SAMPLES, FRACTION = sympy.Symbol("self.comm.samples(b)", positive=True), sympy.Symbol("self.comm.fraction")
+FIRST = sympy.Symbol("self.comm.first")
 
 
 @dataclass(frozen=True)
@@ -226,6 +228,8 @@ def summed(node: Node) -> Node:
 
 def _of_the_global_batch(node: Node, batch: BatchSharding) -> Node:
     """A node whose numbers count the samples of the global batch, or are this part's share of what is added."""
+    if node.name in batch.numbered:
+        return _counting_on(node)
     if node.name not in batch.sized and node.name not in batch.offsets:
         return node
 
@@ -237,6 +241,15 @@ def _of_the_global_batch(node: Node, batch: BatchSharding) -> Node:
         return arg
 
     return replace(node, args=tuple(map(changed, node.args)))
+
+
+def _counting_on(node: Node) -> Node:
+    """An `arange` over samples, or over their rows, that goes on where the micro-batch before this one ends."""
+    (start, step), rows = map(sympy.sympify, start_and_step(node)), rows_counted(node)
+    before = step * (rows or 1) * FIRST
+    end = node.args[0] if node.op == "aten.arange.default" else node.args[1]
+    ends = (start + before, sympy.sympify(end) + before)
+    return replace(node, op="aten.arange.start_step", args=(*ends, *node.args[2:]))
 
 
 def conversion_text(call: str, have: Layout, want: Layout) -> str:

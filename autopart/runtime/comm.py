@@ -40,11 +40,17 @@ class Comm:
         group: the process group of the tp ranks, None for one rank.
         rank: this rank's number in it.
         size: how many ranks it has.
+
+    Attributes:
+        fraction: the share that this micro-batch has of the samples of the global batch.
+        first: how many samples of the global batch stand before it.
+        totals: what is counted and summed over the global batch before a step.
     """
 
     def __init__(self, group: dist.ProcessGroup | None = None, rank: int = 0, size: int = 1) -> None:
         self.group, self.rank, self.size = group, rank, size
         self.fraction: float | torch.Tensor = 1.0
+        self.first = 0
         self.totals: list[torch.Tensor] = []
 
     def share(self, mean: torch.Tensor) -> torch.Tensor:

@@ -253,7 +253,8 @@ class Parallel(ParallelState, Generic[PlanT]):
 
         With `alike`, and under ZeRO-3, whose passes gather weights, replicas have equally many micro-batches.
         """
-        device = self._inside().mesh.device
+        mesh = self._inside().mesh
+        device = mesh.device
 
         def read(count: int | None = None) -> tuple[dict[str, torch.Tensor], StepSchedule]:
             named = self._batches.named(batch)
@@ -263,8 +264,9 @@ class Parallel(ParallelState, Generic[PlanT]):
         counts = [count for count, _ in shares]
         if min(counts) != max(counts) and (alike or self.plan.zero == 3):
             taken, _ = agreed(partial(read, max(counts)), device)
-        samples = sum(size for _, size in shares) * self.plan.dp // self.plan.world  # all ranks of a replica have its
-        return taken[0], replace(taken[1], most=max(counts), samples=samples)
+        sizes = [shares[mesh.rank_at(0, replica, 0)][1] for replica in range(self.plan.dp)]  # by one rank of each
+        first = sum(sizes[: mesh.replica])
+        return taken[0], replace(taken[1], most=max(counts), samples=sum(sizes), first=first)
 
     def _evaluated(self, batch: Any, returns: bool) -> tuple[Evaluation, dict[str, torch.Tensor], StepSchedule]:
         """The model in evaluation mode, and this replica's share, which it can take on all ranks."""
