@@ -180,7 +180,7 @@ def _renumber(graph: Graph) -> Graph:
             renamed[value.name] = name if single else fresh(f"{name}_{index}")
             outputs.append(Value(renamed[value.name], value.shape, value.dtype, value.requires_grad))
         args, kwargs = _rename_args(node, renamed), _rename_kwargs(node, renamed)
-        nodes.append(Node(name, node.op, args, kwargs, tuple(outputs), node.scope, node.location))
+        nodes.append(Node(name, node.op, args, kwargs, tuple(outputs), node.scope, node.location, node.full))
     outputs_of_graph = tuple(renamed.get(name, name) for name in graph.outputs)
     loss = renamed.get(graph.loss, graph.loss) if graph.loss else None
     updates = _renamed_updates(graph, renamed)

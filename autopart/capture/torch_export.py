@@ -132,6 +132,7 @@ def lower(model: nn.Module, example: Example, wrapper: WithLoss, hidden: HiddenL
 
 def _lowered(model: nn.Module, example: Example, wrapper: WithLoss, hidden: HiddenLayers | None) -> Captured:
     exported = _export(wrapper, example)
+    check_regions(exported.graph_module, type(model).__name__)
     with _silent_export():
         exported = functional(exported)
     for name, dims, size in zip(example.names, example.dims, _first_sizes(exported), strict=True):
@@ -219,7 +220,6 @@ def _captured(model: nn.Module, exported: Any, example: Example, hidden: HiddenL
                 "may change there; write the result to a new tensor"
             )
     canonical, aliases = _parameter_names(model)
-    check_regions(exported.graph_module, type(model).__name__)
     translator = Translator()
     inputs: list[Input] = []
     parameters: list[Parameter] = []

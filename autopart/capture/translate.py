@@ -22,7 +22,7 @@ from torch.utils._sympy.symbol import SymT, symbol_is_type
 
 from autopart.capture.expand import TracedLayer, expand
 from autopart.capture.layer_ops import NAMESPACE
-from autopart.capture.node_source import location, scope
+from autopart.capture.node_source import is_full, location, scope
 from autopart.capture.regions import WRAPPERS
 from autopart.capture.same_tensor import passed_through
 from autopart.errors import UnsupportedError
@@ -64,6 +64,7 @@ class Translator:
         self._layers: dict[tuple[str, ...], TracedLayer] = {}  # by the names of their results
         self._starts: dict[torch.fx.Node, int] = {}
         self._copies = 0
+        self._full = False  # inside a region without autocast
         self._hidden: dict[str, str] = {}  # from the model's names of hidden tensors to those of their values
 
     def placeholder(self, node: torch.fx.Node, name: str, parameter: bool = False) -> Value:
@@ -128,7 +129,9 @@ class Translator:
         outer = dict(zip(inner, arguments, strict=True))
         for placeholder, argument in outer.items():
             self._env[placeholder] = self._env[argument]
+        before, self._full = self._full, self._full or "autocast" in str(node.target)
         results = self._walk(submodule, grad_enabled)
+        self._full = before
         passed = [passed_through(item, outer) for item in _nodes(submodule.graph.output_node().args)]
         self._env[node] = tuple(
             self._env[item] if item in arguments else own for own, item in zip(results, passed, strict=True)
@@ -176,7 +179,9 @@ class Translator:
             outputs.append(self._value(label, tensor, requires_grad=differentiable and floating))
         refs = tuple(Ref(value.name) for value in outputs)
         self._env[node] = refs if isinstance(result, tuple | list) else refs[0]
-        self.nodes.append(Node(node.name, str(node.target), args, kwargs, tuple(outputs), scope(node), location(node)))
+        full = self._full or is_full(node)
+        made = Node(node.name, str(node.target), args, kwargs, tuple(outputs), scope(node), location(node), full)
+        self.nodes.append(made)
 
     def _without_gradient(self, arg: Arg, node: torch.fx.Node) -> Arg:
         """`arg` with its tensors detached: the graph has no regions without gradients, as `torch.no_grad` makes."""

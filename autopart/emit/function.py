@@ -3,11 +3,13 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 
 import sympy
 
 from autopart.emit.body import Statement
+from autopart.emit.call import atom
+from autopart.emit.full_precision import made_without_autocast, widened
 from autopart.emit.kept import block_key, kept_path, kept_text
 from autopart.emit.spelling import spell, uses_batch
 from autopart.errors import UnsupportedError
@@ -43,6 +45,11 @@ class Sharded:
     def graph(self) -> Graph:
         """The folded graph."""
         return self.folded.graph
+
+    @cached_property
+    def widened(self) -> Mapping[str, frozenset[str]]:
+        """What nodes take that is to be float32 first, though it may have been computed in half."""
+        return widened(self.graph)
 
     def layout(self, name: str) -> Layout:
         """How a value is held where it is made; inputs and constants are whole."""
@@ -144,6 +151,7 @@ class Function:
         outputs = zip(node.outputs, strategy.outputs, strict=True)
         shapes = tuple(sharded.shape(value.name, layout) for value, layout in outputs)
         inputs = tuple(sharded.shape(name, want) for name, want in zip(node.inputs, strategy.inputs, strict=True))
+        wide = [index for index, name in enumerate(node.inputs) if name in sharded.widened.get(node.name, ())]
         rule = sharded.rules.get(node.name)
         counted = node.name in sharded.batch.counted
         written = summed(node) if counted else _of_the_global_batch(node, sharded.batch)
@@ -156,6 +164,7 @@ class Function:
             return
 
         def write(texts: Sequence[str]) -> str:
+            texts = [f"{atom(text)}.to(torch.float32)" if index in wide else text for index, text in enumerate(texts)]
             text = spell(written, tuple(texts), shapes, self.device, inputs)
             if node.op in GROUPED and len(texts) == 3:
                 text = f"self.comm.grouped_mm({', '.join(texts)})"
@@ -163,6 +172,8 @@ class Function:
                 text = text.replace("F.", "self.comm.", 1)
             if sharded_draws:
                 text = re.sub(r"^([\w.]+)\(", r"self.comm.sharded_random(\1, ", text)
+            if made_without_autocast(node):
+                text = f"self.comm.without_autocast(lambda: {text})"
             if strategy.scale:
                 text = f"({text}) / {sharded.tp}"
             if counted:
@@ -188,7 +199,11 @@ class Function:
                     "keep that whole as well, or plan with tp=1"
                 )
         names = tuple(value.name for value in node.outputs)
-        write = partial(kept_text, node, self.kept_key(node))
+        plain = partial(kept_text, node, self.kept_key(node))
+
+        def write(texts: Sequence[str]) -> str:
+            return f"self.comm.without_autocast(lambda: {plain(texts)})" if node.full else plain(texts)
+
         hint = re.split("[.:]", kept_path(node))[-1].lower()
         self.statements.append(
             Statement(names, tuple(operands), write, hint, shape, False, weak=False, scope=node.scope)

@@ -16,7 +16,7 @@ all_rows          zeros around them   own rows
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -31,6 +31,7 @@ from autopart.runtime.sharded_bag import sharded_bag
 from autopart.runtime.vocabulary import ShardedCrossEntropy
 
 Parts = tuple[int, ...]
+T = TypeVar("T")
 
 
 class Comm:
@@ -132,6 +133,14 @@ class Comm:
             return grouped_mm(x, weight, ends)
         start, _ = self._own_rows(ends)
         return grouped_mm(x, weight, ends[self.rank * share : (self.rank + 1) * share] - start)
+
+    def without_autocast(self, compute: Callable[[], T]) -> T:
+        """What `compute` gives with `torch.autocast` off, as the model has it there."""
+        for kind in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(kind):
+                with torch.autocast(kind, enabled=False):
+                    return compute()
+        return compute()
 
     def _own_rows(self, ends: torch.Tensor) -> tuple[int, int]:
         share = ends.shape[0] // self.size

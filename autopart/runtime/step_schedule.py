@@ -16,7 +16,7 @@ from autopart.schedules.forward_passes import forward_passes
 
 @dataclass(frozen=True)
 class StepSchedule:
-    """How a replica's batch is worked through; as long as it is the only one known, `most`, `samples` and `first` are its own.
+    """How a replica's batch is worked through; as long as it is the only one known, what is said of others is its own.
 
     Attributes:
         sizes: the samples of each micro-batch, in order.

@@ -63,7 +63,7 @@ class SampleNumbers:
         return found
 
     def makes(self, node: Node) -> bool:
-        """Whether `node` gives each sample of a batch another value by its place alone: counts, a diagonal, an order."""
+        """Whether `node` gives each sample of a batch a value by its place alone: a count, a diagonal, an order."""
         batched = any(is_batched(size) for value in node.outputs for size in value.shape)
         drawn = any(word in node.op for word in RANDOM) and "randperm" not in node.op
         return batched and not node.inputs and node.op not in ALIKE and not drawn
