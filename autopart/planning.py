@@ -87,6 +87,11 @@ def make_plan(
     pins: Pins,
 ) -> Plan:
     """The plan for a prepared model, or for a graph that was saved of one; then torch is not needed."""
+    if not prepared.folded.source.parameters:
+        raise UnsupportedError(
+            f"{prepared.folded.source.name} has no parameters that it computes with: there is nothing to train, and "
+            "nothing to divide among stages. Plan a model with weights"
+        )
     notes: list[Note] = []
     known, mixed = _nodes(_cluster(cluster, notes), world)
     tokens = _tokens_per_sample(prepared)

@@ -20,7 +20,8 @@ class CastRegions:
     @contextmanager
     def seen(self) -> Iterator[None]:
         """For the time that they are to be counted."""
-        enter, leave = torch.autocast.__enter__, torch.autocast.__exit__
+        enter: Any = torch.autocast.__enter__
+        leave: Any = torch.autocast.__exit__
 
         def entered(region: torch.autocast) -> Any:
             self.off += not region._enabled

@@ -54,8 +54,9 @@ def _is_region(node: torch.fx.Node) -> bool:
 
 def _write_in_line(module: torch.fx.GraphModule, region: torch.fx.Node, plain: set[torch.fx.Node]) -> None:
     casts = getattr(region.target, "__name__", "") == CAST_REGION
-    source, *given = region.args[4:] if casts else region.args[1:]
-    inner = getattr(module, source.target)  # type: ignore[union-attr]
+    taken_in: Any = region.args[4:] if casts else region.args[1:]
+    source, *given = taken_in
+    inner = getattr(module, source.target)
     outer = dict(zip(_placeholders(inner), given, strict=True))
     if casts:
         for node in inner.graph.nodes:
@@ -68,8 +69,8 @@ def _write_in_line(module: torch.fx.GraphModule, region: torch.fx.Node, plain: s
             taken[placeholder] = own if casts or own in plain else _detached(module.graph, own)
         for node in inner.graph.nodes:
             if node.op == "get_attr":  # a region inside
-                setattr(module, f"{source.target}_{node.target}", getattr(inner, node.target))  # type: ignore[union-attr]
-                taken[node] = module.graph.get_attr(f"{source.target}_{node.target}")  # type: ignore[union-attr]
+                setattr(module, f"{source.target}_{node.target}", getattr(inner, node.target))
+                taken[node] = module.graph.get_attr(f"{source.target}_{node.target}")
         results: Any = module.graph.graph_copy(inner.graph, taken)
     (left,) = inner.graph.output_node().args
     for user in list(region.users):  # each takes one of its results

@@ -1,7 +1,7 @@
 """WithLoss: the module that is exported, a model followed by its loss."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
 import torch
@@ -61,6 +61,16 @@ class WithLoss(nn.Module):
         self._call = call
         self._hidden = hidden
         self.state = ModuleState(model)
+        self._returns_kept = False
+
+    @contextmanager
+    def returning_kept(self) -> Iterator[None]:
+        """While it lasts, the tensors that the model puts into attributes are returned after all else."""
+        self._returns_kept = True
+        try:
+            yield
+        finally:
+            self._returns_kept = False
 
     def named_modules(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, nn.Module]]:
         """All modules inside, but for those that are hidden."""
@@ -71,13 +81,19 @@ class WithLoss(nn.Module):
         try:
             with self.state.seen():
                 if self._watch is None:
-                    return self._result(tensors)
+                    return self._with_kept(self._result(tensors))
                 with self._watch.active():
-                    result = self._result(tensors)
+                    result = self._with_kept(self._result(tensors))
                 self._watch.check(result)
         except Exception as error:
             raise ForwardError from error
         return result
+
+    def _with_kept(self, result: Any) -> Any:
+        if not self._returns_kept:
+            return result
+        kept = [tensor for _, new in self.state.so_far().values() for tensor in new.tensors]
+        return (*(result if isinstance(result, tuple) else (result,)), *kept)
 
     def _result(self, tensors: tuple[torch.Tensor, ...]) -> Any:
         batch = self._rebuild(tensors)

@@ -31,6 +31,7 @@ from autopart.schedules.find import find_schedule, schedule_names
 from autopart.schedules.timeline import Timeline
 
 PlanT = TypeVar("PlanT", bound=PlanData)
+NO_WEIGHTS = "no weights"  # the name of the empty parameter of a rank that has none
 
 
 class Parallel(ParallelState, Generic[PlanT]):
@@ -71,6 +72,7 @@ class Parallel(ParallelState, Generic[PlanT]):
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._variant = variant
         self._evaluations: dict[bool, Evaluation] = {}
+        self._none = nn.Parameter(torch.empty(0))
         self._schedule = cache(partial(training_schedule, plan, program))
         if dist.is_initialized() and dist.get_world_size() == plan.world:
             sources = "\n".join(text for _, text in program.sources)
@@ -216,7 +218,7 @@ class Parallel(ParallelState, Generic[PlanT]):
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """This rank's parameters, for an optimizer; see `named_parameters`."""
-        return iter(self._inside().leaves().values())
+        return iter(self._leaves().values())
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """This rank's parameters by their original names; each is this rank's piece.
@@ -225,8 +227,13 @@ class Parallel(ParallelState, Generic[PlanT]):
         a tensor of as many dims, which may be empty. What a step changes reaches the modules when the next step,
         evaluation or save begins. With zero=3 frozen parameters are in such pieces too, and those of `module` are empty
         but while a pass needs them.
+
+        A rank whose stages have no weights has one empty parameter, so that an optimizer can be made on every rank.
         """
-        return iter(self._inside().leaves().items())
+        return iter(self._leaves().items())
+
+    def _leaves(self) -> Mapping[str, nn.Parameter]:
+        return self._inside().leaves() or {NO_WEIGHTS: self._none}
 
     def full_gradients(self) -> dict[str, torch.Tensor]:
         """Every parameter's gradient whole, by its original name, on the CPU of rank 0; {} elsewhere.

@@ -187,14 +187,14 @@ class _Walk:
         if rows or placed:  # numbers that only say at which place of a part a row stands are right
             doubted = [name for name in doubted if not self.numbers.is_count(name)]
         if self.numbers.makes(node) and node.name not in self.numbered:
-            counting = Mixing(node.name, node.op, node.location, counts=True)
+            counting = Mixing(node.name, node.op, _place(node), counts=True)
             self.doubt.update(dict.fromkeys((name for name in outputs if name not in self.proven), counting))
             return
         if all(name in graph.recomputable for name in outputs):
             origin = self.doubt[doubted[0]] if doubted else None
             sums = fine and bool(batched) and not spreads
             if origin is None and (not self._is_total(node) if sums else bool(batched) and not fine):
-                origin = Mixing(node.name, node.op, node.location)
+                origin = Mixing(node.name, node.op, _place(node))
                 self._spoil(node.inputs)
             if origin is not None:
                 self.doubt.update(dict.fromkeys((name for name in outputs if name not in self.proven), origin))
@@ -213,7 +213,7 @@ class _Walk:
         if not batched and not inherited and not local:
             return
         if not fine:
-            self._report(Mixing(node.name, node.op, node.location))
+            self._report(Mixing(node.name, node.op, _place(node)))
             self._spoil(inherited)
         if spreads:
             return
@@ -253,7 +253,7 @@ class _Walk:
             return
         self.shares.add(node.name)
         if target is not None and not self._all_count(node, target):
-            self._report(Mixing(node.name, node.op, node.location))
+            self._report(Mixing(node.name, node.op, _place(node)))
 
     def _all_count(self, node: Node, target: str) -> bool:
         """Whether the targets are places, as an argmax gives them, and none of these is left out."""
@@ -306,11 +306,16 @@ class _Walk:
         read = any(update.constant in other.inputs for other in graph.nodes if other.name in relevant)
         if read or any(item.value.name in taken and has_batch(item.value.shape) for item in graph.inputs):
             before = [graph.nodes[graph.producer[name]].location for name in node.inputs if name in graph.producer]
-            location = next(filter(None, (node.location, *before)), "")
+            location = next(filter(None, (node.location, *before)), _place(node))
             self._report(Mixing(node.name, node.op, location, graph.targets[update.constant]))
 
     def _report(self, mixing: Mixing) -> None:
         self.reported.setdefault(mixing.node, mixing)
+
+
+def _place(node: Node) -> str:
+    """The user's line; of what runs in modules of torch that no line calls, the module."""
+    return node.location or f"in module {node.scope or 'of torch'}"
 
 
 def _ancestors(graph: Graph, values: tuple[str, ...] = ()) -> frozenset[str]:

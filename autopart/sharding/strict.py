@@ -18,7 +18,7 @@ def refuse_mixing(model: str, batch: BatchSharding) -> None:
     for item in batch.mixing:
         what = "counts samples, from 0 in every micro-batch" if item.counts else "mixes samples"
         what = f"gives {item.changes} a new value with every micro-batch" if item.changes else what
-        lines.setdefault(item.location or "at a line that is not known", []).append(f"{item.node} ({item.op}) {what}")
+        lines.setdefault(item.location, []).append(f"{item.node} ({item.op}) {what}")
     count = "a place" if len(lines) == 1 else f"{len(lines)} places"
     text = [f"strict=True refuses {model}, which mixes the samples of a batch at {count} in its code:"]
     for number, (location, nodes) in enumerate(lines.items(), 1):
