@@ -12,9 +12,11 @@ from autopart.ir.plan import Note, PlanData
 from autopart.ir.units import Unit
 from autopart.report.printed_plan import Plan
 from autopart.schedules.find import find_schedule
+from autopart.search.layouts import LARGEST_MICRO_BATCH
 from autopart.search.placements import pinned_placements
 from autopart.search.request import Request
 from autopart.search.solve import solve, unit_named
+from autopart.sharding.batch_sizes import BatchSizes
 from autopart.sharding.ruled import Ruled
 from cost_models.cluster import Cluster, load_cluster
 from cost_models.device import Device
@@ -118,6 +120,9 @@ def make_plan(
             "it mixes samples was seen on random numbers"
         )
         notes.append(Note("keep_whole", f"{guess}: {', '.join(kept)}"))
+    sizes = BatchSizes(prepared.folded.graph)
+    if pins.micro_batch is not None and (why := sizes.misfit(pins.micro_batch)) is not None:
+        raise PinError(f"micro_batch={pins.micro_batch}: {prepared.folded.source.name} mixes samples, and {why}")
     request = Request(
         world=world,
         global_batch=global_batch,
@@ -128,6 +133,7 @@ def make_plan(
         pp=pins.pp,
         dp=pins.dp,
         micro_batch=pins.micro_batch,
+        unfit=frozenset(size for size in range(1, LARGEST_MICRO_BATCH + 1) if sizes.misfit(size)),
         recompute=pins.recompute,
         schedule=pins.schedule,
         cuts=_cut_indices(prepared.units, pins.cuts),

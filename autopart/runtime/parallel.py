@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from autopart.errors import LaunchError, UnsupportedError
+from autopart.errors import BatchError, LaunchError, UnsupportedError
 from autopart.ir.action import Kind
 from autopart.ir.graph import Graph
 from autopart.ir.plan import PlanData
@@ -29,6 +29,7 @@ from autopart.runtime.step_schedule import StepSchedule, evaluation_schedule, tr
 from autopart.runtime.worker import Worker
 from autopart.schedules.find import find_schedule, schedule_names
 from autopart.schedules.timeline import Timeline
+from autopart.sharding.batch_sizes import BatchSizes
 
 PlanT = TypeVar("PlanT", bound=PlanData)
 NO_WEIGHTS = "no weights"  # the name of the empty parameter of a rank that has none
@@ -67,6 +68,7 @@ class Parallel(ParallelState, Generic[PlanT]):
         self.program = program
         self._graph, self._model = graph, model
         self._batches = Batches(graph, plan.dp, plan.global_batch, plain)
+        self._sizes = BatchSizes(graph)
         self._recorded: Timeline | None = None
         self._worker: Worker | None = None
         self._folder: tempfile.TemporaryDirectory[str] | None = None
@@ -265,7 +267,15 @@ class Parallel(ParallelState, Generic[PlanT]):
 
         def read(count: int | None = None) -> tuple[dict[str, torch.Tensor], StepSchedule]:
             named = self._batches.named(batch)
-            return named, schedule(self._batches.share(named), count)
+            found = schedule(self._batches.share(named), count)
+            for size in dict.fromkeys(found.sizes):
+                if (why := self._sizes.misfit(size)) is not None:
+                    raise BatchError(
+                        f"{sum(found.sizes)} samples make micro-batches of {', '.join(map(str, found.sizes))}: "
+                        f"{self.plan.model} mixes samples, and {why}. Pass a multiple of "
+                        f"micro_batch={self.plan.micro_batch} samples"
+                    )
+            return named, found
 
         taken, shares = agreed(read, device, lambda own: (len(own[1].sizes), own[1].samples))
         counts = [count for count, _ in shares]
