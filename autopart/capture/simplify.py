@@ -6,6 +6,7 @@ from dataclasses import replace
 import torch
 
 from autopart.capture.by_products import without_by_products
+from autopart.capture.canonical_order import in_canonical_order
 from autopart.capture.constants import evaluate_constant
 from autopart.capture.filled import without_filling
 from autopart.capture.gradient_paths import without_lost_gradients
@@ -33,7 +34,7 @@ def simplify(graph: Graph, constants: Mapping[str, torch.Tensor]) -> Graph:
     graph = without_merged_dims(_drop_identities(graph))
     graph = _drop_identities(graph)
     graph = _use_is_causal(graph, constants)
-    return _renumber(without_lost_gradients(_drop_dead(graph)))
+    return _renumber(in_canonical_order(without_lost_gradients(_drop_dead(graph))))
 
 
 def _drop_identities(graph: Graph) -> Graph:
