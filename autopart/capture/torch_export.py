@@ -17,6 +17,7 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from autopart.capture.batch_guards import check_batch_guards
 from autopart.capture.captured import Captured
+from autopart.capture.causal_masks import undetected_triangles
 from autopart.capture.example import Example, example_of
 from autopart.capture.example_inputs import Batch
 from autopart.capture.found_places import FoundPlaces
@@ -167,7 +168,7 @@ def _report(model: nn.Module, example: Example, loss: LossFunction | None, error
 
 
 def _export(wrapper: WithLoss, example: Example) -> Any:
-    with without_cache(wrapper.model), _silent_export(), refusing_hooks(wrapper.model):
+    with without_cache(wrapper.model), _silent_export(), refusing_hooks(wrapper.model), undetected_triangles():
         try:
             return torch.export.export(wrapper, example.tensors, dynamic_shapes={"tensors": example.dims}, strict=False)
         except ForwardError as error:
