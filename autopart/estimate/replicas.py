@@ -107,6 +107,17 @@ class Replicas:
             backward += self._beside_s(cost.backward_s * scale_b + own.copied_backward_s, before + after)
         return forward, backward
 
+    def least_paced_s(self, stage: Sequence[UnitCost], forward_s: float, backward_s: float) -> float:
+        """Seconds that both passes of a stage together do not take less than, whichever of its units are recomputed
+        in `backward_s`.
+        """
+        if self.keeping.zero < 3 or self.keeping.stack.gathers_in_lists or self.group.ranks == 1:
+            return sum(self.paced(stage, forward_s, backward_s))
+        every = each_unit(stage, self._exchanged)
+        shown_s = sum([2 * own.resident_s + own.copied_forward_s + own.copied_backward_s for own in every])
+        shown_s += every[0].reduced_s + (0.0 if every[0].resident_s else every[0].gathered_s)
+        return forward_s + backward_s + shown_s
+
     def least_exchanged(self, units: Sequence[tuple[UnitCost, int]], own_bytes: float) -> Exchanged:
         """What units exchange in both passes at the least, however they are cut.
 

@@ -1,7 +1,7 @@
 """Candidate: one point of the search space, priced."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import chain, pairwise
@@ -12,7 +12,7 @@ from autopart.estimate.recompute import BY_LAYER, summary
 from autopart.ir.action import Kind, Schedule
 from autopart.ir.prediction import Memory
 from autopart.schedules.find import Definition, find_schedule
-from autopart.schedules.held_states import held_states
+from autopart.schedules.held_states import States, held_states
 from autopart.schedules.homes import rank_stages
 from autopart.schedules.makespan import makespan_s
 from autopart.schedules.simulate import simulate
@@ -161,13 +161,19 @@ class Candidate:
     @cached_property
     def sends_s(self) -> tuple[float, ...]:
         """Seconds of the transfer at each cut; none between stages of one rank."""
-        places, known = self.rank_of, dict[tuple[float, float], float]()
+        places = self.rank_of
+        sent = enumerate(self.sends_behind_s(self._lasts))
+        return tuple([0.0 if places[index] == places[index + 1] else seconds for index, seconds in sent])
+
+    def sends_behind_s(self, units: Sequence[UnitCost]) -> tuple[float, ...]:
+        """Seconds of the transfer to another rank behind each of some units."""
+        known: dict[tuple[float, float], float] = {}
         found = []
-        for index, last in enumerate(self._lasts):
+        for last in units:
             key = last.crossing_bytes, last.crossing_whole_bytes
             if key not in known:
                 known[key] = self._send_s(last)
-            found.append(0.0 if places[index] == places[index + 1] else known[key])
+            found.append(known[key])
         return tuple(found)
 
     def _send_s(self, last: UnitCost) -> float:
@@ -179,24 +185,37 @@ class Candidate:
         return send_s(shares, stride, self.cluster) + all_gather_s(whole, Group(self.tp), self.cluster)
 
     @cached_property
-    def memory(self) -> tuple[Memory, ...]:
-        """The peak of each rank of the pipeline, over all stages that it has."""
+    def entering_bytes(self) -> Times:
+        """Of each stage, what is received for one micro-batch, and sent if the stack keeps it."""
         cuts = [crossing_bytes(last, self.keeping) for last in self._lasts]
         entered, left = (0.0, *(after for _, after in cuts)), (*(before for before, _ in cuts), 0.0)
-        entering = tuple(a + b for a, b in zip(entered, left, strict=True))
+        return tuple([a + b for a, b in zip(entered, left, strict=True)])
+
+    @cached_property
+    def memory(self) -> tuple[Memory, ...]:
+        """The peak of each rank of the pipeline, over all stages that it has."""
         if self.virtual_stages == 1:
-            every = zip(self.stages, self.in_flight, entering, strict=True)
+            every = zip(self.stages, self.in_flight, self.entering_bytes, strict=True)
             return tuple([stage.memory(flying, received) for stage, flying, received in every])
-        sizes = [stage.kept_bytes + received for stage, received in zip(self.stages, entering, strict=True)]
-        # When all of a rank's stages are in flight, they go on as they do: a longer schedule has the same peak.
+        return tuple([self.rank_memory(rank, self.kinds) for rank in range(self.pp)])
+
+    def rank_memory(self, rank: int, kinds: Sequence[str]) -> Memory:
+        """The peak of a rank that has several stages, if units are recomputed as `kinds` says."""
+        own = self.homes[rank]
+        spans, entering = [self.spans[index] for index in own], [self.entering_bytes[index] for index in own]
+        stages = [self.table.of((span,), kinds) for span in spans]
+        sizes = [stage.kept_bytes + received for stage, received in zip(stages, entering, strict=True)]
+        peak, whole = float((self.held[rank] @ sizes).max()), sum(sizes)
+        return self.table.of(tuple(spans), kinds).memory(peak / whole if whole else 0.0, sum(entering))
+
+    @property
+    def held(self) -> States:
+        """For each rank, rows of how many micro-batches its stages hold at once, see `held_states`.
+
+        When all of a rank's stages are in flight, they go on as they do: a longer schedule has the same.
+        """
         count = min(self.micro_batches, STEADY * self.pp)
-        states = held_states(self.schedule, self.pp, count, self.virtual_stages)
-        found = []
-        for own, rank, held in zip(self.homes, self.ranks, states, strict=True):
-            received, whole = sum(entering[index] for index in own), sum(sizes[index] for index in own)
-            peak = float((held @ [sizes[index] for index in own]).max())
-            found.append(rank.memory(peak / whole if whole else 0.0, received))
-        return tuple(found)
+        return held_states(self.schedule, self.pp, count, self.virtual_stages)
 
     @cached_property
     def homes(self) -> tuple[tuple[int, ...], ...]:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cached_property
 from heapq import heapify, heappop, heappush
+from itertools import islice
 
 from autopart.errors import PinError, PlanningError
 from autopart.estimate.context import sequence_lengths
@@ -33,6 +34,7 @@ from cost_models.memory import reserve_bytes, usable_bytes
 
 REPLAYED, RUNNERS_UP = 4, 5
 POLISHED = 2  # besides the best
+MOST_CHAINS = 32  # ways to cut a point, that are all played out
 MOST_PROVED = 2000  # steps of the proof, of a few milliseconds
 NONE_LEFT = float("inf"), -1
 
@@ -47,7 +49,8 @@ class Found:
         evaluated: for how many of them stages were cut; a bound had shown that the others are neither the best nor
             runners-up.
         least_s: none of those whose schedule was not played out takes less than this.
-        least_of_any_cuts_s: nor does any of them, however its stages are cut.
+        least_of_any_cuts_s: nor does any of them with one stage a rank, however these are cut.
+        least_of_several_s: nor with several, if ranks have as many layers as each other in each.
     """
 
     best: Candidate
@@ -56,6 +59,7 @@ class Found:
     evaluated: int
     least_s: float
     least_of_any_cuts_s: float
+    least_of_several_s: float
 
 
 @dataclass
@@ -146,10 +150,10 @@ class DegreeSearch:
             return None
         best, least_s = self._proved(fastest(shortlist.first()), found, looked, stop_s)
         best = self._polished(best, shortlist.first())
-        least_of_any_cuts_s = self._least_of_any_cuts_s(best)
+        best, least_of_any_cuts_s, least_of_several_s = self._with_any_cuts(best)
         others = shortlist.runners_up(best)
         points = len(self.points) - sum(map(self._groups.alike, self._passed_over))
-        return Found(best, others, points, self._fitting.evaluated, least_s, least_of_any_cuts_s)
+        return Found(best, others, points, self._fitting.evaluated, least_s, least_of_any_cuts_s, least_of_several_s)
 
     def _polished(self, best: Candidate, others: Sequence[Candidate]) -> Candidate:
         """The best with the best cuts that are found for the step as it is played out, unless cuts are pinned."""
@@ -165,18 +169,44 @@ class DegreeSearch:
                 best = min(best, polished(own, whole, best.step_s, recut), key=lambda one: one.step_s)
         return best
 
-    def _least_of_any_cuts_s(self, best: Candidate) -> float:
-        """Seconds that no point with a candidate takes less than, however it is cut."""
+    def _with_any_cuts(self, best: Candidate) -> tuple[Candidate, float, float]:
+        """The best with the cuts of any point that give a shorter step, and what no cuts give less than: of one stage a
+        rank, and of several.
+
+        Of one stage a rank the cuts are tried that have the least bound, see `StepBound`.
+        """
         if self.request.cuts is not None:
-            return best.step_s
-        least_s = best.step_s
+            return best, best.step_s, best.step_s
+        least_s, several_s = best.step_s, best.step_s
         for bound_s, number in self._by_step:
-            if bound_s >= least_s:
+            if bound_s * (1 + ROUNDING) >= best.step_s:
                 break
             candidate = self._fitted(number)
-            if candidate is not None:
-                least_s = min(least_s, max(bound_s, least_of_any_cuts_s(candidate)))
-        return least_s
+            if candidate is None:
+                continue
+            if candidate.virtual_stages > 1:
+                several_s = min(several_s, bound_s)
+                continue
+            best, cut_s = self._with_best_cuts(best, candidate, bound_s)
+            least_s = min(least_s, cut_s)
+        return best, min(least_s, best.step_s), min(several_s, best.step_s)
+
+    def _with_best_cuts(self, best: Candidate, candidate: Candidate, bound_s: float) -> tuple[Candidate, float]:
+        """The best, or one of a candidate's point with cuts that give a shorter step; and what no cuts give less than.
+
+        Cuts are played out if few of them may be better by their bound.
+        """
+        bound = self.pricing.step_bound(candidate, self._limits[0])
+        if bound is None:
+            return best, max(bound_s, least_of_any_cuts_s(candidate))
+        within_s = best.step_s * (1 - 2 * ROUNDING)
+        promising = list(islice(bound.chains(within_s), MOST_CHAINS + 1))
+        for cuts in promising:
+            other = self.pricing.recut(candidate, cuts, self._limits[0])
+            if other.least_step_s < best.step_s and other.trains_everywhere:
+                best = min(best, other, key=lambda own: own.step_s)
+        few = len(promising) <= MOST_CHAINS
+        return best, best.step_s if few else bound.least_s(bound_s, within_s)
 
     def _proved(
         self, best: Candidate, found: Mapping[int, Candidate], looked: Set[int], stop_s: float

@@ -137,7 +137,7 @@ class LeastStep:
         if point.pp > 1:
             cuts = point.pp * point.virtual_stages - 1
             step_s += filled * 2 * cuts / point.virtual_stages * self._send_s(point, own, keeping)
-        return step_s + self._tail_s(point, own, keeping)
+        return step_s + self.tail_s(point, own, keeping)
 
     def played_s(self, point: Point, own: Totals, keeping: Keeping, flying: int, again_s: float = 0.0) -> float:
         """Seconds when the schedule is played out; `again_s` are recomputed, and at most `flying` micro-batches are in
@@ -172,7 +172,7 @@ class LeastStep:
                 forward = max((share[0] for share in own.shares), default=1.0)
                 besides = (count - 1) - (min(count, flying) - 1) * forward
                 step_s = max(step_s, all_s + max(0.0, besides) * slowest_s)
-        return self._pace * step_s + self._tail_s(point, own, keeping)
+        return self._pace * step_s + self.tail_s(point, own, keeping)
 
     @cached_property
     def _pace(self) -> float:
@@ -229,7 +229,7 @@ class LeastStep:
             self._sends[key] = send_s(size, self.request.world // point.pp, self.request.cluster)
         return self._sends[key]
 
-    def _tail_s(self, point: Point, own: Totals, keeping: Keeping) -> float:
+    def tail_s(self, point: Point, own: Totals, keeping: Keeping) -> float:
         """What is done once a step grows with the parameters that a rank holds, and one rank holds at least a pp-th;
         what overlaps with it is taken to hide all that it can.
         """

@@ -157,7 +157,7 @@ class MixedPricing(Pricing):
     def recut(self, candidate: Candidate, cuts: tuple[int, ...], limit: float) -> Candidate:
         """The candidate with other cuts, units at the prices of their new stages, recomputed so that they fit."""
         for each in self._shares(candidate.point, limit):
-            found = self._with_cuts(candidate.point, cuts, each)
+            found = self._with_cuts(candidate.point, cuts, each, limit)
             if self._is_within(found, limit):
                 break
         return found
@@ -177,7 +177,7 @@ class MixedPricing(Pricing):
             self._mixed_cuts[key] = MixedCutSearch(own, groups)
         return self._mixed_cuts[key]
 
-    def _with_cuts(self, point: Point, cuts: tuple[int, ...], each: float) -> MixedCandidate:
+    def _with_cuts(self, point: Point, cuts: tuple[int, ...], each: float, limit: float) -> MixedCandidate:
         kinds, flying = self._pinned_kinds(point), self._in_flight(point)
         if kinds is None:
             kinds = self._cut_search(point).kinds(cuts, flying.stages, each)

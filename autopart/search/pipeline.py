@@ -180,20 +180,34 @@ class CutSearch:
         all_s = float(self._time[-1]) + (0.0 if self._mixes is None else self._mixes.most_again_s)
         return most, 1.25 * most, 2 * most, all_s
 
-    def _best_within(self, most_s: float, seconds: Sequence[Values]) -> tuple[int, ...] | None:
-        """The best cuts where no stage takes more than `most_s`; `seconds` are, of each, those of every sort of stages.
+    def tables(self, in_flight: Sequence[float], limit_bytes: float, most_s: float) -> tuple[list[int], list[Matrix]]:
+        """Of each stage the unit that the first row is of, and `durations_s` for all that may be its first unit (row)
+        and the next stage's (column) where no stage takes more than `most_s`.
+        """
+        stages = len(in_flight)
+        if stages > self._count:
+            return [0] * stages, [np.zeros((0, 0))] * stages
+        windows = self._windows(stages, most_s)
+        asked = [(flying, *pair) for flying, pair in zip(in_flight, pairwise(windows), strict=True)]
+        return [own.start for own in windows[:-1]], self.durations_s(asked, limit_bytes, most_s)
+
+    def _windows(self, stages: int, most_s: float) -> list[slice]:
+        """The units that can be the first of each stage, and behind the last, where none takes more than `most_s`.
 
         A unit can be the first of stage s if those before it can be done in s stages, and the others in the rest.
         """
-        stages = len(seconds)
         number, rounding = np.arange(stages + 1), 1e-9 * self._time[-1]
         first = np.searchsorted(self._time, self._time[-1] - (stages - number) * most_s - rounding)
         stop = np.searchsorted(self._time, number * most_s + rounding, side="right")
         first, stop = np.maximum(first, number), np.minimum(stop, self._count + 1 - (stages - number))
         firsts = [0, *first[1:-1].tolist(), self._count]
-        windows = list(map(slice, firsts, [1, *stop[1:-1].tolist(), self._count + 1]))
+        return list(map(slice, firsts, [1, *stop[1:-1].tolist(), self._count + 1]))
+
+    def _best_within(self, most_s: float, seconds: Sequence[Values]) -> tuple[int, ...] | None:
+        """The best cuts where no stage takes more than `most_s`; `seconds` are every sort of stages, for each."""
+        windows = self._windows(len(seconds), most_s)
         tables = [own.take(self._alike.sort_of[at]) for own, at in zip(seconds, pairwise(windows), strict=True)]
-        return even_cuts(firsts[:-1], tables, most_s)
+        return even_cuts([own.start for own in windows[:-1]], tables, most_s)
 
     def _seconds(self, in_flight: Sequence[float], limit_bytes: float, most_s: float) -> list[Values]:
         """For each stage, the seconds that every sort of stages takes there in the fastest mix that fits.

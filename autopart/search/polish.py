@@ -71,5 +71,5 @@ def _moved(candidate: Candidate) -> Iterator[tuple[int, ...]]:
             by = 1 if taker < giver else -1
             cuts = [cut + by if low <= place < high else cut for place, cut in enumerate(candidate.cuts)]
             possible = all(candidate.table.costs[cut - 1].cut_behind for cut in cuts)
-            if possible and taker != giver and all(a < b for a, b in pairwise([bounds[0], *cuts, bounds[-1]])):
+            if possible and taker not in busiest and all(a < b for a, b in pairwise([bounds[0], *cuts, bounds[-1]])):
                 yield tuple(cuts)

@@ -6,7 +6,7 @@ from functools import cached_property
 
 from autopart.estimate.block import UnitCost
 from autopart.estimate.memory import Keeping
-from autopart.estimate.recompute import BY_LAYER, parse_recompute, recomputed
+from autopart.estimate.recompute import BY_LAYER, NONE, parse_recompute, recomputed
 from autopart.estimate.replicas import Replicas
 from autopart.ir.folded import Folded
 from autopart.ir.units import Unit
@@ -18,8 +18,10 @@ from autopart.search.least_step import LeastStep, Totals, totals
 from autopart.search.mixes import Mixes
 from autopart.search.pipeline import CutSearch
 from autopart.search.point import Point
+from autopart.search.rank_mixes import RankMixes
 from autopart.search.request import Request
 from autopart.search.stage_costs import StageCosts
+from autopart.search.step_bound import StepBound
 from autopart.sharding.infer_axes import Axes
 from autopart.sharding.rule import Rule
 from cost_models.collective import Group, ranks_in_node
@@ -28,6 +30,7 @@ from cost_models.memory import reserve_bytes
 from cost_models.precision import State, computed_dtype, state
 
 Layout = tuple[int, int, int, str]
+INFINITE = float("inf")
 UNEVEN = 1.1  # what a rank may seem to need of its memory, if its stages were alike
 
 
@@ -40,6 +43,7 @@ class _InFlight:
         stages: micro-batches, of every stage, where those of one rank are alike.
         least, most: of the latter.
         inverse: the sum of one over each rank's.
+        crowded: how many times the mean of its stages a rank may have in flight of one stage, at the most.
     """
 
     ranks: tuple[int, ...]
@@ -47,11 +51,13 @@ class _InFlight:
     least: float
     most: float
     inverse: float
+    crowded: float
 
     @classmethod
     def of(cls, ranks: tuple[int, ...], virtual: int) -> "_InFlight":
         each = tuple(passes / virtual for passes in ranks)
-        return cls(ranks, each * virtual, min(each), max(each), sum([1 / count for count in each]))
+        crowded = min(virtual, 2 * len(ranks) / min(each)) if virtual > 1 else 1.0  # two rounds are never in flight
+        return cls(ranks, each * virtual, min(each), max(each), sum([1 / count for count in each]), crowded)
 
 
 @dataclass
@@ -72,6 +78,7 @@ class Pricing:
     _again: dict[tuple[int, str], UnitCost] = field(default_factory=dict)
     _sorts: dict[Layout, UnitSorts] = field(default_factory=dict)
     _stages: dict[tuple[Layout, int, int], StageCosts] = field(default_factory=dict)
+    _mixes: dict[tuple[object, ...], RankMixes] = field(default_factory=dict)
 
     def layouts(self, cp: int) -> Layouts:
         """The layouts that candidates have at a degree of context parallelism."""
@@ -113,7 +120,8 @@ class Pricing:
 
         Rank s, with n[s] micro-batches in flight, needs at least a[s] + n[s] k[s], for its state a and what it keeps
         k. The largest of these is no less than their mean, with any weights: equal ones, or 1/n[s], of which the k sum
-        up to that of all units. Where a rank has several stages, n[s] is their mean, and they need not be alike.
+        up to that of all units. Where a rank has several stages, n[s] is their mean, and more of them are in flight
+        where it pays to compute again.
         """
         return self._again_s(point, self._total(point), limit) if limit < float("inf") else 0.0
 
@@ -130,7 +138,7 @@ class Pricing:
         limit *= 1.0 if point.virtual_stages == 1 else UNEVEN
         evenly = (limit * point.pp - state) / flying.least
         weighted = limit * flying.inverse - state / flying.most
-        return own.again_s(own.kept_bytes - ranks * min(evenly, weighted))
+        return own.again_s((own.kept_bytes - ranks * min(evenly, weighted)) / flying.crowded)
 
     def _copies(self, point: Point) -> float:
         """Bytes of the state of parameters for each byte of them."""
@@ -167,7 +175,7 @@ class Pricing:
         for each in self._shares(point, limit):
             cuts = self._best_cuts(point, each, limit)
             if cuts is not None:
-                found = self._with_cuts(point, cuts, each)
+                found = self._with_cuts(point, cuts, each, limit)
                 if self._is_within(found, limit):
                     break
         return found
@@ -183,10 +191,16 @@ class Pricing:
         if candidate.point.recompute != BY_LAYER:
             return replace(candidate, cuts=cuts)
         for each in self._shares(candidate.point, limit):
-            found = self._with_cuts(candidate.point, cuts, each)
+            found = self._with_cuts(candidate.point, cuts, each, limit)
             if self._is_within(found, limit):
                 break
         return found
+
+    def step_bound(self, candidate: Candidate, limit: float) -> StepBound | None:
+        """What the step of a candidate's point is not below, with any cuts, where more is known than `played_s`."""
+        point = candidate.point
+        tail_s = self._least_step.tail_s(point, self._total(point), candidate.keeping)
+        return StepBound.of(candidate, self._cut_search(point), limit, tail_s)
 
     def _shares(self, point: Point, limit: float) -> tuple[float, ...]:
         """What a stage may have of `limit`, to be tried in turn.
@@ -199,13 +213,26 @@ class Pricing:
         """Whether its ranks fit; where each has one stage, that was seen to when it was cut."""
         return candidate.virtual_stages == 1 or candidate.peak_bytes - reserve_bytes(candidate.keeping.device) <= limit
 
-    def _with_cuts(self, point: Point, cuts: tuple[int, ...], each: float) -> Candidate:
-        """A point with cuts, and what has to be recomputed so that each stage fits `each` bytes of tensors."""
+    def _with_cuts(self, point: Point, cuts: tuple[int, ...], each: float, limit: float) -> Candidate:
+        """A point with cuts, and what has to be recomputed so that each stage fits `each` bytes of tensors, or, where
+        ranks have several, all of a rank `limit`.
+        """
         kinds, flying = self._pinned_kinds(point), self._in_flight(point)
+        chosen, several = kinds is None, point.virtual_stages > 1
         if kinds is None:
-            kinds = self._cut_search(point).kinds(cuts, flying.stages, each)
+            none = (NONE,) * len(self.units)
+            kinds = none if several else self._cut_search(point).kinds(cuts, flying.stages, each)
         plan = self.layouts(point.cp).plan(*point.layout[1:])
-        return Candidate(point, cuts, kinds, flying.ranks, plan, self._stage_costs(point))
+        found = Candidate(point, cuts, kinds, flying.ranks, plan, self._stage_costs(point))
+        return self._rank_mixes(point, limit).with_mixes(found) if chosen and several and limit < INFINITE else found
+
+    def _rank_mixes(self, point: Point, limit: float) -> RankMixes:
+        """How layers are recomputed where ranks have several stages."""
+        key = point.layout, point.zero, point.dp, point.schedule, point.pp, point.virtual_stages, limit
+        if key not in self._mixes:
+            whole = limit + reserve_bytes(self.request.cluster.device)
+            self._mixes[key] = RankMixes(self._stage_costs(point), whole, self._kinds)
+        return self._mixes[key]
 
     def _stage_costs(self, point: Point) -> StageCosts:
         """What stages cost, that a point shares with others."""

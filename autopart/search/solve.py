@@ -158,7 +158,7 @@ def _optimality(found: Found) -> str:
     """What is proved of the best candidate, and by what.
 
     A layout is searched for a price on memory, not for the limit. Cuts are those of the least slowest stage, and for
-    the best then moved while the step, played out, gets shorter; a bound holds for all cuts.
+    the best those of the shortest step, played out; bounds hold for all cuts.
     """
     best = found.best
     faster = max(0.0, 1 - found.least_s / best.step_s) if best.step_s > 0 else 0.0
@@ -166,9 +166,18 @@ def _optimality(found: Found) -> str:
     own = best.tensor
     gap = 1 - own.bound_s / own.seconds if own.seconds > 0 else 0.0
     layout = "exact" if gap <= PROVED else f"within {_upwards(gap)} of the best (the graph is too entangled for more)"
-    uncut = max(0.0, 1 - found.least_of_any_cuts_s / best.step_s) if best.step_s > 0 else 0.0
-    cuts = "cuts exact" if uncut <= PROVED else f"other cuts at most {_upwards(uncut)} faster"
-    return f"{proof} among {found.points} candidates under the model; layout for its objective {layout}, {cuts}"
+    return f"{proof} among {found.points} candidates under the model; layout for its objective {layout}, {_cuts(found)}"
+
+
+def _cuts(found: Found) -> str:
+    """What is proved of the cuts."""
+    best_s = found.best.step_s
+    bounds = (found.least_of_any_cuts_s, found.least_of_several_s)
+    one, several = (max(0.0, 1 - least_s / best_s) if best_s > 0 else 0.0 for least_s in bounds)
+    exact = "exact" if one <= PROVED else f"at most {_upwards(one)} from the best"
+    if several <= PROVED:
+        return f"cuts {exact}"
+    return f"cuts {exact} with one stage a rank, evened out with several (others at most {_upwards(several)} faster)"
 
 
 def _upwards(fraction: float) -> str:

@@ -119,6 +119,10 @@ class StageCosts:
             self._known[key] = StageCost(units, self.replicas, self.pace, self._sorts.tied)
         return self._known[key]
 
+    def numbers(self, start: int, stop: int) -> tuple[int, ...]:
+        """Of the units from `start` up to `stop`, the same for those that cost the same."""
+        return self._sorts.numbers[start:stop]
+
     def units(self, kinds: Sequence[str]) -> tuple[UnitCost, ...]:
         """All units, recomputed as `kinds` says."""
         return tuple(self._unit(index, kind) for index, kind in enumerate(kinds))

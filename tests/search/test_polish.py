@@ -7,7 +7,6 @@ from math import comb
 import pytest
 from numpy.random import default_rng
 
-from autopart.search.any_cuts import least_of_any_cuts_s
 from autopart.search.candidate import Candidate
 from autopart.search.degrees import DegreeSearch
 from autopart.search.polish import FEW, polished
@@ -50,7 +49,7 @@ def test_few_cuts_are_exact(name: str, stack: str) -> None:
         better = polished(own, limit_bytes, float("inf"))
         assert better.peak_bytes <= limit_bytes
         assert better.step_s == pytest.approx(least_s, rel=1e-9)
-        assert max(least_of_any_cuts_s(own), search.pricing.played_s(own.point)) <= least_s * (1 + 1e-9), own.point
+        assert search.pricing.played_s(own.point) <= least_s * (1 + 1e-9), own.point
 
 
 def test_many_cuts_are_no_worse_and_within_their_bound() -> None:
@@ -62,7 +61,7 @@ def test_many_cuts_are_no_worse_and_within_their_bound() -> None:
         least_s = min(all_cuts_s(own, limit_bytes))
         better = polished(own, limit_bytes, float("inf"))
         assert least_s * (1 - 1e-9) <= better.step_s <= own.step_s * (1 + 1e-9)
-        assert max(least_of_any_cuts_s(own), search.pricing.played_s(own.point)) <= least_s * (1 + 1e-9), own.point
+        assert search.pricing.played_s(own.point) <= least_s * (1 + 1e-9), own.point
 
 
 def test_a_plan_says_how_much_faster_other_cuts_could_be() -> None:
