@@ -168,7 +168,8 @@ def _report(model: nn.Module, example: Example, loss: LossFunction | None, error
 
 
 def _export(wrapper: WithLoss, example: Example) -> Any:
-    with without_cache(wrapper.model), _silent_export(), refusing_hooks(wrapper.model), undetected_triangles():
+    model = wrapper.model
+    with without_cache(model), _silent_export(), refusing_hooks(model), undetected_triangles():
         try:
             return torch.export.export(wrapper, example.tensors, dynamic_shapes={"tensors": example.dims}, strict=False)
         except ForwardError as error:

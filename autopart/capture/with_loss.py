@@ -9,6 +9,7 @@ from torch import nn
 
 from autopart.capture.example_inputs import Batch
 from autopart.capture.module_state import ModuleState
+from autopart.capture.symbolic_len import symbolic_len
 from autopart.errors import CaptureError
 
 LossFunction = Callable[[Any, Any], Any]  # gives the loss, or all tensors that are to leave the graph
@@ -79,7 +80,7 @@ class WithLoss(nn.Module):
     def forward(self, *tensors: torch.Tensor) -> Any:
         """The loss, or the tensors that the model returns."""
         try:
-            with self.state.seen():
+            with self.state.seen(), symbolic_len(self.model, self._loss):
                 if self._watch is None:
                     return self._with_kept(self._result(tensors))
                 with self._watch.active():

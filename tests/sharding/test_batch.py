@@ -178,7 +178,7 @@ def test_samples_are_counted_through_the_global_batch_where_none_meet() -> None:
         found = _batch(Of(loss), X, Y)
         assert found.numbered == {"arange"} and not found.mixing and not found.doubtful
     for loss in (
-        lambda x, y: x[torch.arange(x.shape[0]), y].sum(),
+        lambda x, y: x[torch.arange(len(x)), y].sum(),
         lambda x, y: x[torch.arange(x.shape[0])[:, None], y[:, None]].sum(),
     ):
         found = _batch(Of(loss), X, Y)
@@ -193,7 +193,7 @@ def test_samples_that_meet_are_counted_in_each_micro_batch_which_is_noted() -> N
         return (x[numbers, y] * numbers).sum()
 
     for loss, op, others in (
-        (lambda x, y: F.cross_entropy(x @ x.T, torch.arange(x.shape[0])), "aten.arange.default", True),
+        (lambda x, y: F.cross_entropy(x @ x.T, torch.arange(len(x))), "aten.arange.default", True),
         (lambda x, y: (x * torch.eye(x.shape[0])[:, :1]).sum(), "aten.eye.default", False),
         (lambda x, y: (x[torch.randperm(x.shape[0])] * y[:, None]).sum(), "aten.randperm.default", True),
         (both, "aten.arange.default", False),
