@@ -273,8 +273,8 @@ def check_plan(plan: PlanData, prepared: Ruled, world: int | None, global_batch:
         raise PlanMismatchError(
             f"the plan was made for {plan.model} with graph {plan.fingerprint}, this {graph.name} has graph "
             f"{graph.fingerprint}: "
-            "another model, other input shapes, or another version of torch: plan again. Code that registers modules as "
-            "it walks a set does so in another order in every process, unless PYTHONHASHSEED is set"
+            "another model, other input shapes, or another version of torch: plan again. Code that registers modules "
+            "as it walks a set does so in another order in every process, unless PYTHONHASHSEED is set"
         )
     if plan.stages[-1].stop != len(prepared.units):
         raise PlanMismatchError(

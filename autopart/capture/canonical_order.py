@@ -18,8 +18,8 @@ def in_canonical_order(graph: Graph) -> Graph:
     """
     ranks = _ranks(graph)
     nodes: list[Node] = []
-    for decided, run in groupby(graph.nodes, lambda node: node.output.name in graph.recomputable):
-        nodes += sorted(run, key=lambda node: ranks.get(node.name, -1)) if decided else run
+    for _, run in groupby(graph.nodes, lambda node: node.output.name in graph.recomputable):
+        nodes += sorted(run, key=lambda node: ranks.get(node.name, 0))  # others have no rank, and stay as they stand
     return replace(graph, nodes=tuple(nodes))
 
 

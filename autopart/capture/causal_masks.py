@@ -1,4 +1,4 @@
-"""Causal masks: `nn.Transformer` compares a mask with the triangle, and tells its layers; a trace has no values for that.
+"""Causal masks: `nn.Transformer` compares a mask with the triangle, of which a trace has no values.
 
 The answer changes how attention is computed, not what: a mask that is the triangle masks as the triangle does. So the
 answer is no, and `simplify` sees triangles in the graph.

@@ -6,19 +6,19 @@ from typing import Any
 import torch
 from torch.export.graph_signature import InputKind
 
-from autopart.capture.node_source import location, mark_full
+from autopart.capture.node_source import location
 from autopart.capture.same_tensor import passed_through
 from autopart.errors import UnsupportedError
 
-GRAD_REGION, CAST_REGION = "wrap_with_set_grad_enabled", "wrap_with_autocast"
+GRAD_REGION = "wrap_with_set_grad_enabled"
 DETACH = torch.ops.aten.detach.default
 
 
 def functional(exported: Any) -> Any:
     """`exported` itself if nothing in it is changed in place; else one that computes the same with new tensors.
 
-    What `run_decompositions` makes functional it also takes out of its regions. So what goes into those without
-    gradients is detached first, and what stands in those without autocast is marked, which says the same without them.
+    What `run_decompositions` makes functional it also takes out of its regions without gradients. So what goes into
+    these regions is detached first, which says the same without a region.
 
     Raises:
         UnsupportedError: in a region without gradients, something is changed in place that may have one.
@@ -40,44 +40,26 @@ def _placeholders(module: torch.fx.GraphModule) -> list[torch.fx.Node]:
 
 
 def _inline(module: torch.fx.GraphModule, plain: set[torch.fx.Node]) -> None:
-    """Write the regions of `module` in line. `plain`: what may be changed without gradients, as it has none."""
-    while regions := [node for node in module.graph.nodes if _is_region(node)]:
-        for region in regions:
-            _write_in_line(module, region, plain)
+    """Write the regions without gradients of `module` in line. `plain`: what may be changed there, as it has none."""
+    for region in [node for node in module.graph.nodes if getattr(node.target, "__name__", "") == GRAD_REGION]:
+        enabled, source, *given = region.args
+        inner = getattr(module, source.target)
+        if enabled:
+            continue
+        _check(inner, dict(zip(_placeholders(inner), given, strict=True)), plain)
+        with module.graph.inserting_before(region):
+            detached: dict[torch.fx.Node, Any] = {}
+            for placeholder, outer in zip(_placeholders(inner), given, strict=True):
+                detached[placeholder] = outer if outer in plain else _detached(module.graph, outer)
+            results: Any = module.graph.graph_copy(inner.graph, detached)
+        outer = dict(zip(_placeholders(inner), given, strict=True))
+        (left,) = inner.graph.output_node().args
+        for user in list(region.users):  # each takes one of its results
+            passed = passed_through(left[user.args[1]], outer)
+            user.replace_all_uses_with(passed if passed in given else results[user.args[1]])
+            module.graph.erase_node(user)
+        module.graph.erase_node(region)
     module.recompile()
-
-
-def _is_region(node: torch.fx.Node) -> bool:
-    name = getattr(node.target, "__name__", "")
-    return name == CAST_REGION or (name == GRAD_REGION and node.args[0] is False)
-
-
-def _write_in_line(module: torch.fx.GraphModule, region: torch.fx.Node, plain: set[torch.fx.Node]) -> None:
-    casts = getattr(region.target, "__name__", "") == CAST_REGION
-    taken_in: Any = region.args[4:] if casts else region.args[1:]
-    source, *given = taken_in
-    inner = getattr(module, source.target)
-    outer = dict(zip(_placeholders(inner), given, strict=True))
-    if casts:
-        for node in inner.graph.nodes:
-            mark_full(node)
-    else:
-        _check(inner, outer, plain)
-    with module.graph.inserting_before(region):
-        taken: dict[torch.fx.Node, Any] = {}
-        for placeholder, own in outer.items():
-            taken[placeholder] = own if casts or own in plain else _detached(module.graph, own)
-        for node in inner.graph.nodes:
-            if node.op == "get_attr":  # a region inside
-                setattr(module, f"{source.target}_{node.target}", getattr(inner, node.target))
-                taken[node] = module.graph.get_attr(f"{source.target}_{node.target}")
-        results: Any = module.graph.graph_copy(inner.graph, taken)
-    (left,) = inner.graph.output_node().args
-    for user in list(region.users):  # each takes one of its results
-        passed = passed_through(left[user.args[1]], outer)
-        user.replace_all_uses_with(passed if passed in given else results[user.args[1]])
-        module.graph.erase_node(user)
-    module.graph.erase_node(region)
 
 
 def _detached(graph: torch.fx.Graph, node: Any) -> Any:

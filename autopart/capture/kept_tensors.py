@@ -18,21 +18,15 @@ def check_kept_tensor(model: nn.Module, target: str, tensor: torch.Tensor) -> No
     """Whether a tensor that is kept so, under the name `target`, can be a constant.
 
     Raises:
-        CaptureError: it has gradients, which no optimizer would be given, or no values, and nothing could give it any.
+        CaptureError: it has gradients, and no optimizer would be given it.
     """
     kind, shown = type(model).__name__, f"of {tensor.dtype} and shape {tuple(tensor.shape)}"
-    named = _has(model, target)
-    where = f"the attribute {target} of {kind}" if named else "a list, a dict or a variable"
+    where = f"the attribute {target} of {kind}" if _has(model, target) else "a list, a dict or a variable"
     if tensor.requires_grad:
         raise CaptureError(
             f"a tensor {shown} has requires_grad=True, and is no parameter of {kind}: it is in {where}, so that no "
             "optimizer would train it. Make it one: self.weight = nn.Parameter(...), nn.ParameterList([...]) for a "
             "list of such and nn.ModuleList([...]) for one of modules; or call requires_grad_(False) on it"
-        )
-    if tensor.is_meta and not named:
-        raise CaptureError(
-            f"a tensor {shown} was built on meta, and is neither a parameter nor a buffer of {kind}: it is in {where}, "
-            "where nothing can give it values. Register it as a buffer: self.register_buffer(name, tensor)"
         )
 
 

@@ -64,7 +64,6 @@ class Translator:
         self._layers: dict[tuple[str, ...], TracedLayer] = {}  # by the names of their results
         self._starts: dict[torch.fx.Node, int] = {}
         self._copies = 0
-        self._full = False  # inside a region without autocast
         self._hidden: dict[str, str] = {}  # from the model's names of hidden tensors to those of their values
 
     def placeholder(self, node: torch.fx.Node, name: str, parameter: bool = False) -> Value:
@@ -129,9 +128,7 @@ class Translator:
         outer = dict(zip(inner, arguments, strict=True))
         for placeholder, argument in outer.items():
             self._env[placeholder] = self._env[argument]
-        before, self._full = self._full, self._full or "autocast" in str(node.target)
         results = self._walk(submodule, grad_enabled)
-        self._full = before
         passed = [passed_through(item, outer) for item in _nodes(submodule.graph.output_node().args)]
         self._env[node] = tuple(
             self._env[item] if item in arguments else own for own, item in zip(results, passed, strict=True)
@@ -179,8 +176,8 @@ class Translator:
             outputs.append(self._value(label, tensor, requires_grad=differentiable and floating))
         refs = tuple(Ref(value.name) for value in outputs)
         self._env[node] = refs if isinstance(result, tuple | list) else refs[0]
-        full = self._full or is_full(node)
-        made = Node(node.name, str(node.target), args, kwargs, tuple(outputs), scope(node), location(node), full)
+        where = scope(node), location(node), is_full(node)
+        made = Node(node.name, str(node.target), args, kwargs, tuple(outputs), *where)
         self.nodes.append(made)
 
     def _without_gradient(self, arg: Arg, node: torch.fx.Node) -> Arg:

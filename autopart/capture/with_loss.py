@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from autopart.capture.cast_regions import marked_regions
 from autopart.capture.example_inputs import Batch
 from autopart.capture.module_state import ModuleState
 from autopart.capture.symbolic_len import symbolic_len
@@ -80,7 +81,7 @@ class WithLoss(nn.Module):
     def forward(self, *tensors: torch.Tensor) -> Any:
         """The loss, or the tensors that the model returns."""
         try:
-            with self.state.seen(), symbolic_len(self.model, self._loss):
+            with self.state.seen(), symbolic_len(self.model, self._loss), marked_regions():
                 if self._watch is None:
                     return self._with_kept(self._result(tensors))
                 with self._watch.active():

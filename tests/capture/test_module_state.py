@@ -174,10 +174,3 @@ def test_a_kept_tensor_that_would_be_trained() -> None:
     model.queue = [torch.ones(4, requires_grad=True)]
     with pytest.raises(CaptureError, match=r"requires_grad=True, and is no parameter.*nn\.ParameterList"):
         _graph(model)
-
-
-def test_a_kept_tensor_without_values() -> None:
-    with torch.device("meta"):
-        model = Keeping(lambda model, x: model.queue[0])
-    with pytest.raises(CaptureError, match=r"built on meta, and is neither a parameter nor a buffer.*register_buffer"):
-        api.prepare(model, torch.randn(4, 4, device="meta"))
