@@ -66,7 +66,7 @@ def _recomputed(one: PlanData, other: PlanData) -> list[tuple[str, str, str]]:
     if all(len(set(plan.layers_recomputed)) < 2 for plan in (one, other)):
         return []
     first, second = (
-        _shown([" + ".join(recomputed_text(stage)) or "none" for stage in plan.stages]) for plan in (one, other)
+        _shown([" + ".join(recomputed_text((stage,))) or "none" for stage in plan.stages]) for plan in (one, other)
     )
     return [("recomputed by stage", first, second)]
 

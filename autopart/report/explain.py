@@ -3,6 +3,7 @@
 import textwrap
 from collections.abc import Sequence
 from dataclasses import fields
+from itertools import groupby
 
 from autopart.ir.plan import PlanData
 from autopart.ir.prediction import Decision, Parts
@@ -136,9 +137,16 @@ def _recomputed(plan: PlanData) -> str:
         return ""
     again = len(kinds) - kinds.count("none")
     counts = [stage.layers - stage.recomputed("none") for stage in plan.stages]
-    places = [f"{count} in stage {number}" for number, count in enumerate(counts) if count]
+    places = [_in_stages(count, list(run)) for count, run in groupby(range(len(counts)), counts.__getitem__) if count]
     where = f": {_listed(places)}" if len(counts) > 1 else ""
     return f" Of {len(kinds)} repeated layers {again} are recomputed{where}."
+
+
+def _in_stages(count: int, stages: Sequence[int]) -> str:
+    """So many layers in each of stages that follow one another."""
+    if len(stages) == 1:
+        return f"{count} in stage {stages[0]}"
+    return f"{count} each in stages {stages[0]} to {stages[-1]}"
 
 
 def _decisions(plan: PlanData) -> list[str]:

@@ -6,64 +6,77 @@ from itertools import groupby
 from autopart.ir.plan import PlanData, StagePlan
 from autopart.report.grid import grid
 from autopart.report.quantity import GIB, column, count, digits
+from autopart.schedules.homes import rank_stages
 
-_HEADERS = ("stage", "layers", "params", "forward\nms", "backward\nms", "comm.\nms", "peak GiB")
+_HEADERS = ("layers", "params", "forward\nms", "backward\nms", "comm.\nms", "peak GiB")
 _MEMORY = ("weights", "grads", "optim.", "activ.", "temp.", "reserve")
 _CAPTION = "stages: times of one micro-batch; memory in GiB, of the fullest device at its peak"
+_RANKS_CAPTION = (
+    "ranks of the pipeline: times of a micro-batch in all their stages; memory in GiB, of the fullest device"
+)
 _PEAK = 4  # its place in the numbers of a stage
 _MOST_NAME, _LEAST_NAME = 60, 12
 
 
 def stage_table(plan: PlanData, width: int) -> list[str]:
-    """The lines of a table with a row a stage; equal ones in a row share one. Times are of one micro-batch."""
+    """The lines of a table with a row a rank of the pipeline, which is a stage where each has one; equal ones in a row
+    share a line. Times are of one micro-batch.
+    """
     if not plan.stages:
         return []
-    numbers = _numbers(plan.stages)
+    homes = rank_stages(plan.schedule, plan.pp, plan.virtual_stages)
+    ranks = [tuple(plan.stages[index] for index in own) for own in homes]
+    numbers = _numbers(ranks)
     mixed, limits = len(set(plan.layers_recomputed)) > 1, {own.device: own.memory_limit_bytes for own in plan.groups}
     groups = [
-        list(group)
-        for _, group in groupby(
-            range(len(plan.stages)), key=lambda index: _alike_in(plan.stages[index], numbers[index])
-        )
+        list(group) for _, group in groupby(range(len(ranks)), key=lambda rank: _alike_in(ranks[rank], numbers[rank]))
     ]
     for room in range(_MOST_NAME, _LEAST_NAME - 1, -1):
         rows = []
         for group in groups:
-            names = _names([plan.stages[index] for index in group], room, mixed)
-            cells, device = list(numbers[group[0]]), plan.stages[group[0]].device
+            names = _names([ranks[rank] for rank in group], room, mixed)
+            cells, device = list(numbers[group[0]]), ranks[group[0]][0].device
             if limits:
                 names += f"\n({device})"
                 cells[_PEAK] += f"\nof {digits(limits[device] / GIB)}"
             rows.append((_label(group), names, *cells))
-        lines = _printed(rows, "" if limits else f"\nof {digits(plan.memory_limit_bytes / GIB)}")
+        limit = "" if limits else f"\nof {digits(plan.memory_limit_bytes / GIB)}"
+        lines = _printed(rows, "stage" if plan.virtual_stages == 1 else "rank", limit)
         if max(map(len, lines)) <= width:
             break
-    return [_CAPTION, *lines]
+    return [_CAPTION if plan.virtual_stages == 1 else _RANKS_CAPTION, *lines]
 
 
-def recomputed_text(stage: StagePlan) -> list[str]:
-    """How many of the layers of a stage are recomputed: "2 of 9 recomputed", "all selective"; nothing for none."""
-    counts = [(name, stage.recomputed(kind)) for kind, name in (("full", "recomputed"), ("selective", "selective"))]
-    return [
-        f"all {name}" if count == stage.layers else f"{count} of {stage.layers} {name}"
-        for name, count in counts
-        if count
+def recomputed_text(stages: Sequence[StagePlan]) -> list[str]:
+    """How many layers of stages are recomputed: "2 of 9 recomputed", "all selective"; nothing for none."""
+    layers = sum(stage.layers for stage in stages)
+    counts = [
+        (name, sum(stage.recomputed(kind) for stage in stages))
+        for kind, name in (("full", "recomputed"), ("selective", "selective"))
     ]
+    return [f"all {name}" if count == layers else f"{count} of {layers} {name}" for name, count in counts if count]
 
 
-def _alike_in(stage: StagePlan, numbers: tuple[str, ...]) -> tuple[object, ...]:
-    """What stages of one row have in common."""
-    return numbers, stage.layers, recomputed_text(stage), stage.device
+def _alike_in(rank: Sequence[StagePlan], numbers: tuple[str, ...]) -> tuple[object, ...]:
+    """What ranks of one row have in common."""
+    return numbers, [stage.layers for stage in rank], recomputed_text(rank), rank[0].device
 
 
-def _printed(rows: Sequence[Sequence[str]], limit: str) -> list[str]:
-    headers = (*_HEADERS[:-1], _HEADERS[-1] + limit, *_MEMORY)
+def _printed(rows: Sequence[Sequence[str]], row: str, limit: str) -> list[str]:
+    headers = (row, *_HEADERS[:-1], _HEADERS[-1] + limit, *_MEMORY)
     return grid(rows, headers, "rl" + "r" * (len(headers) - 2))
 
 
-def _numbers(stages: Sequence[StagePlan]) -> list[tuple[str, ...]]:
-    """The cells of every stage behind its name."""
-    times = [[1e3 * stage.forward_s, 1e3 * stage.backward_s, 1e3 * stage.communication_s] for stage in stages]
+def _numbers(ranks: Sequence[Sequence[StagePlan]]) -> list[tuple[str, ...]]:
+    """The cells of every rank behind its name; each of its stages has the memory of the whole rank."""
+    times = [
+        [
+            1e3 * sum(stage.forward_s for stage in rank),
+            1e3 * sum(stage.backward_s for stage in rank),
+            1e3 * sum(stage.communication_s for stage in rank),
+        ]
+        for rank in ranks
+    ]
     memories = [
         [
             stage.memory.total_bytes,
@@ -74,10 +87,10 @@ def _numbers(stages: Sequence[StagePlan]) -> list[tuple[str, ...]]:
             stage.memory.temporary_bytes,
             stage.memory.reserve_bytes,
         ]
-        for stage in stages
+        for stage, *_ in ranks
     ]
     columns = [
-        [count(stage.parameters) for stage in stages],
+        [count(sum(stage.parameters for stage in rank)) for rank in ranks],
         *(column(values) for values in zip(*times, strict=True)),
         *_alike([[value / GIB for value in values] for values in memories]),
     ]
@@ -95,19 +108,30 @@ def _label(group: Sequence[int]) -> str:
     return str(group[0]) if len(group) == 1 else f"{group[0]}-{group[-1]}"
 
 
-def _names(stages: Sequence[StagePlan], room: int, mixed: bool) -> str:
-    """What the stages hold, from the first layer to the last, in lines of at most `room` characters.
+def _names(ranks: Sequence[Sequence[StagePlan]], room: int, mixed: bool) -> str:
+    """What ranks hold, from the first layer to the last, in lines of at most `room` characters.
 
-    `mixed`: layers differ in how they are recomputed, which is then said of each stage.
+    Of ranks with several stages it is what those of the first have, of which the first and the last are named.
+    `mixed`: layers differ in how they are recomputed, which is then said of each rank.
     """
-    first, last = stages[0].first, stages[-1].last
-    texts = [first] if first == last else [f"{first} .. {_without_shared(first, last)}"]
-    if len(texts[0]) > room and first != last:
-        texts = [first, f".. {_without_shared(first, last)}"]
-    if len(stages) > 1 and stages[0].layers:
-        texts.append(f"({stages[0].layers} a stage)")
-    texts += [f"({text})" for text in recomputed_text(stages[0]) if mixed]
+    several = len(ranks[0]) > 1
+    texts = _span(ranks[0][0].first, ranks[0][0].last if several else ranks[-1][0].last, room)
+    if several:
+        last = ranks[0][-1]
+        texts += [f"and {len(ranks[0]) - 1} more, to", *_span(last.first, last.last, room)]
+    if len(ranks) > 1 and ranks[0][0].layers:
+        each = sum(stage.layers for stage in ranks[0])
+        texts.append(f"({each} a rank, {ranks[0][0].layers} on)" if several else f"({each} a stage)")
+    texts += [f"({text})" for text in recomputed_text(ranks[0]) if mixed]
     return "\n".join(text if len(text) <= room else f"…{text[1 - room :]}" for text in texts)
+
+
+def _span(first: str, last: str, room: int) -> list[str]:
+    """From one layer to another, in a line if there is room."""
+    if first == last:
+        return [first]
+    line = f"{first} .. {_without_shared(first, last)}"
+    return [line] if len(line) <= room else [first, f".. {_without_shared(first, last)}"]
 
 
 def _without_shared(first: str, last: str) -> str:

@@ -46,6 +46,19 @@ def test_equal_stages_share_a_row() -> None:
     assert "(10 a stage)" in lines[lines.index(row) + 1]
 
 
+def test_ranks_with_several_stages_have_a_row_each() -> None:
+    plan = token_plan()
+    stages = tuple(replace(plan.stages[n % 4], first=f"layers.{n}", last=f"layers.{n}", layers=1) for n in range(8))
+    text = table(replace(plan, schedule="interleaved-1f1b", virtual_stages=2, stages=stages))
+    lines = text.splitlines()
+    row = next(line for line in lines if "layers.1 " in line)
+    assert row.split()[0] == "1"
+    after = lines[lines.index(row) + 1 : lines.index(row) + 3]
+    assert [line.strip() for line in after] == ["and 1 more, to", "layers.5"]
+    forward_ms = 1e3 * (stages[1].forward_s + stages[5].forward_s)
+    assert float(row.split()[4]) == pytest.approx(forward_ms, rel=1e-2)
+
+
 def test_stages_that_differ_in_memory_keep_their_rows() -> None:
     rows = [line.split()[0] for line in table(token_plan()).splitlines() if line[:5].strip().isdigit()]
     assert rows[:4] == ["0", "1", "2", "3"]
