@@ -11,12 +11,12 @@ import torch.distributed as dist
 from torch import nn
 
 from autopart.calibration import calibrate
+from autopart.capture.captured import Captured
 from autopart.capture.example_inputs import example_inputs
 from autopart.capture.front_end import find_front_end
 from autopart.capture.keep_as_needed import AUTO
 from autopart.capture.keep_whole import KeepWhole
 from autopart.capture.returned import Returned
-from autopart.capture.torch_export import Captured
 from autopart.emission import make_program
 from autopart.errors import LaunchError, PinError
 from autopart.evaluation import evaluation_variant

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Mapping
 
 from torch import nn
 
+from autopart.capture.captured import Captured
 from autopart.capture.returned import Returned
-from autopart.capture.torch_export import Captured
 from autopart.emit.function import Sharded
 from autopart.emit.stages import emit_program
 from autopart.errors import UnsupportedError

@@ -12,9 +12,11 @@ from autopart.ir.plan import Note, PlanData
 from autopart.ir.units import Unit
 from autopart.report.printed_plan import Plan
 from autopart.schedules.find import find_schedule
+from autopart.search.layouts import LARGEST_MICRO_BATCH
 from autopart.search.placements import pinned_placements
 from autopart.search.request import Request
 from autopart.search.solve import solve, unit_named
+from autopart.sharding.batch_sizes import BatchSizes
 from autopart.sharding.ruled import Ruled
 from cost_models.cluster import Cluster, load_cluster
 from cost_models.device import Device
@@ -87,6 +89,11 @@ def make_plan(
     pins: Pins,
 ) -> Plan:
     """The plan for a prepared model, or for a graph that was saved of one; then torch is not needed."""
+    if not prepared.folded.source.parameters:
+        raise UnsupportedError(
+            f"{prepared.folded.source.name} has no parameters that it computes with: there is nothing to train, and "
+            "nothing to divide among stages. Plan a model with weights"
+        )
     notes: list[Note] = []
     known, mixed = _nodes(_cluster(cluster, notes), world)
     tokens = _tokens_per_sample(prepared)
@@ -113,6 +120,9 @@ def make_plan(
             "it mixes samples was seen on random numbers"
         )
         notes.append(Note("keep_whole", f"{guess}: {', '.join(kept)}"))
+    sizes = BatchSizes(prepared.folded.graph)
+    if pins.micro_batch is not None and (why := sizes.misfit(pins.micro_batch)) is not None:
+        raise PinError(f"micro_batch={pins.micro_batch}: {prepared.folded.source.name} mixes samples, and {why}")
     request = Request(
         world=world,
         global_batch=global_batch,
@@ -123,6 +133,7 @@ def make_plan(
         pp=pins.pp,
         dp=pins.dp,
         micro_batch=pins.micro_batch,
+        unfit=frozenset(size for size in range(1, LARGEST_MICRO_BATCH + 1) if sizes.misfit(size)),
         recompute=pins.recompute,
         schedule=pins.schedule,
         cuts=_cut_indices(prepared.units, pins.cuts),
@@ -291,8 +302,8 @@ def check_plan(plan: PlanData, prepared: Ruled, world: int | None, global_batch:
         raise PlanMismatchError(
             f"the plan was made for {plan.model} with graph {plan.fingerprint}, this {graph.name} has graph "
             f"{graph.fingerprint}: "
-            "another model, other input shapes, or another version of torch: plan again. Code of the model that walks "
-            "a set does so in another order in every process, unless PYTHONHASHSEED is set"
+            "another model, other input shapes, or another version of torch: plan again. Code that registers modules "
+            "as it walks a set does so in another order in every process, unless PYTHONHASHSEED is set"
         )
     if plan.stages[-1].stop != len(prepared.units):
         raise PlanMismatchError(

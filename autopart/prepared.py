@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from autopart.capture.captured import Captured
 from autopart.capture.evaluate import overload
 from autopart.capture.example_inputs import example_inputs
 from autopart.capture.fold import fold
@@ -16,7 +17,6 @@ from autopart.capture.keep_as_needed import AUTO, keep_as_needed
 from autopart.capture.keep_whole import KeepWhole
 from autopart.capture.returned import Returned
 from autopart.capture.samplewise import samplewise
-from autopart.capture.torch_export import Captured
 from autopart.errors import UnknownNameError
 from autopart.ir.uncollected import uncollected
 from autopart.sharding.find_rule import RuleSource, check_notation

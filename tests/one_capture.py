@@ -17,9 +17,10 @@ import torch.distributed as dist
 from torch import nn
 
 from autopart import api, prepared
+from autopart.capture.captured import Captured
 from autopart.capture.example_inputs import example_inputs
 from autopart.capture.returned import Returned
-from autopart.capture.torch_export import Captured, without_cache
+from autopart.capture.torch_export import without_cache
 
 capture = prepared.capture
 

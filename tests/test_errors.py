@@ -51,6 +51,10 @@ class TestPlanning:
         assert world is not None
         assert planned(int(world[1])).world == int(world[1])
 
+    def test_a_model_without_weights(self) -> None:
+        with pytest.raises(autopart.UnsupportedError, match="ReLU has no parameters that it computes with"):
+            autopart.plan(nn.ReLU(), 2, inputs=BATCH, loss=mean)
+
     def test_a_batch_that_does_not_divide(self) -> None:
         with pytest.raises(
             autopart.PinError, match="global_batch=10 cannot be shared by dp=4 replicas: nearest batches are 8 and 12"

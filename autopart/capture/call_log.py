@@ -8,6 +8,8 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor
 
+from autopart.capture.cast_regions import CastRegions
+
 # They bring data of their own into the graph, which each layer then has under a name of its own.
 DATA = (torch.tensor, torch.as_tensor, torch.asarray, torch.from_numpy)
 INDEXING = (torch.Tensor.__getitem__, torch.Tensor.__setitem__)  # with a list, so do these
@@ -33,9 +35,11 @@ class CallLog:
 
     Tensors are numbered in the order in which they come up, and those from `outside` the layer are described where they
     do. So two layers with equal calls wire their values alike, and take like tensors from outside at the same places.
+    `regions` are counted while the layer runs.
     """
 
-    def __init__(self, take: Callable[[torch.Tensor], torch.Tensor] | None = None) -> None:
+    def __init__(self, regions: CastRegions, take: Callable[[torch.Tensor], torch.Tensor] | None = None) -> None:
+        self._regions = regions
         self._take = take  # is told of a tensor from outside before its first use, and gives a mark for it
         self.taken: list[torch.Tensor] = []
         self.calls: list[Call] = []
@@ -50,7 +54,7 @@ class CallLog:
         """What a call does; unknown tensors among the arguments are from outside."""
         if function in DATA or (function in INDEXING and _has_list(args[1])):
             self._repeatable = False
-        return (function, _modes(), self._shown(args), self._shown(dict(kwargs)))
+        return (function, _modes(self._regions), self._shown(args), self._shown(dict(kwargs)))
 
     def add(self, function: Callable[..., Any], key: object, result: Any) -> None:
         """A call of `function` was made, with this result."""
@@ -164,12 +168,12 @@ def _kind(tensor: torch.Tensor) -> tuple[bool, type]:
     return isinstance(tensor, nn.Parameter), torch.Tensor if kind in (nn.Parameter, FakeTensor) else kind
 
 
-def _modes() -> object:
+def _modes(regions: CastRegions) -> object:
     """The modes that change what a call does."""
     autocast = tuple(
         torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None for device in ("cpu", "cuda")
     )
-    return (torch.is_grad_enabled(), autocast)
+    return (torch.is_grad_enabled(), autocast, regions.off > 0)
 
 
 def _has_list(index: Any) -> bool:

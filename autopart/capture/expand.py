@@ -48,4 +48,5 @@ def _copy(node: Node, layer: TracedLayer, names: Mapping[str, str], path: str, l
         tuple(Value(names[x.name], x.shape, x.dtype, x.requires_grad) for x in node.outputs),
         path + node.scope.removeprefix(layer.path) if inside else node.scope,
         location if node.location == layer.location else node.location,
+        node.full,
     )

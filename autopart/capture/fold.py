@@ -73,7 +73,13 @@ def _label(node: Node, shown: Callable[[str], object]) -> object:
         return (arg.kind, arg.text) if isinstance(arg, Literal) else (type(arg).__name__, arg)
 
     outputs = tuple((value.shape, value.dtype) for value in node.outputs)
-    return (node.op, tuple(map(text, node.args)), tuple((key, text(arg)) for key, arg in node.kwargs), outputs)
+    return (
+        node.op,
+        tuple(map(text, node.args)),
+        tuple((key, text(arg)) for key, arg in node.kwargs),
+        outputs,
+        node.full,
+    )
 
 
 def _best_region(graph: Graph, wiring: Wiring, labels: Labels, start: int, stop: int) -> Region | None:

@@ -45,8 +45,9 @@ class FoundPlaces:
         lines = [f"{model} cannot be captured because of {count} in its code:"]
         for number, place in enumerate(places, 1):
             inside = f", in module {place.module}" if place.module else ""
+            own = f'{place.location}: "{place.source}"{inside}'
             lines += [
-                f'{number}. {place.location or "at a line that is not known"}: "{place.source}"{inside}',
+                f"{number}. {own if place.location else f'in code of torch{inside}, called by no line of the model'}",
                 f"   {place.construct}",
                 f"   {place.advice}",
             ]

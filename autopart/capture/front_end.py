@@ -5,7 +5,7 @@ from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
 
-from autopart.capture.torch_export import Captured
+from autopart.capture.captured import Captured
 from autopart.errors import UnknownNameError
 
 DEFAULT_FRONT_END = "torch_export"

@@ -10,7 +10,7 @@ import dis
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 from traceback import FrameSummary
 from types import FrameType
@@ -23,13 +23,18 @@ from torch.fx.traceback import preserve_node_meta
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+from autopart.capture.captured import Captured
+from autopart.capture.cast_regions import CastRegions
 from autopart.capture.example import Example, example_of
 from autopart.capture.example_inputs import Batch
 from autopart.capture.found_places import FoundPlaces
 from autopart.capture.gradient_hooks import check_hooks
 from autopart.capture.keep_whole import KeepWhole
+from autopart.capture.module_state import ModuleState
+from autopart.capture.node_source import mark_full
 from autopart.capture.own_gradients import Applied, calling_functions
-from autopart.capture.torch_export import Captured, lower, without_cache
+from autopart.capture.same_every_time import check_same_every_time
+from autopart.capture.torch_export import lower, without_cache
 from autopart.capture.user_lines import OWN_FOLDER, TORCH_FOLDER, user_frame
 from autopart.capture.with_loss import LossFunction, WithLoss
 from autopart.errors import AutopartError, CaptureError, UnsupportedError
@@ -55,9 +60,14 @@ def capture(
         )
     example = example_of(model, batch)
     check_hooks(model, ())
-    tracer = _Tracer(example)
-    try:
-        with without_cache(model), calling_functions(_refuse), _restored(model), _Makers(tracer):
+    state = ModuleState(model)
+
+    def traced() -> Captured:
+        tracer = _Tracer(example)
+        recording = (without_cache(model), calling_functions(_refuse), _restored(model), _Makers(tracer))
+        with ExitStack() as stack:
+            for context in (*recording, tracer.regions.seen(), state.seen()):
+                stack.enter_context(context)
             calls = tracer.trace(model)
 
         def run(*args: Any, **kwargs: Any) -> Any:
@@ -66,6 +76,11 @@ def capture(
                 return fx.Interpreter(model, graph=calls).run(*tensors)
 
         return lower(model, example, WithLoss(model, example.rebuild, loss, call=run))
+
+    try:
+        captured = traced()
+        check_same_every_time(model, state, captured, traced)
+        return captured
     except AutopartError:
         raise
     except Exception as error:
@@ -103,6 +118,7 @@ class _Tracer(fx.Tracer):
         self._example = example
         self._grad_enabled = torch.is_grad_enabled()
         self._casts = _casts()
+        self.regions = CastRegions()
 
     def create_args_for_root(
         self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
@@ -127,6 +143,8 @@ class _Tracer(fx.Tracer):
             self._grad_enabled = enabled
             super().create_node("call_function", torch._C._set_grad_enabled, (enabled,), {})
         node = super().create_node(*args, **kwargs)
+        if self.regions.off:
+            mark_full(node)
         stack = node.meta.get("nn_module_stack", {})  # in an export, the model is called `model`
         node.meta["nn_module_stack"] = {key: (f"model.{path}", kind) for key, (path, kind) in stack.items()}
         return node

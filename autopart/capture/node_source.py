@@ -2,6 +2,8 @@
 
 import torch
 
+FULL = "autopart_full"
+
 
 def scope(node: torch.fx.Node) -> str:
     """The path of the module that the node ran in, as the user names it ("transformer.h.0.attn")."""
@@ -11,6 +13,16 @@ def scope(node: torch.fx.Node) -> str:
     for prefix in ("L['self'].", "L__self__."):
         path = path.removeprefix(prefix)
     return "" if path == "model" else path.removeprefix("model.")
+
+
+def mark_full(node: torch.fx.Node) -> None:
+    """Note that `node` is in a region without autocast; the note outlives export's passes."""
+    node.meta["custom"] = {**(node.meta.get("custom") or {}), FULL: True}
+
+
+def is_full(node: torch.fx.Node) -> bool:
+    """Whether `mark_full` was told of it."""
+    return FULL in (node.meta.get("custom") or {})
 
 
 def location(node: torch.fx.Node) -> str:

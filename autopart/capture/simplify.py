@@ -6,6 +6,7 @@ from dataclasses import replace
 import torch
 
 from autopart.capture.by_products import without_by_products
+from autopart.capture.canonical_order import in_canonical_order
 from autopart.capture.constants import evaluate_constant
 from autopart.capture.filled import without_filling
 from autopart.capture.gradient_paths import without_lost_gradients
@@ -33,7 +34,7 @@ def simplify(graph: Graph, constants: Mapping[str, torch.Tensor]) -> Graph:
     graph = without_merged_dims(_drop_identities(graph))
     graph = _drop_identities(graph)
     graph = _use_is_causal(graph, constants)
-    return _renumber(without_lost_gradients(_drop_dead(graph)))
+    return _renumber(in_canonical_order(without_lost_gradients(_drop_dead(graph))))
 
 
 def _drop_identities(graph: Graph) -> Graph:
@@ -180,7 +181,7 @@ def _renumber(graph: Graph) -> Graph:
             renamed[value.name] = name if single else fresh(f"{name}_{index}")
             outputs.append(Value(renamed[value.name], value.shape, value.dtype, value.requires_grad))
         args, kwargs = _rename_args(node, renamed), _rename_kwargs(node, renamed)
-        nodes.append(Node(name, node.op, args, kwargs, tuple(outputs), node.scope, node.location))
+        nodes.append(Node(name, node.op, args, kwargs, tuple(outputs), node.scope, node.location, node.full))
     outputs_of_graph = tuple(renamed.get(name, name) for name in graph.outputs)
     loss = renamed.get(graph.loss, graph.loss) if graph.loss else None
     updates = _renamed_updates(graph, renamed)

@@ -49,8 +49,14 @@ SHAPE_ADVICE = "keep the shape: mask with torch.where or a product, or take a fi
 INDEX_ADVICE = "keep it in a tensor: x.index_select(0, index.reshape(1)) in place of x[index]"
 ATTRIBUTE_ADVICE = "return the tensor instead, or register it as a buffer"
 WEIGHT_ADVICE = "change weights after the optimizer's step, outside forward"
-BATCH_ADVICE = "take sizes from the input (x.shape[0]; len(x) is a plain number); no constants of its size in forward"
-ERROR_ADVICE = "the graph must be the same for every batch, of operators that torch.export knows"
+BATCH_ADVICE = (
+    "take sizes from the input (x.shape[0]; torch.linspace and range need plain numbers, torch.arange does not); no "
+    "constants of its size in forward"
+)
+ERROR_ADVICE = (
+    "see whether the model runs on this batch at all; if so, the graph must be the same for every batch, of operators "
+    "that torch.export knows"
+)
 
 
 class SurveyEndedError(Exception):

@@ -5,7 +5,7 @@ import logging
 import re
 import traceback
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +16,8 @@ from torch.export.graph_signature import InputKind, OutputKind
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from autopart.capture.batch_guards import check_batch_guards
+from autopart.capture.captured import Captured
+from autopart.capture.causal_masks import undetected_triangles
 from autopart.capture.example import Example, example_of
 from autopart.capture.example_inputs import Batch
 from autopart.capture.found_places import FoundPlaces
@@ -23,8 +25,9 @@ from autopart.capture.functional import functional
 from autopart.capture.gradient_hooks import check_hooks, refusing_hooks
 from autopart.capture.hidden_layers import HiddenLayers, LayersNeededError, hidden_layers
 from autopart.capture.keep_whole import KeepWhole, KeptModules
-from autopart.capture.module_state import holding
+from autopart.capture.kept_tensors import changed_in_place, check_kept_tensor
 from autopart.capture.regions import check_regions
+from autopart.capture.same_every_time import check_same_every_time
 from autopart.capture.simplify import simplify
 from autopart.capture.survey import Survey
 from autopart.capture.trace_once import TraceOnce
@@ -33,14 +36,6 @@ from autopart.capture.user_lines import user_frame
 from autopart.capture.with_loss import ForwardError, LossFunction, WithLoss
 from autopart.errors import AutopartError, CaptureError, UnsupportedError
 from autopart.ir.graph import Constant, Graph, Input, Parameter, Update
-
-
-@dataclass(frozen=True)
-class Captured:
-    """A graph and the tensors that it closes over, by their target names."""
-
-    graph: Graph
-    constants: Mapping[str, torch.Tensor]
 
 
 def capture(
@@ -116,22 +111,21 @@ def _traced_once(model: nn.Module, example: Example, loss: LossFunction | None) 
 def lower(model: nn.Module, example: Example, wrapper: WithLoss, hidden: HiddenLayers | None = None) -> Captured:
     """The graph of `wrapper`, which runs `model` and its loss, exported at `example`; some layers may be `hidden`."""
     captured = _lowered(model, example, wrapper, hidden)
-    changes = wrapper.state.changes
-    if changes:
-        with holding(model, changes):
-            again = _lowered(model, example, wrapper, hidden)
-        if again.graph.fingerprint != captured.graph.fingerprint:
-            (path, name), (old, new) = next(iter(changes.items()))
-            raise CaptureError(
-                f"forward changes {'.'.join(filter(None, (path, name)))} of {type(model).__name__} from {old!r} to "
-                f"{new!r}, and computes something else with it the next time; a graph has the numbers of one time. "
-                f"Keep it in a buffer: self.register_buffer({name!r}, torch.tensor(...)), which forward may change"
-            )
+
+    def again() -> Captured:
+        return _lowered(model, example, wrapper, hidden)
+
+    def with_kept() -> Captured:
+        with wrapper.returning_kept():
+            return again()
+
+    check_same_every_time(model, wrapper.state, captured, again, with_kept)
     return captured
 
 
 def _lowered(model: nn.Module, example: Example, wrapper: WithLoss, hidden: HiddenLayers | None) -> Captured:
     exported = _export(wrapper, example)
+    check_regions(exported.graph_module, type(model).__name__)
     with _silent_export():
         exported = functional(exported)
     for name, dims, size in zip(example.names, example.dims, _first_sizes(exported), strict=True):
@@ -164,6 +158,8 @@ def _survey(model: nn.Module, example: Example, loss: LossFunction | None) -> Fo
 def _report(model: nn.Module, example: Example, loss: LossFunction | None, error: Exception) -> CaptureError:
     """Everything in the model's code that stands in the way, after an export that failed with `error`."""
     found = _survey(model, example, loss)
+    if (text := changed_in_place(model, error)) is not None:
+        return CaptureError(text)
     if not found.count:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else "it gives no reason"
         frame = user_frame(traceback.extract_tb(error.__traceback__))
@@ -172,7 +168,8 @@ def _report(model: nn.Module, example: Example, loss: LossFunction | None, error
 
 
 def _export(wrapper: WithLoss, example: Example) -> Any:
-    with without_cache(wrapper.model), _silent_export(), refusing_hooks(wrapper.model):
+    model = wrapper.model
+    with without_cache(model), _silent_export(), refusing_hooks(model), undetected_triangles():
         try:
             return torch.export.export(wrapper, example.tensors, dynamic_shapes={"tensors": example.dims}, strict=False)
         except ForwardError as error:
@@ -219,13 +216,13 @@ def _captured(model: nn.Module, exported: Any, example: Example, hidden: HiddenL
                 "may change there; write the result to a new tensor"
             )
     canonical, aliases = _parameter_names(model)
-    check_regions(exported.graph_module, type(model).__name__)
     translator = Translator()
     inputs: list[Input] = []
     parameters: list[Parameter] = []
     constants: list[Constant] = []
     tensors: dict[str, torch.Tensor] = {}
     user_names = iter(example.names)
+    buffers = dict(model.named_buffers(remove_duplicate=False))
     for node, spec in _placeholders(model, exported, hidden):
         if isinstance(spec, _HiddenTensor):
             value = translator.hidden(spec.target, spec.name, spec.tensor, spec.parameter)
@@ -246,12 +243,13 @@ def _captured(model: nn.Module, exported: Any, example: Example, hidden: HiddenL
             constants.append(Constant(translator.placeholder(node, node.name.replace("_model_", "_", 1)), target))
             source = exported.constants if spec.target in exported.constants else exported.state_dict
             tensors[target] = source[spec.target]
+            if target not in buffers:
+                check_kept_tensor(model, target, tensors[target])
     translator.body(exported.graph_module)
     changed = dict(zip((_own_name(spec) for spec in mutated), translator.outputs, strict=False))
     updates = tuple(Update(item.value.name, changed[item.target]) for item in constants if item.target in changed)
     outputs = translator.outputs[len(mutated) :]
     shapes = {value.name: value.shape for node in translator.nodes for value in node.outputs}
-    buffers = dict(model.named_buffers(remove_duplicate=False))
     scalar = len(outputs) == 1 and shapes.get(outputs[0]) == ()  # only a loss is returned as a scalar
     # The model's buffers first, in whichever order a front end comes upon them and upon tensors made of data.
     constants.sort(key=lambda item: item.target not in buffers)

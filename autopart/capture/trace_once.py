@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from autopart.capture.call_log import CallLog, replace_tensors, version
+from autopart.capture.cast_regions import CastRegions
 from autopart.capture.hidden_layers import HiddenLayers, LayersNeededError
 from autopart.capture.layer_ops import enter_layer, leave_layer, repeat_layer, take_tensor
 from autopart.capture.repeated_modules import RepeatedModule, repeated_modules
@@ -78,6 +79,7 @@ class TraceOnce(TorchFunctionMode):
         self._log: CallLog | None = None
         self._model: CallLog | None = None  # the log to compare with
         self._differs = False
+        self._regions = CastRegions()
 
     @contextmanager
     def active(self) -> Iterator[None]:
@@ -94,7 +96,7 @@ class TraceOnce(TorchFunctionMode):
                 return self._traced_call(module, *args, **kwargs)
             return self._run(candidate, lambda how: how(module, *args, **kwargs))
 
-        with _called_by(call), self:
+        with _called_by(call), self._regions.seen(), self:
             yield
         if self._needed is not None:  # the model may have caught it
             raise self._needed
@@ -172,7 +174,7 @@ class TraceOnce(TorchFunctionMode):
     def _trace(self, candidate: RepeatedModule, call: Callable[[Callable[..., Any]], Any]) -> Any:
         """Trace a layer and note what it does; if it can be a model for others, its results are those of its mark."""
         entered = enter_layer()
-        log = self._log = CallLog(take_tensor)
+        log = self._log = CallLog(self._regions, take_tensor)
         try:
             output = call(self._traced_call)
         finally:
@@ -192,7 +194,7 @@ class TraceOnce(TorchFunctionMode):
     ) -> tuple[Any] | None:
         """The output of a layer that does the same as a traced one; None if it does not."""
         before, grad_enabled = _state(candidate.module), torch.is_grad_enabled()
-        log = self._log = CallLog()
+        log = self._log = CallLog(self._regions)
         self._model, self._differs = traced.log, False
         try:
             output = call(self._untraced_call)

@@ -22,7 +22,7 @@ from torch.utils._sympy.symbol import SymT, symbol_is_type
 
 from autopart.capture.expand import TracedLayer, expand
 from autopart.capture.layer_ops import NAMESPACE
-from autopart.capture.node_source import location, scope
+from autopart.capture.node_source import is_full, location, scope
 from autopart.capture.regions import WRAPPERS
 from autopart.capture.same_tensor import passed_through
 from autopart.errors import UnsupportedError
@@ -176,7 +176,9 @@ class Translator:
             outputs.append(self._value(label, tensor, requires_grad=differentiable and floating))
         refs = tuple(Ref(value.name) for value in outputs)
         self._env[node] = refs if isinstance(result, tuple | list) else refs[0]
-        self.nodes.append(Node(node.name, str(node.target), args, kwargs, tuple(outputs), scope(node), location(node)))
+        where = scope(node), location(node), is_full(node)
+        made = Node(node.name, str(node.target), args, kwargs, tuple(outputs), *where)
+        self.nodes.append(made)
 
     def _without_gradient(self, arg: Arg, node: torch.fx.Node) -> Arg:
         """`arg` with its tensors detached: the graph has no regions without gradients, as `torch.no_grad` makes."""

@@ -1,14 +1,16 @@
 """WithLoss: the module that is exported, a model followed by its loss."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
 import torch
 from torch import nn
 
+from autopart.capture.cast_regions import marked_regions
 from autopart.capture.example_inputs import Batch
 from autopart.capture.module_state import ModuleState
+from autopart.capture.symbolic_len import symbolic_len
 from autopart.errors import CaptureError
 
 LossFunction = Callable[[Any, Any], Any]  # gives the loss, or all tensors that are to leave the graph
@@ -61,6 +63,16 @@ class WithLoss(nn.Module):
         self._call = call
         self._hidden = hidden
         self.state = ModuleState(model)
+        self._returns_kept = False
+
+    @contextmanager
+    def returning_kept(self) -> Iterator[None]:
+        """While it lasts, the tensors that the model puts into attributes are returned after all else."""
+        self._returns_kept = True
+        try:
+            yield
+        finally:
+            self._returns_kept = False
 
     def named_modules(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, nn.Module]]:
         """All modules inside, but for those that are hidden."""
@@ -69,15 +81,21 @@ class WithLoss(nn.Module):
     def forward(self, *tensors: torch.Tensor) -> Any:
         """The loss, or the tensors that the model returns."""
         try:
-            with self.state.seen():
+            with self.state.seen(), symbolic_len(self.model, self._loss), marked_regions():
                 if self._watch is None:
-                    return self._result(tensors)
+                    return self._with_kept(self._result(tensors))
                 with self._watch.active():
-                    result = self._result(tensors)
+                    result = self._with_kept(self._result(tensors))
                 self._watch.check(result)
         except Exception as error:
             raise ForwardError from error
         return result
+
+    def _with_kept(self, result: Any) -> Any:
+        if not self._returns_kept:
+            return result
+        kept = [tensor for _, new in self.state.so_far().values() for tensor in new.tensors]
+        return (*(result if isinstance(result, tuple) else (result,)), *kept)
 
     def _result(self, tensors: tuple[torch.Tensor, ...]) -> Any:
         batch = self._rebuild(tensors)

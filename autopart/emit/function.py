@@ -3,11 +3,13 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 
 import sympy
 
 from autopart.emit.body import Statement
+from autopart.emit.call import atom
+from autopart.emit.full_precision import made_without_autocast, widened
 from autopart.emit.kept import block_key, kept_path, kept_text
 from autopart.emit.spelling import spell, uses_batch
 from autopart.errors import UnsupportedError
@@ -20,10 +22,12 @@ from autopart.sharding.batch import BatchSharding
 from autopart.sharding.reshard import conversion
 from autopart.sharding.rule import Rule
 from autopart.sharding.rules.experts import GROUPED
+from autopart.sharding.sample_numbers import rows_counted, start_and_step
 from autopart.sharding.strategies import Strategy, without_gradient
 
 SUM = 2
 SAMPLES, FRACTION = sympy.Symbol("self.comm.samples(b)", positive=True), sympy.Symbol("self.comm.fraction")
+FIRST = sympy.Symbol("self.comm.first")
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,11 @@ class Sharded:
     def graph(self) -> Graph:
         """The folded graph."""
         return self.folded.graph
+
+    @cached_property
+    def widened(self) -> Mapping[str, frozenset[str]]:
+        """What nodes take that is to be float32 first, though it may have been computed in half."""
+        return widened(self.graph)
 
     def layout(self, name: str) -> Layout:
         """How a value is held where it is made; inputs and constants are whole."""
@@ -142,6 +151,7 @@ class Function:
         outputs = zip(node.outputs, strategy.outputs, strict=True)
         shapes = tuple(sharded.shape(value.name, layout) for value, layout in outputs)
         inputs = tuple(sharded.shape(name, want) for name, want in zip(node.inputs, strategy.inputs, strict=True))
+        wide = [index for index, name in enumerate(node.inputs) if name in sharded.widened.get(node.name, ())]
         rule = sharded.rules.get(node.name)
         counted = node.name in sharded.batch.counted
         written = summed(node) if counted else _of_the_global_batch(node, sharded.batch)
@@ -154,6 +164,7 @@ class Function:
             return
 
         def write(texts: Sequence[str]) -> str:
+            texts = [f"{atom(text)}.to(torch.float32)" if index in wide else text for index, text in enumerate(texts)]
             text = spell(written, tuple(texts), shapes, self.device, inputs)
             if node.op in GROUPED and len(texts) == 3:
                 text = f"self.comm.grouped_mm({', '.join(texts)})"
@@ -161,6 +172,8 @@ class Function:
                 text = text.replace("F.", "self.comm.", 1)
             if sharded_draws:
                 text = re.sub(r"^([\w.]+)\(", r"self.comm.sharded_random(\1, ", text)
+            if made_without_autocast(node):
+                text = f"self.comm.without_autocast(lambda: {text})"
             if strategy.scale:
                 text = f"({text}) / {sharded.tp}"
             if counted:
@@ -186,7 +199,11 @@ class Function:
                     "keep that whole as well, or plan with tp=1"
                 )
         names = tuple(value.name for value in node.outputs)
-        write = partial(kept_text, node, self.kept_key(node))
+        plain = partial(kept_text, node, self.kept_key(node))
+
+        def write(texts: Sequence[str]) -> str:
+            return f"self.comm.without_autocast(lambda: {plain(texts)})" if node.full else plain(texts)
+
         hint = re.split("[.:]", kept_path(node))[-1].lower()
         self.statements.append(
             Statement(names, tuple(operands), write, hint, shape, False, weak=False, scope=node.scope)
@@ -226,6 +243,8 @@ def summed(node: Node) -> Node:
 
 def _of_the_global_batch(node: Node, batch: BatchSharding) -> Node:
     """A node whose numbers count the samples of the global batch, or are this part's share of what is added."""
+    if node.name in batch.numbered:
+        return _counting_on(node)
     if node.name not in batch.sized and node.name not in batch.offsets:
         return node
 
@@ -237,6 +256,15 @@ def _of_the_global_batch(node: Node, batch: BatchSharding) -> Node:
         return arg
 
     return replace(node, args=tuple(map(changed, node.args)))
+
+
+def _counting_on(node: Node) -> Node:
+    """An `arange` over samples, or over their rows, that goes on where the micro-batch before this one ends."""
+    (start, step), rows = map(sympy.sympify, start_and_step(node)), rows_counted(node)
+    before = step * (rows or 1) * FIRST
+    end = node.args[0] if node.op == "aten.arange.default" else node.args[1]
+    ends = (start + before, sympy.sympify(end) + before)
+    return replace(node, op="aten.arange.start_step", args=(*ends, *node.args[2:]))
 
 
 def conversion_text(call: str, have: Layout, want: Layout) -> str:

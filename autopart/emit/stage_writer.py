@@ -79,7 +79,10 @@ class StageWriter:
         return tuple(found)
 
     def _is_multiplied(self, name: str, actual: str) -> bool:
-        """Whether a product takes a weight, by its names in the folded graph and in the whole one, and nothing else."""
+        """Whether a product takes a weight, by its names in the folded graph and in the whole one, and nothing else.
+
+        A product with autocast off takes it in full precision, and counts for none.
+        """
         graph, source = self.sharded.graph, self.sharded.folded.source
         users = graph.consumers.get(name, ())
         if len(users) != 1 or len(source.consumers.get(actual, ())) != 1:
@@ -87,7 +90,7 @@ class StageWriter:
         node = graph.nodes[users[0]]
         slots = [slot for slot, taken_name in enumerate(node.inputs) if taken_name == name]
         held = self.sharded.strategies[node.name].inputs[slots[0]] == self.sharded.parameters[name]
-        return len(slots) == 1 and slots[0] in FACTORS.get(node.op, ()) and held
+        return len(slots) == 1 and slots[0] in FACTORS.get(node.op, ()) and held and not node.full
 
     @cached_property
     def constants(self) -> tuple[str, ...]:

@@ -44,7 +44,11 @@ Arg: TypeAlias = "Ref | Literal | int | float | bool | str | sympy.Expr | tuple[
 
 @dataclass(frozen=True)
 class Node:
-    """One call of `op`, an ATen overload ("aten.linear.default"), in module `scope`, at the user's line `location`."""
+    """One call of `op`, an ATen overload ("aten.linear.default"), in module `scope`, at the user's line `location`.
+
+    Where it is `full`, the model has autocast off around it: it is computed in the dtypes that stand here, whatever
+    the precision of the passes.
+    """
 
     name: str
     op: str
@@ -53,6 +57,7 @@ class Node:
     outputs: tuple[Value, ...]
     scope: str = ""
     location: str = ""
+    full: bool = False
 
     @property
     def output(self) -> Value:
@@ -249,7 +254,7 @@ def show(node: Node) -> str:
     """One node as a line of code."""
     shown = [_show(arg) for arg in node.args] + [f"{key}={_show(arg)}" for key, arg in node.kwargs]
     targets = ", ".join(f"{value.name}: {describe(value)}" for value in node.outputs)
-    return f"{targets} = {node.op}({', '.join(shown)})"
+    return f"{targets} = {node.op}({', '.join(shown)})" + ("  # autocast off" if node.full else "")
 
 
 def _show(arg: Arg) -> str:

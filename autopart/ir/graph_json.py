@@ -72,8 +72,9 @@ def graph_from_json(data: Mapping[str, Any]) -> Graph:
                 tuple(map(_read_value, outputs)),
                 scope,
                 location,
+                *full,
             )
-            for name, op, args, kwargs, outputs, scope, location in data["nodes"]
+            for name, op, args, kwargs, outputs, scope, location, *full in data["nodes"]
         ),
         outputs=tuple(data["outputs"]),
         loss=data["loss"],
@@ -89,7 +90,8 @@ def graph_from_json(data: Mapping[str, Any]) -> Graph:
 def _node(node: Node) -> list[Any]:
     kwargs = [[key, _arg(arg)] for key, arg in node.kwargs]
     outputs = [_value(value) for value in node.outputs]
-    return [node.name, node.op, [_arg(arg) for arg in node.args], kwargs, outputs, node.scope, node.location]
+    own = [node.name, node.op, [_arg(arg) for arg in node.args], kwargs, outputs, node.scope, node.location]
+    return [*own, True] if node.full else own
 
 
 def _value(value: Value) -> list[Any]:

@@ -16,7 +16,7 @@ all_rows          zeros around them   own rows
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -31,6 +31,7 @@ from autopart.runtime.sharded_bag import sharded_bag
 from autopart.runtime.vocabulary import ShardedCrossEntropy
 
 Parts = tuple[int, ...]
+T = TypeVar("T")
 
 
 class Comm:
@@ -40,11 +41,17 @@ class Comm:
         group: the process group of the tp ranks, None for one rank.
         rank: this rank's number in it.
         size: how many ranks it has.
+
+    Attributes:
+        fraction: the share that this micro-batch has of the samples of the global batch.
+        first: how many samples of the global batch stand before it.
+        totals: what is counted and summed over the global batch before a step.
     """
 
     def __init__(self, group: dist.ProcessGroup | None = None, rank: int = 0, size: int = 1) -> None:
         self.group, self.rank, self.size = group, rank, size
         self.fraction: float | torch.Tensor = 1.0
+        self.first = 0
         self.totals: list[torch.Tensor] = []
 
     def share(self, mean: torch.Tensor) -> torch.Tensor:
@@ -126,6 +133,14 @@ class Comm:
             return grouped_mm(x, weight, ends)
         start, _ = self._own_rows(ends)
         return grouped_mm(x, weight, ends[self.rank * share : (self.rank + 1) * share] - start)
+
+    def without_autocast(self, compute: Callable[[], T]) -> T:
+        """What `compute` gives with `torch.autocast` off, as the model has it there."""
+        for kind in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(kind):
+                with torch.autocast(kind, enabled=False):
+                    return compute()
+        return compute()
 
     def _own_rows(self, ends: torch.Tensor) -> tuple[int, int]:
         share = ends.shape[0] // self.size

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -148,7 +149,10 @@ class Executor:
         actions, sizes = schedule.actions[self._mesh.pp_rank], schedule.sizes
         # The part that each micro-batch has of the global batch's samples; replicas may have different shares.
         fractions = torch.tensor(sizes, dtype=torch.float64, device=self._mesh.device) / schedule.samples
-        counting = {number: self._begin_count(own, micro_batches, fractions) for number, own in self._stages.items()}
+        firsts = list(accumulate(sizes, initial=schedule.first))
+        counting = {
+            number: self._begin_count(own, micro_batches, fractions, firsts) for number, own in self._stages.items()
+        }
         if self._unsharder is not None:  # after what all wait for anyway, so as not to be in its way
             self._unsharder.renew()
         ahead = self._receive(actions[0], sizes) if actions else []
@@ -162,6 +166,7 @@ class Executor:
                 self._stages[action.stage].comm.totals = counts.wait()
             # Before a backward pass too, in which parts of the forward may be computed again.
             self._stages[action.stage].comm.fraction = fractions[action.micro_batch]
+            self._stages[action.stage].comm.first = firsts[action.micro_batch]
             if recorder is not None:
                 recorder.begin()
             if self._unsharder is not None:
@@ -180,13 +185,13 @@ class Executor:
 
     @torch.no_grad()
     def _begin_count(
-        self, stage: RankStage, micro_batches: Sequence[MicroBatch], fractions: torch.Tensor
+        self, stage: RankStage, micro_batches: Sequence[MicroBatch], fractions: torch.Tensor, firsts: Sequence[int]
     ) -> "_Counting | None":
         """Begin to count the targets of the global batch, those of each averaged loss of this stage, and its totals."""
         if not stage.program.counts:
             return None
         parts: list[list[torch.Tensor]] = []
-        for batch, stage.comm.fraction in zip(micro_batches, fractions, strict=True):
+        for batch, stage.comm.fraction, stage.comm.first in zip(micro_batches, fractions, firsts, strict=False):
             parts.append(stage.module.counts(*(batch[name] for name in stage.program.count_inputs)))  # type: ignore[operator]
         totals = [torch.stack(same).sum(dim=0, dtype=same[0].dtype) for same in zip(*parts, strict=True)]
         alike: dict[torch.dtype, list[torch.Tensor]] = {}  # on all ranks in one order

@@ -14,6 +14,7 @@ from autopart.runtime.job_state import JobState
 from autopart.runtime.listed import listed
 
 Build = Callable[[], nn.Module]
+LIFTED = "lifted_tensor"  # what export calls a tensor that no attribute of the model names
 
 
 def init_weights(state: JobState, build: Build, seed: int) -> None:
@@ -54,7 +55,9 @@ def _views(state: JobState, recording: BuildRecording, names: Collection[str], m
     for name in names:
         tensor, (shape, dtype) = _tensor(recording.model, name), state.shapes[name]
         if tensor is None:
-            missing.append(repr(name))
+            missing.append(
+                f"{name!r} (kept in a list or dict: register it as a buffer)" if LIFTED in name else repr(name)
+            )
         elif (tuple(tensor.shape), tensor.dtype) != (shape, dtype):
             different.append(f"{name} is {tensor.dtype} {tuple(tensor.shape)}, here {dtype} {shape}")
         else:

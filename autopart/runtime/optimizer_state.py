@@ -138,6 +138,8 @@ def _named(
 ) -> Iterator[tuple[str, nn.Parameter]]:
     for parameter in group["params"]:
         name = names.get(id(parameter))
+        if name is None and not names and not parameter.numel():
+            continue  # what a rank without weights has instead
         if name is None:
             raise CheckpointError(
                 f"{type(optimizer).__name__} has a parameter of shape {tuple(parameter.shape)} that is none of "

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from autopart.errors import LaunchError, UnsupportedError
+from autopart.errors import BatchError, LaunchError, UnsupportedError
 from autopart.ir.action import Kind
 from autopart.ir.graph import Graph
 from autopart.ir.plan import PlanData
@@ -27,8 +27,10 @@ from autopart.runtime.step_schedule import StepSchedule, evaluation_schedule, tr
 from autopart.runtime.worker import Worker
 from autopart.schedules.find import find_schedule, schedule_names
 from autopart.schedules.timeline import Timeline
+from autopart.sharding.batch_sizes import BatchSizes
 
 PlanT = TypeVar("PlanT", bound=PlanData)
+NO_WEIGHTS = "no weights"  # the name of the empty parameter of a rank that has none
 
 
 class Parallel(ParallelState, Generic[PlanT]):
@@ -64,10 +66,12 @@ class Parallel(ParallelState, Generic[PlanT]):
         self.program = program
         self._graph, self._model = graph, model
         self._batches = Batches(graph, plan.dp, plan.global_batch, plain)
+        self._sizes = BatchSizes(graph)
         self._recorded: Timeline | None = None
         self._worker: Worker | None = None
         self._variant = variant
         self._evaluations: dict[bool, Evaluation] = {}
+        self._none = nn.Parameter(torch.empty(0))
         self._schedule = cache(partial(training_schedule, plan, program))
         if dist.is_initialized() and dist.get_world_size() == plan.world:
             sources = "\n".join(text for _, text in program.sources)
@@ -218,7 +222,7 @@ class Parallel(ParallelState, Generic[PlanT]):
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """This rank's parameters, for an optimizer; see `named_parameters`."""
-        return iter(self._inside().leaves().values())
+        return iter(self._leaves().values())
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """This rank's parameters by their original names; each is this rank's piece.
@@ -227,8 +231,13 @@ class Parallel(ParallelState, Generic[PlanT]):
         a tensor of as many dims, which may be empty. What a step changes reaches the modules when the next step,
         evaluation or save begins. With zero=3 frozen parameters are in such pieces too, and those of `module` are empty
         but while a pass needs them.
+
+        A rank whose stages have no weights has one empty parameter, so that an optimizer can be made on every rank.
         """
-        return iter(self._inside().leaves().items())
+        return iter(self._leaves().items())
+
+    def _leaves(self) -> Mapping[str, nn.Parameter]:
+        return self._inside().leaves() or {NO_WEIGHTS: self._none}
 
     def full_gradients(self) -> dict[str, torch.Tensor]:
         """Every parameter's gradient whole, by its original name, on the CPU of rank 0; {} elsewhere.
@@ -258,18 +267,28 @@ class Parallel(ParallelState, Generic[PlanT]):
 
         With `alike`, and under ZeRO-3, whose passes gather weights, replicas have equally many micro-batches.
         """
-        device = self._inside().mesh.device
+        mesh = self._inside().mesh
+        device = mesh.device
 
         def read(count: int | None = None) -> tuple[dict[str, torch.Tensor], StepSchedule]:
             named = self._batches.named(batch)
-            return named, schedule(self._batches.share(named), count)
+            found = schedule(self._batches.share(named), count)
+            for size in dict.fromkeys(found.sizes):
+                if (why := self._sizes.misfit(size)) is not None:
+                    raise BatchError(
+                        f"{sum(found.sizes)} samples make micro-batches of {', '.join(map(str, found.sizes))}: "
+                        f"{self.plan.model} mixes samples, and {why}. Pass a multiple of "
+                        f"micro_batch={self.plan.micro_batch} samples"
+                    )
+            return named, found
 
         taken, shares = agreed(read, device, lambda own: (len(own[1].sizes), own[1].samples))
         counts = [count for count, _ in shares]
         if min(counts) != max(counts) and (alike or self.plan.zero == 3):
             taken, _ = agreed(partial(read, max(counts)), device)
-        samples = sum(size for _, size in shares) * self.plan.dp // self.plan.world  # all ranks of a replica have its
-        return taken[0], replace(taken[1], most=max(counts), samples=samples)
+        sizes = [shares[mesh.rank_at(0, replica, 0)][1] for replica in range(self.plan.dp)]  # by one rank of each
+        first = sum(sizes[: mesh.replica])
+        return taken[0], replace(taken[1], most=max(counts), samples=sum(sizes), first=first)
 
     def _trained(self, samples: int, count: int | None = None) -> StepSchedule:
         """How this replica trains on so many samples, with the parameters as they are now."""

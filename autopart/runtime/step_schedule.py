@@ -17,19 +17,21 @@ from autopart.schedules.forward_passes import forward_passes
 
 @dataclass(frozen=True)
 class StepSchedule:
-    """How a replica's batch is worked through; as long as it is the only one known, `most` and `samples` are its own.
+    """How a replica's batch is worked through; as long as it is the only one known, what is said of others is its own.
 
     Attributes:
         sizes: the samples of each micro-batch, in order.
         actions: what every pipeline rank does with them.
         most: micro-batches of the replica that has the most.
         samples: of all replicas together.
+        first: how many samples the replicas before this one have.
     """
 
     sizes: tuple[int, ...]
     actions: Schedule
     most: int
     samples: int
+    first: int = 0
 
 
 def micro_batch_sizes(samples: int, micro_batch: int) -> tuple[int, ...]:

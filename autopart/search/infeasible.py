@@ -38,6 +38,12 @@ def explain_infeasible(pricing: Pricing, points: Sequence[Point], again: Again) 
                 f"divide the devices of each and dp global_batch={request.global_batch}, tp must divide an axis (among "
                 f"them {sizes}), and pp can be at most {len(pricing.units)}: choose other degrees, or another world"
             )
+        if request.unfit:
+            raise PlanningError(
+                f"no tp x pp x dp makes world={request.world} with micro-batches that the model can be computed with: "
+                f"it mixes samples, and cannot take {', '.join(map(str, sorted(request.unfit)[:8]))} of them; choose a "
+                f"smaller world, or a global_batch larger than {request.global_batch}"
+            )
         raise PlanningError(
             f"no tp x pp x dp makes world={request.world}: tp must divide an axis (among them {sizes}), pp can be "
             f"at most {len(pricing.units)}, and dp must divide global_batch={request.global_batch}; try "

@@ -214,4 +214,4 @@ def micro_batches(request: Request, share: int) -> tuple[int, ...]:
     """The sizes of micro-batches to try for a replica with `share` samples."""
     if request.micro_batch:
         return () if share % request.micro_batch else (request.micro_batch,)
-    return divisors_up_to(share, LARGEST_MICRO_BATCH)
+    return tuple(size for size in divisors_up_to(share, LARGEST_MICRO_BATCH) if size not in request.unfit)

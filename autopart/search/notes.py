@@ -19,9 +19,12 @@ def mixing_notes(batch: BatchSharding) -> tuple[Note, ...]:
     """What mixes the samples: one note for each line of the user's, with the ops that do it there."""
     lines: dict[str, dict[str, None]] = {}
     changes: dict[str, dict[str, None]] = {}
+    counts: dict[str, dict[str, None]] = {}
     for item in batch.mixing:
         if item.changes:
             changes.setdefault(item.location, {})[item.changes] = None
+        elif item.counts:
+            counts.setdefault(item.location, {})[item.op] = None
         else:
             lines.setdefault(item.location, {})[item.op] = None
     mixed = tuple(
@@ -37,7 +40,11 @@ def mixing_notes(batch: BatchSharding) -> tuple[Note, ...]:
         for location, buffers in changes.items()
         if location not in lines  # a batch norm, of which it is said already
     )
-    return (*mixed, *changed)
+    counted = tuple(
+        Note(", ".join(ops), f"counts the samples of a batch ({location}): from 0 in every micro-batch")
+        for location, ops in counts.items()
+    )
+    return (*mixed, *counted, *changed)
 
 
 def replicated_notes(

@@ -16,11 +16,11 @@ class Request:
     """A world, a global batch and a cluster; every other field is a pin, None where it is searched.
 
     `placements` are of parameters of the folded graph, by their values' names; `cuts` are indices of the units that
-    begin a stage. `sequence_parallel`: True shards what goes from layer to layer along the sequence, False shards
-    nothing along it, and what goes from layer to layer not at all. `search_seconds` is not a pin: after that time the
-    best so far is taken. `memory_limit_bytes` is what a device has, left out that of the cluster's.
-    `tokens_per_sample` is 0 for a model without tokens. With `mixed`, all of its devices are taken, and `cluster`
-    are the nodes for whose prices layouts are chosen.
+    begin a stage. `unfit` are sizes of micro-batches that the model cannot be computed with. `sequence_parallel`: True
+    shards what goes from layer to layer along the sequence, False shards nothing along it, and what goes from layer to
+    layer not at all. `search_seconds` is not a pin: after that time the best so far is taken. `memory_limit_bytes` is
+    what a device has, left out that of the cluster's. `tokens_per_sample` is 0 for a model without tokens. With
+    `mixed`, all of its devices are taken, and `cluster` are the nodes for whose prices layouts are chosen.
     """
 
     world: int
@@ -32,6 +32,7 @@ class Request:
     pp: int | None = None
     dp: int | None = None
     micro_batch: int | None = None
+    unfit: frozenset[int] = frozenset()
     recompute: str | None = None
     schedule: str | None = None
     cuts: tuple[int, ...] | None = None

@@ -8,13 +8,14 @@ to over the batch is known before any work is done: such totals are those of the
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from autopart.ir.folded import ENTER, LEAVE
 from autopart.ir.graph import Graph, Node, Update
 from autopart.ir.kept import KEPT
 from autopart.sharding.dispatch import Dispatch
 from autopart.sharding.rule import Rule
+from autopart.sharding.sample_numbers import SampleNumbers, countable
 from autopart.sharding.sample_order import SampleOrder
 from autopart.sharding.separable import counts_samples, has_batch, is_zero, letters_separate, reads_samples
 
@@ -28,12 +29,14 @@ class Mixing:
 
     Attributes:
         changes: the buffer that it gives a new value with every forward pass, "" for none.
+        counts: whether all that it does is to count samples, from the first of each micro-batch on.
     """
 
     node: str
     op: str
     location: str
     changes: str = ""
+    counts: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,7 @@ class BatchSharding:
         sums: outputs of the graph that are sums over the batch, to which parts add their own.
         parts: outputs that have no samples as a dim, and that each part has another of.
         sized: nodes that compute with the number of samples, which is that of the global batch.
+        numbered: nodes that count samples, whose numbers are those in the global batch.
         weighted: whether the loss is no sum over samples: then each part's counts by its share of samples.
         mixing: nodes that mix samples; they are computed for each part by itself.
         doubtful: values that inputs and constants decide, of which the letters do not show that they are computed
@@ -59,6 +63,7 @@ class BatchSharding:
     counted: Mapping[str, str]
     totals: frozenset[str]
     sized: frozenset[str]
+    numbered: frozenset[str]
     offsets: frozenset[str]
     sums: frozenset[str]
     parts: frozenset[str]
@@ -79,19 +84,24 @@ def batch_sharding(
     """
     spoiled: frozenset[str] = frozenset()
     reported: dict[str, Mixing] = {}
+    numbered = countable(graph)
     while True:
-        walk = _Walk(graph, rules, proven, spoiled, reported)
+        walk = _Walk(graph, rules, proven, spoiled, reported, numbered)
         found = walk.result()
-        if walk.spoiled <= spoiled:
+        if not numbered.isdisjoint(walk.within):
+            numbered, spoiled, reported = numbered - walk.within, frozenset(), {}
+        elif walk.spoiled <= spoiled:
             return found
-        spoiled |= walk.spoiled
+        else:
+            spoiled |= walk.spoiled
 
 
 class _Walk:
     """Sorts values into partial sums over the batch, values of one part alone, and values in doubt.
 
     `known` are sums of which something else than a sum is made, as was found before: they are those of one part alone.
-    What mixes samples is added to `reported`.
+    What mixes samples is added to `reported`. Nodes in `numbered` count through the global batch; those whose numbers
+    must be counted within a part are put into `within`.
     """
 
     def __init__(
@@ -101,10 +111,12 @@ class _Walk:
         proven: frozenset[str],
         known: frozenset[str],
         reported: dict[str, Mixing],
+        numbered: frozenset[str],
     ) -> None:
         self.graph, self.rules, self.proven, self.known = graph, rules, proven, known
         self.dispatch = Dispatch(graph, rules)
         self.order = SampleOrder(graph, rules)
+        self.numbers, self.numbered, self.within = SampleNumbers(graph, rules), numbered, set[str]()
         self.ordered: dict[str, bool] = {}
         self.partial: set[str] = set()
         self.local: set[str] = set()
@@ -143,6 +155,7 @@ class _Walk:
             self.counted,
             frozenset(self.totals),
             frozenset(self.sized),
+            self.numbered,
             frozenset(self.offsets),
             sums,
             frozenset(made.intersection(self.graph.outputs) - sums - {self.graph.loss}),
@@ -165,13 +178,23 @@ class _Walk:
         if node.op in (ENTER, LEAVE):
             self.looping = node.op == ENTER
         offset = bool(inherited) and not local and node.op in OFFSETS and len(node.inputs) == 1
-        fine = offset or self._separable(node, inherited, spreads, local)
+        numbers, placed, rows = self.numbers.visit(node), self.dispatch.visit(node), self.numbers.looked_up(node)
+        fine = offset or self._separable(node, placed, rows, inherited, spreads, local)
         sized = fine and not local and counts_samples(node)
+        if rows or placed is not None or not fine:
+            self.within |= numbers
+        doubted = [name for name in node.inputs if name in self.doubt]
+        if rows or placed:  # numbers that only say at which place of a part a row stands are right
+            doubted = [name for name in doubted if not self.numbers.is_count(name)]
+        if self.numbers.makes(node) and node.name not in self.numbered:
+            counting = Mixing(node.name, node.op, _place(node), counts=True)
+            self.doubt.update(dict.fromkeys((name for name in outputs if name not in self.proven), counting))
+            return
         if all(name in graph.recomputable for name in outputs):
-            origin = next((self.doubt[name] for name in node.inputs if name in self.doubt), None)
+            origin = self.doubt[doubted[0]] if doubted else None
             sums = fine and bool(batched) and not spreads
             if origin is None and (not self._is_total(node) if sums else bool(batched) and not fine):
-                origin = Mixing(node.name, node.op, node.location)
+                origin = Mixing(node.name, node.op, _place(node))
                 self._spoil(node.inputs)
             if origin is not None:
                 self.doubt.update(dict.fromkeys((name for name in outputs if name not in self.proven), origin))
@@ -182,16 +205,15 @@ class _Walk:
             if sized and origin is None:
                 self.sized.add(node.name)
             return
-        for name in node.inputs:
-            if name in self.doubt:
-                self.doubtful.add(name)
-                self._report(self.doubt[name])
+        for name in doubted:
+            self.doubtful.add(name)
+            self._report(self.doubt[name])
         if sized:
             self.sized.add(node.name)
         if not batched and not inherited and not local:
             return
         if not fine:
-            self._report(Mixing(node.name, node.op, node.location))
+            self._report(Mixing(node.name, node.op, _place(node)))
             self._spoil(inherited)
         if spreads:
             return
@@ -204,15 +226,24 @@ class _Walk:
         if batched and rule is not None and rule.mean:
             self._average(node, rule)
 
-    def _separable(self, node: Node, inherited: frozenset[str], spreads: bool, local: bool) -> bool:
+    def _separable(
+        self,
+        node: Node,
+        placed: bool | None,
+        rows: tuple[str, str] | None,
+        inherited: frozenset[str],
+        spreads: bool,
+        local: bool,
+    ) -> bool:
         """Whether a part of the batch gives its part of the result, or its term of a sum."""
         if local:
             inherited = frozenset()  # beside a part's own values, which are named already, sums count for that part
-        dispatched = self.dispatch.visit(node)
-        if dispatched is None:
-            letters = letters_separate(node, self.graph, self.rules.get(node.name), inherited, spreads)
-            return letters and self.ordered[node.name]
-        return dispatched and all(self.dispatch.counts(name) for name in inherited)
+        if placed is None:
+            rule = self.rules.get(node.name)
+            if rule is not None and rows is not None:
+                rule = replace(rule, whole=rule.whole - {rows[1]})
+            return letters_separate(node, self.graph, rule, inherited, spreads) and self.ordered[node.name]
+        return placed and all(self.dispatch.counts(name) for name in inherited)
 
     def _average(self, node: Node, rule: Rule) -> None:
         """A mean over samples, or over the targets that count: how many do must be known before the step."""
@@ -222,7 +253,7 @@ class _Walk:
             return
         self.shares.add(node.name)
         if target is not None and not self._all_count(node, target):
-            self._report(Mixing(node.name, node.op, node.location))
+            self._report(Mixing(node.name, node.op, _place(node)))
 
     def _all_count(self, node: Node, target: str) -> bool:
         """Whether the targets are places, as an argmax gives them, and none of these is left out."""
@@ -275,11 +306,16 @@ class _Walk:
         read = any(update.constant in other.inputs for other in graph.nodes if other.name in relevant)
         if read or any(item.value.name in taken and has_batch(item.value.shape) for item in graph.inputs):
             before = [graph.nodes[graph.producer[name]].location for name in node.inputs if name in graph.producer]
-            location = next(filter(None, (node.location, *before)), "")
+            location = next(filter(None, (node.location, *before)), _place(node))
             self._report(Mixing(node.name, node.op, location, graph.targets[update.constant]))
 
     def _report(self, mixing: Mixing) -> None:
         self.reported.setdefault(mixing.node, mixing)
+
+
+def _place(node: Node) -> str:
+    """The user's line; of what runs in modules of torch that no line calls, the module."""
+    return node.location or f"in module {node.scope or 'of torch'}"
 
 
 def _ancestors(graph: Graph, values: tuple[str, ...] = ()) -> frozenset[str]:

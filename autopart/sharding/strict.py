@@ -16,8 +16,9 @@ def refuse_mixing(model: str, batch: BatchSharding) -> None:
         return
     lines: dict[str, list[str]] = {}
     for item in batch.mixing:
-        what = f"gives {item.changes} a new value with every micro-batch" if item.changes else "mixes samples"
-        lines.setdefault(item.location or "at a line that is not known", []).append(f"{item.node} ({item.op}) {what}")
+        what = "counts samples, from 0 in every micro-batch" if item.counts else "mixes samples"
+        what = f"gives {item.changes} a new value with every micro-batch" if item.changes else what
+        lines.setdefault(item.location, []).append(f"{item.node} ({item.op}) {what}")
     count = "a place" if len(lines) == 1 else f"{len(lines)} places"
     text = [f"strict=True refuses {model}, which mixes the samples of a batch at {count} in its code:"]
     for number, (location, nodes) in enumerate(lines.items(), 1):

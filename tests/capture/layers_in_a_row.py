@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from autopart.capture.captured import Captured
 from autopart.capture.example_inputs import example_inputs
-from autopart.capture.torch_export import Captured, capture
+from autopart.capture.torch_export import capture
 
 BATCH = torch.empty(4, 8)
 

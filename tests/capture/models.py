@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from autopart.capture.captured import Captured
 from autopart.capture.example_inputs import example_inputs
-from autopart.capture.torch_export import Captured, capture
+from autopart.capture.torch_export import capture
 from autopart.ir.graph import Graph
 
 

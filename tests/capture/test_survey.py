@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from autopart.capture.found_places import pattern, smallest
+from autopart.capture.torch_export import capture
 from autopart.errors import CaptureError, Place
 from tests.capture.models import graph_of
 
@@ -138,6 +139,14 @@ def test_conditions_of_torch_are_listed_too() -> None:
 
     numbers = [int(place.location.rpartition(":")[2]) for place in places_of(Conditional(8, 8))]
     assert numbers == [line_of("# first"), line_of("# second")]
+
+
+def test_what_fails_in_a_module_of_torch_that_no_line_calls_is_named_by_the_module() -> None:
+    with pytest.raises(CaptureError) as caught:
+        capture(nn.Sequential(nn.Linear(4, 4), nn.Linear(5, 4)), (torch.zeros(2, 4),))
+    text = str(caught.value)
+    assert "1. in code of torch, in module 1, called by no line of the model" in text and '""' not in text
+    assert "see whether the model runs on this batch at all" in text
 
 
 def test_nothing_is_printed(capfd: pytest.CaptureFixture[str]) -> None:

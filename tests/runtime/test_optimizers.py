@@ -1,6 +1,7 @@
 """What users do around `train_step`: any optimizer, schedules of the learning rate, groups by name, frozen weights."""
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -212,3 +213,52 @@ def test_dropout_has_the_statistics_of_a_single_process(worker_pool: WorkerPool)
         assert abs(float(losses.mean() - single.mean())) < 5 * float(error)
         # Replicas and micro-batches draw for themselves; common numbers would make the variance twice as large.
         assert 0.6 < float(losses.var() / single.var()) < 1.6
+
+
+class Pairs(nn.Module):
+    """Equal layers, and a loss over pairs of samples, which makes a stage without weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(4, 4) for _ in range(3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x: (batch, 4)."""
+        for layer in self.layers:
+            x = torch.tanh(layer(x))
+        return (x[0::2] * x[1::2]).mean()
+
+
+def _pairs() -> tuple[nn.Module, torch.Tensor]:
+    torch.manual_seed(0)
+    return Pairs().double(), torch.randn(8, 4, dtype=torch.float64)
+
+
+def _paired(directory: str) -> tuple[list[int], dict[str, torch.Tensor]]:
+    model, x = _pairs()
+    par = autopart.parallelize(model, 4, inputs=x, pp=4, global_batch=8, micro_batch=2)
+    optimizer = torch.optim.AdamW(par.parameters(), lr=0.1)
+    with pytest.raises(autopart.BatchError, match=r"7 samples make micro-batches of 2, 2, 2, 1.*which 1 cannot be"):
+        par.train_step(x[:7])
+    for step in range(2):
+        optimizer.zero_grad()
+        par.train_step(par.shard_batch(x))
+        par.clip_grad_norm_(1.0)
+        optimizer.step()
+        if not step:
+            par.save(directory, optimizer)
+            par.load(directory, optimizer)
+    return [parameter.numel() for parameter in par.parameters()], par.full_state_dict()
+
+
+def test_a_rank_without_weights(worker_pool: WorkerPool, tmp_path: Path) -> None:
+    ranks = worker_pool.run(one_capture, 4, _paired, str(tmp_path / "saved"))
+    assert [own for own, _ in ranks] == [[16, 4], [16, 4], [16, 4], [0]]
+    model, x = _pairs()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    for _ in range(2):
+        optimizer.zero_grad()
+        sum(model(part) / 4 for part in x.split(2)).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+    torch.testing.assert_close(ranks[0][1], dict(model.state_dict()), rtol=1e-9, atol=1e-12)

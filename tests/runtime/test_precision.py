@@ -1,5 +1,6 @@
 """Mixed precision: half the digits in the passes, float32 weights and gradients, and a scaled loss in float16."""
 
+from contextlib import nullcontext
 from itertools import pairwise
 from typing import Any
 
@@ -189,6 +190,63 @@ def _without_gradients() -> dict[str, torch.Tensor]:
 def test_weights_first_used_without_gradients_have_theirs(worker_pool: WorkerPool) -> None:
     gradients = worker_pool.run(one_capture, 2, _without_gradients)[0]
     assert gradients and all(float(gradient.abs().max()) > 0 for gradient in gradients.values())
+
+
+class Guarded(nn.Module):
+    """Scores and a loss in full precision, as many write them under autocast; `off`: whether autocast is off there."""
+
+    def __init__(self, off: bool = True) -> None:
+        super().__init__()
+        self.first, self.scores, self.last = (nn.Linear(8, 8) for _ in range(3))
+        self.off = off
+
+    def forward(self, x: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Both: (batch, 8)."""
+        hidden = self.first(x).relu()
+        with torch.autocast("cpu", enabled=False) if self.off else nullcontext():
+            hidden = hidden.float() + x
+            hidden = self.scores(hidden) @ self.first.weight
+        hidden = self.last(hidden)
+        with torch.autocast("cpu", enabled=False) if self.off else nullcontext():
+            return F.mse_loss(hidden.float(), target.float())
+
+
+def _guarded(front_end: str, pins: dict[str, Any]) -> tuple[float, dict[str, torch.Tensor]]:
+    torch.manual_seed(0)
+    model, batch = Guarded(), {name: torch.randn(8, 8) for name in ("x", "target")}
+    par = autopart.parallelize(
+        model, 2, inputs=batch, global_batch=8, micro_batch=4, precision="bf16-mixed", front_end=front_end, **pins
+    )
+    return float(par.train_step(par.shard_batch(batch))), par.full_gradients()
+
+
+@pytest.mark.parametrize(
+    ("front_end", "pins"),
+    [
+        ("torch_export", {"pp": 2, "schedule": "zb-h1"}),
+        ("torch_export", {"dp": 2, "zero": 3}),
+        ("fx_trace", {"dp": 2}),
+    ],
+    ids=str,
+)
+def test_what_the_model_computes_with_autocast_off_is_in_full_precision(
+    worker_pool: WorkerPool, front_end: str, pins: dict[str, Any]
+) -> None:
+    """As autocast in one process gives it, micro-batch by micro-batch; in half all through, numbers are others."""
+    loss, gradients = worker_pool.run(one_capture, 2, _guarded, front_end, pins)[0]
+    distances = []
+    for off in (True, False):
+        torch.manual_seed(0)
+        model, batch = Guarded(off), {name: torch.randn(8, 8) for name in ("x", "target")}
+        total = 0.0
+        for part in (slice(4), slice(4, 8)):
+            with torch.autocast("cpu", torch.bfloat16):
+                own = model(batch["x"][part], batch["target"][part]) / 2
+            own.backward()
+            total += float(own)
+        expected = {name: parameter.grad for name, parameter in model.named_parameters()}
+        distances.append(max(abs(total - loss), _distance(gradients, expected)))
+    assert distances[0] < 1e-6 and distances[1] > 1e-4
 
 
 class _Casts(TorchDispatchMode):

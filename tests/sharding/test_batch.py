@@ -169,6 +169,41 @@ def test_what_letters_cannot_tell_is_found_out_by_running() -> None:
     assert _batch(Masked(shifted=True), X, mask).mixing
 
 
+def test_samples_are_counted_through_the_global_batch_where_none_meet() -> None:
+    bank = torch.randn(4, 9)
+    for loss in (
+        lambda x, y: (x.sum(-1) * torch.arange(x.shape[0])).sum(),
+        lambda x, y: F.cross_entropy(x @ bank.to(x), torch.arange(x.shape[0]) % 9),
+    ):
+        found = _batch(Of(loss), X, Y)
+        assert found.numbered == {"arange"} and not found.mixing and not found.doubtful
+    for loss in (
+        lambda x, y: x[torch.arange(len(x)), y].sum(),
+        lambda x, y: x[torch.arange(x.shape[0])[:, None], y[:, None]].sum(),
+    ):
+        found = _batch(Of(loss), X, Y)
+        assert not found.numbered and not found.mixing
+
+
+def test_samples_that_meet_are_counted_in_each_micro_batch_which_is_noted() -> None:
+    """A contrastive loss, the diagonal of a batch, and numbers that are looked up with as well as computed with."""
+
+    def both(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        numbers = torch.arange(x.shape[0])
+        return (x[numbers, y] * numbers).sum()
+
+    for loss, op, others in (
+        (lambda x, y: F.cross_entropy(x @ x.T, torch.arange(len(x))), "aten.arange.default", True),
+        (lambda x, y: (x * torch.eye(x.shape[0])[:, :1]).sum(), "aten.eye.default", False),
+        (lambda x, y: (x[torch.randperm(x.shape[0])] * y[:, None]).sum(), "aten.randperm.default", True),
+        (both, "aten.arange.default", False),
+    ):
+        found = _batch(Of(loss), X, Y)
+        assert [item.op for item in found.mixing if item.counts] == [op] and not found.numbered
+        assert (len(found.mixing) > 1) == others
+        assert any("from 0 in every micro-batch" in note.text for note in mixing_notes(found))
+
+
 class Bags(nn.Module):
     """Sums over bags of rows, which `bags` makes of tokens of shape (batch, 6)."""
 
