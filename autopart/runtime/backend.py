@@ -10,7 +10,7 @@ def backend(group: dist.ProcessGroup | None = None) -> str:
     Such a group serves both kinds, and a job is on GPUs where there are some.
     """
     name = dist.get_backend(group)
-    if name in ("gloo", "nccl"):
+    if name != dist.Backend.UNDEFINED:
         return name
     kinds = dict(own.split(":") for own in dist.get_backend_config(group).split(","))
     return kinds["cuda" if "cuda" in kinds and torch.cuda.is_available() else "cpu"]

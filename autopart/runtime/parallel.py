@@ -30,7 +30,7 @@ from autopart.schedules.timeline import Timeline
 from autopart.sharding.batch_sizes import BatchSizes
 
 PlanT = TypeVar("PlanT", bound=PlanData)
-NO_WEIGHTS = "no weights"  # the name of the empty parameter of a rank that has none
+NO_WEIGHTS = "no weights"  # the name of the empty parameter of a rank that has none to train
 
 
 class Parallel(ParallelState, Generic[PlanT]):
@@ -232,12 +232,13 @@ class Parallel(ParallelState, Generic[PlanT]):
         evaluation or save begins. With zero=3 frozen parameters are in such pieces too, and those of `module` are empty
         but while a pass needs them.
 
-        A rank whose stages have no weights has one empty parameter, so that an optimizer can be made on every rank.
+        A rank whose stages have no weights to train has an empty parameter too, so that each can make an optimizer.
         """
         return iter(self._leaves().items())
 
     def _leaves(self) -> Mapping[str, nn.Parameter]:
-        return self._inside().leaves() or {NO_WEIGHTS: self._none}
+        leaves = self._inside().leaves()
+        return leaves if any(x.requires_grad for x in leaves.values()) else {**leaves, NO_WEIGHTS: self._none}
 
     def full_gradients(self) -> dict[str, torch.Tensor]:
         """Every parameter's gradient whole, by its original name, on the CPU of rank 0; {} elsewhere.

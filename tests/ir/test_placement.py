@@ -49,5 +49,5 @@ def test_what_parses_prints_the_same_layout_or_is_refused(text: str) -> None:
     ],
 )
 def test_no_layout(text: str) -> None:
-    with pytest.raises(ValueError, match=r"is no (layout|placement)"):
+    with pytest.raises(ValueError, match=r"is not a (layout|placement)"):
         parse_layout(text)
