@@ -60,7 +60,7 @@ class TrialRun:
         buffers = dict(self._own.named_buffers())
         versions = [tensor._version for tensor in (*passed, *buffers.values())]
         with torch.enable_grad(), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+            torch.default_generator.manual_seed(0)  # the copy is on the CPU; those of other devices stay as they are
             leaves, structure = pytree.tree_flatten(self._own.forward(*args, **kwargs))
         after = pytree.tree_flatten((args, kwargs))
         if before[1] != after[1] or any(a is not b for a, b in zip(before[0], after[0], strict=True)):
@@ -122,10 +122,12 @@ def _copied(module: nn.Module) -> nn.Module:
     own = copy.deepcopy(module)
     tensors = [*own.parameters(), *own.buffers()]
     if any(tensor.is_meta for tensor in tensors):
+        generator = torch.Generator().manual_seed(0)
         own = own.to_empty(device="cpu")
         for tensor in (*own.parameters(), *own.buffers()):
             with torch.no_grad():
-                _ = tensor.normal_(0, DEVIATION) if tensor.is_floating_point() else tensor.zero_()
+                drawn = tensor.is_floating_point()
+                _ = tensor.normal_(0, DEVIATION, generator=generator) if drawn else tensor.zero_()
     for inner in own.modules():
         if isinstance(inner, nn.modules.dropout._DropoutNd):
             inner.p = 0.0
