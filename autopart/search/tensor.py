@@ -60,13 +60,7 @@ def search_tensor(
 
 
 class TensorSearch:
-    """That of a graph whose nodes have the strategies `options`, by their names.
-
-    Parameters named in `placements` are held so.
-
-    Raises:
-        PlanningError: one of them cannot be, whatever the strategies.
-    """
+    """That of a graph; arguments and errors are those of `TensorTables`."""
 
     def __init__(
         self,

@@ -1,6 +1,7 @@
 """Build recording: what is replayed of a model's initialization is what one process has, to the last bit."""
 
 import copy
+import inspect
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -155,7 +156,13 @@ def _twice(fill: Callable[[torch.Tensor], object]) -> nn.Module:
     return model
 
 
-@pytest.mark.parametrize(("fill", "most"), [(nn.init.normal_, 1), (nn.init.trunc_normal_, 3)], ids=["normal", "trunc"])
+# Since torch 2.13; before, it draws evenly between the bounds, as the inverse of the distribution takes them.
+DRAWS_AGAIN = "while" in inspect.getsource(nn.init._no_grad_trunc_normal_)
+
+
+@pytest.mark.parametrize(
+    ("fill", "most"), [(nn.init.normal_, 1), (nn.init.trunc_normal_, 3 if DRAWS_AGAIN else 1)], ids=["normal", "trunc"]
+)
 def test_a_replay_holds_what_one_initialization_does(fill: Callable[[torch.Tensor], object], most: int) -> None:
     """`trunc_normal_` draws again what was out of bounds, as long as there is any: it reads values."""
     recording = BuildRecording(partial(_twice, fill), SEED)
@@ -171,7 +178,8 @@ def test_numbers_are_drawn_once_where_values_are_read() -> None:
     view = recording.view(recording.model[-1].weight)
     with Ops() as ops:
         list(replay(recording.tape, [view]))
-    assert 1 <= ops.names.count("normal_") < 12 and "uniform_" not in ops.names
+    if DRAWS_AGAIN:
+        assert 1 <= ops.names.count("normal_") < 12 and "uniform_" not in ops.names
     recording = BuildRecording(partial(_twice, nn.init.normal_), SEED)
     view = recording.view(recording.model[-1].weight)
     with Ops() as ops:
