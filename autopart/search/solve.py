@@ -142,7 +142,7 @@ def _cuts(found: Found) -> str:
     exact = "exact" if one <= PROVED else f"at most {_upwards(one)} from the best"
     if several <= PROVED:
         return f"cuts {exact}"
-    return f"cuts {exact} with one stage a rank, evened out with several"
+    return f"cuts {exact} with one stage a rank, evened out with several (others at most {_upwards(several)} faster)"
 
 
 def _upwards(fraction: float) -> str:
